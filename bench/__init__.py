@@ -1,0 +1,1 @@
+"""Training, protocol, scoring, records and reports: everything around a method. Importing it is cheap."""

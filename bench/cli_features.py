@@ -1,0 +1,99 @@
+"""`features ...`: make, import, look into and check feature stores."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+features = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+OutFile = Annotated[Path, typer.Option(help="Store to write.")]
+
+
+@features.command()
+def inspect(store: Path, json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """What a store holds and where it came from; nothing large is read."""
+    import json
+
+    from features.store import describe_store, open_store
+
+    description = describe_store(open_store(store))
+    if json_:
+        print(json.dumps(description, indent=1))
+        return
+    for key, value in description.items():
+        if key == "streams":
+            for name, counts in value.items():
+                print(f"{'stream ' + name:20} " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+        else:
+            print(f"{key:20} {'' if value is None else value}")
+
+
+@features.command()
+def verify(store: Path) -> None:
+    """Read every byte: digests, NaN, ranges, duplicates, empty captions, leakage. Exit 1 where an error is found."""
+    from features.store import verify_store
+
+    findings = verify_store(store)
+    for finding in findings:
+        print(f"{finding.severity}: {finding.message}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{store}: {'sound' if not errors else f'{errors} errors'}, {len(findings) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)
+
+
+@features.command(name="import-ctvr")
+def import_ctvr(
+    pickles: Annotated[list[Path], typer.Argument(help="Published stream pickles, e.g. MSRVTT_10_dataset.pkl.")],
+    captions: Annotated[list[Path], typer.Option(help="CSV or JSON with captions, repeatable.")],
+    out: OutFile,
+    name: Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")] = None,
+) -> None:
+    """Published CTVR streams and captions -> a structure-only store that features can be filled into."""
+    from features.ctvr import import_ctvr as import_streams
+
+    print(import_streams(pickles, captions, out, name=name or out.stem, command_line=_command_line()))
+
+
+@features.command()
+def synth(
+    out: OutFile,
+    structure: Annotated[Path | None, typer.Option(help="Structure-only store to fill (default: generate).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")] = None,
+    categories: Annotated[int, typer.Option(help="Of a generated structure.")] = 20,
+    tasks: Annotated[int, typer.Option(help="Of a generated structure.")] = 10,
+    train: Annotated[int, typer.Option(help="Train videos per category.")] = 16,
+    test: Annotated[int, typer.Option(help="Test videos per category.")] = 15,
+    validation: Annotated[int, typer.Option(help="Validation videos per category.")] = 0,
+    captions_per_train_video: Annotated[int, typer.Option(help="Where a train video has none.")] = 20,
+    knob: Annotated[list[str] | None, typer.Option(help="knob=value of the simulation, repeatable.")] = None,
+) -> None:
+    """Simulated features for a structure, or for a generated one of any size. Not real video: for tests and sizes."""
+    from bench.cli_values import parse_knobs
+    from features.store import open_store
+    from features.structure import Structure
+    from features.synthetic import SyntheticConfig, generated_structure, synthesise
+
+    config = parse_knobs(SyntheticConfig, knob or [])
+    if structure is not None:
+        filled = Structure.from_store(open_store(structure))
+    else:
+        filled = generated_structure(categories, tasks, train, test, validation, captions_per_train_video)
+    synthesise(
+        filled,
+        config,
+        out,
+        name=name or out.stem,
+        captions_per_train_video=captions_per_train_video,
+        command_line=_command_line(),
+    )
+    print(f"wrote {out} (simulated features)", file=sys.stderr)
+
+
+def _command_line() -> str:
+    return shlex.join(["run_benchmark.py", *sys.argv[1:]])

@@ -1,0 +1,118 @@
+"""What a person sees while a suite runs, and the tables printed at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bench.records import RunRecord
+    from bench.runner import Progress as RunProgress
+    from methods.registry import Entry
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """One line to standard error, unless quiet."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+class SuiteProgress:
+    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._live = not quiet and self._console.is_terminal
+        self._quiet = quiet
+        self._start = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=not self._live)
+        self._suite = self._progress.add_task("runs", total=None, note="")
+        self._runs: dict[str, TaskID] = {}
+
+    def __enter__(self) -> SuiteProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def watch(self, progress: RunProgress) -> None:
+        """Show where one run is."""
+        if not self._live:
+            return
+        if progress.label not in self._runs:
+            self._runs[progress.label] = self._progress.add_task(progress.label, total=progress.tasks, note="")
+        epoch = progress.epoch
+        note = (
+            "evaluating"
+            if epoch is None
+            else f"epoch {epoch.epoch}/{epoch.epochs}, loss {sum(epoch.terms.values()):.3f}"
+        )
+        done = progress.task - (1 if epoch else 0)
+        self._progress.update(self._runs[progress.label], completed=done, note=note)
+
+    def finished(self, number: int, total: int, record: RunRecord) -> None:
+        """Count a finished run and say how long the rest will take."""
+        elapsed = time.monotonic() - self._start
+        left = elapsed / number * (total - number)
+        if bar := self._runs.pop(record.label, None):
+            self._progress.remove_task(bar)
+        self._progress.update(self._suite, completed=number, total=total, note=f"about {left:.0f} s left")
+        if not self._live and not self._quiet:
+            where = f"order {record.config.options['order']}, seed {record.config.seed}"
+            say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
+
+
+def print_table(table: Table, measured: Mapping[str, str]) -> None:
+    """A result table and how it was measured, to standard output."""
+    console = Console()
+    console.print(table)
+    for key, value in measured.items():
+        console.print(f"{key}: {value}", style="dim", highlight=False)
+
+
+def print_methods(entries: Mapping[str, Entry]) -> None:
+    """Every method with its idea."""
+    table = Table("method", "idea", "keeps", "fidelity", box=None, header_style="bold")
+    for name, entry in entries.items():
+        table.add_row(name, entry.method.idea, entry.method.stores_samples, entry.method.fidelity)
+    Console().print(table)
+
+
+def print_card(entry: Entry) -> None:
+    """Everything there is to know about one method before running it."""
+    method = entry.method
+    console = Console(highlight=False)
+    lines: dict[str, Any] = {
+        "paper": method.paper,
+        "idea": method.idea,
+        "fidelity": method.fidelity + (f": {method.deviations}" if method.deviations else ""),
+        "trained on": {"current": "the current task", "seen": "all tasks so far", "all": "all tasks"}[method.sees],
+        "keeps": method.stores_samples,
+    }
+    console.print(entry.name, style="bold")
+    for key, value in lines.items():
+        console.print(f"  {key}: {value}")
+    module = inspect.getmodule(method)
+    console.print("\n" + inspect.cleandoc((module and module.__doc__) or ""), markup=False)
+    console.print(f"\nfields (--set {entry.name}.FIELD=VALUE):", markup=False)
+    config = entry.config()
+    for field in dataclasses.fields(config):
+        console.print(f"  {field.name} = {getattr(config, field.name)!r}", markup=False)

@@ -1,0 +1,364 @@
+"""One run: a method goes through a stream once, is evaluated after every task, and leaves its records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench import geometry
+from bench.protocol import Evaluator, StageResult
+from bench.records import Cost, RankTable, RunConfig, RunRecord, Status, StoreId, write_json, write_text
+from bench.summary import metrics_of
+from bench.training import DivergedError, Epoch, generator_for, train_task
+from features.errors import InputError
+from features.store import FeatureStore
+from features.streams import PairTable, Stream
+from methods.base import FeatureSpec, Method, TaskInfo
+from methods.registry import Entry
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: task of tasks (from 1), the epoch that just ended (None: evaluating)."""
+
+    label: str
+    task: int
+    tasks: int
+    epoch: Epoch | None = None
+
+
+Watch = Callable[[Progress], None]
+
+
+def ignore(*_: object) -> None:
+    """A watcher that looks away."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: the method's registry entry, its configuration, its name and place in tables."""
+
+    entry: Entry
+    config: RunConfig
+    label: str
+    position: int
+
+
+def store_id(store: FeatureStore) -> StoreId:
+    """How records name a store."""
+    return StoreId(name=store.name, digest=store.digest, simulated=store.simulated, path=str(store.path))
+
+
+def run_job(
+    job: Job,
+    store: FeatureStore,
+    stream: Stream,
+    directory: Path,
+    device: str = "cpu",
+    watch: Watch = ignore,
+) -> RunRecord:
+    """Make or continue the run and return its record; `directory` is the run's own.
+
+    An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
+    diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
+    """
+    run = _Run(job, store, stream, directory, device, watch)
+    run.write_record("running")
+    try:
+        run.learn()
+    except DivergedError as error:
+        return run.write_record("diverged", str(error))
+    except InputError:
+        shutil.rmtree(directory)
+        raise
+    except Exception as error:
+        write_text(directory / "error.txt", traceback.format_exc())
+        return run.write_record("failed", f"{type(error).__name__}: {error}")
+    return run.write_record("done")
+
+
+def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
+    """The method as every run with this seed begins it."""
+    config = job.entry.config(job.config.config)
+    return job.entry.method(config, spec, generator_for(job.config.seed, "init")).to(device).eval()
+
+
+def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
+    """Sizes that methods are told."""
+    _, num_frames, dim = store.feature("videos/frames").shape
+    return FeatureSpec(dim, num_frames, len(store.category_names), len(stream))
+
+
+class _Run:
+    def __init__(
+        self, job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
+    ) -> None:
+        self.job, self.store, self.stream = job, store, stream
+        self.directory, self.device, self.watch = directory, device, watch
+        self.seconds = dict.fromkeys(("load", "train", "evaluate", "write"), 0.0)
+        self.steps = 0
+        self._validation: Evaluator | None = None
+        self.method = make_method(job, feature_spec(store, stream), device)
+        self.geometry: list[dict[str, float | None]] = []
+
+    def learn(self) -> None:
+        """All tasks in order, from the first that is not finished."""
+        with self._timed("load"):
+            self.test = self._pairs([task.test for task in self.stream.tasks])
+            self.evaluator = Evaluator(self.test, [len(task.test) for task in self.stream.tasks])
+            self.table = self._empty_table()
+            first = self._resume()
+        if first == 0:
+            with self._timed("evaluate"):
+                self._rank_before()
+        for task in range(first, len(self.stream)):
+            self._learn_task(task)
+        with self._timed("write"):
+            self.table.save(self.directory / "ranks.h5")
+            write_json(self.directory / "metrics.json", metrics_of(self.table))
+            shutil.rmtree(self.directory / "state", ignore_errors=True)
+
+    def write_record(self, status: Status, reason: str = "") -> RunRecord:
+        method, job = self.method, self.job
+        cost = Cost(
+            trainable=method.trainable_parameters(),
+            stored_bytes=method.stored_bytes(),
+            steps=self.steps,
+            peak_memory_bytes=_peak_memory(self.device),
+            **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
+        )
+        record = RunRecord(
+            label=job.label,
+            position=job.position,
+            config=job.config,
+            run_id=job.config.run_id,
+            status=status,
+            reason=reason,
+            sees=method.sees,
+            stores_samples=method.stores_samples,
+            fidelity=method.fidelity,
+            deviations=method.deviations,
+            cost=cost,
+            geometry=self.geometry,
+            environment=environment(self.device),
+        )
+        write_json(self.directory / "run.json", record.model_dump())
+        return record
+
+    def _learn_task(self, task: int) -> None:
+        method, stream = self.method, self.stream
+        if method.is_trained and (method.sees != "all" or task == 0):
+            with self._timed("load"):
+                data = self._pairs([stream.tasks[j].train for j in self._visible(task)])
+            method.begin_task(TaskInfo(task, len(data), stream.tasks[task].categories))
+            with self._timed("train"):
+                self.steps += self._train(task, data)
+                method.end_task(data, generator_for(self.job.config.seed, "end", task))
+        else:
+            method.task = TaskInfo(task, 0, stream.tasks[task].categories)
+        self.watch(Progress(self.job.label, task + 1, len(stream)))
+        with self._timed("evaluate"):
+            self._record_stage(task, self.evaluator.finish_task(method))
+            if task + 1 < len(stream):
+                rows = self.evaluator.rows(task + 1)
+                self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
+        with self._timed("write"):
+            self._save_state(task)
+
+    def _visible(self, task: int) -> range:
+        """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
+        total = len(self.stream)
+        return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[self.method.sees]
+
+    def _train(self, task: int, data: PairTable) -> int:
+        """Train the task's epochs and keep the last, or the best by validation or (labelled so) by test queries."""
+        best_score, best_state = -1.0, None
+        lines: list[str] = []
+        selector = self._selector()
+
+        def on_epoch(epoch: Epoch) -> None:
+            nonlocal best_score, best_state
+            self.watch(Progress(self.job.label, task + 1, len(self.stream), epoch))
+            line: dict[str, Any] = {"task": task + 1, **asdict(epoch)}
+            if selector is not None:
+                self.method.eval()
+                line["selection_score"] = score = selector.headline(self.method, task)
+                self.method.train()
+                if score >= best_score:  # a tie goes to the later epoch, as in the release
+                    best_score = score
+                    best_state = {name: value.clone() for name, value in self.method.state_dict().items()}
+            lines.append(json.dumps(line))
+
+        steps = train_task(self.method, data, self.job.config.seed, task, on_epoch)
+        if best_state is not None:
+            self.method.load_tensors(best_state)
+            if selector is not self.evaluator and selector is not None:
+                selector.finish_task(self.method)
+        log = self.directory / "training.jsonl"
+        earlier = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        finished = [line for line in earlier if json.loads(line)["task"] <= task]
+        write_text(log, "".join(line + "\n" for line in finished + lines))
+        return steps
+
+    def _selector(self) -> Evaluator | None:
+        """What picks the epoch: nothing, an evaluator of validation queries, or the test evaluator."""
+        selection = self.job.config.selection
+        if selection == "test-oracle":
+            return self.evaluator
+        if selection == "last":
+            return None
+        if self._validation is None:
+            sizes = [len(task.validation) for task in self.stream.tasks]
+            if not all(sizes):
+                raise InputError("selection 'validation' needs validation videos in every task; hold some out")
+            self._validation = Evaluator(self._pairs([task.validation for task in self.stream.tasks]), sizes)
+        return self._validation
+
+    def _pairs(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
+        return PairTable(self.store, np.concatenate(rows), self.device)
+
+    def _empty_table(self) -> RankTable:
+        tasks, captions = self.stream.tasks, np.concatenate([task.test for task in self.stream.tasks])
+        videos = self.store.caption_video_M[captions]
+        size = len(captions)
+        return RankTable(
+            ranks={},
+            best={},
+            ahead_N=np.zeros(size, np.int32),
+            before_N=np.zeros(size, np.int32),
+            task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.test) for task in tasks]),
+            weights_T=np.array([len(task.categories) for task in tasks], np.int32),
+            caption_N=captions,
+            video_N=videos.astype(np.int64),
+            category_N=self.store.category_N[videos].astype(np.int32),
+        )
+
+    def _rank_before(self) -> None:
+        """Own-gallery ranks of every task before any training, the baseline of forward transfer."""
+        for task in range(len(self.stream)):
+            rows = self.evaluator.rows(task)
+            self.table.before_N[rows] = self.evaluator.own_ranks(self.method, task, shard=0)
+        first = self.evaluator.rows(0)
+        self.table.ahead_N[first] = self.table.before_N[first]
+
+    def _record_stage(self, task: int, result: StageResult) -> None:
+        shape = (len(self.stream), len(self.table.task_N))
+        for key, ranked in result.ranked.items():
+            name, seen = "/".join(key), len(ranked.rank_N)
+            self.table.ranks.setdefault(name, np.zeros(shape, np.int32))[task, :seen] = ranked.rank_N
+            self.table.best.setdefault(name, np.full(shape, -1, np.int32))[task, :seen] = ranked.best_N
+        self.geometry.append(_geometry(result, self.table, task))
+
+    def _save_state(self, task: int) -> None:
+        """Everything needed to go on after this task; progress.json, written last, says which files are whole."""
+        if task + 1 == len(self.stream):
+            return
+        folder = self.directory / "state"
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_tensors(folder / f"gallery-{task}.safetensors", self.evaluator.state())
+        _save_tensors(folder / f"method-{task}.safetensors", self.method.state_dict())
+        self.table.save(folder / f"ranks-{task}.h5")
+        progress = {"finished": task, "seconds": self.seconds, "steps": self.steps, "geometry": self.geometry}
+        write_json(folder / "progress.json", progress)
+        (folder / f"method-{task - 1}.safetensors").unlink(missing_ok=True)
+        (folder / f"ranks-{task - 1}.h5").unlink(missing_ok=True)
+
+    def _resume(self) -> int:
+        """The first task to learn: 0, or the one after the last whose state is whole."""
+        folder = self.directory / "state"
+        if not (folder / "progress.json").is_file() or self.job.config.selection == "validation":
+            shutil.rmtree(folder, ignore_errors=True)
+            return 0
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        finished = int(progress["finished"])
+        self.seconds, self.steps, self.geometry = progress["seconds"], progress["steps"], progress["geometry"]
+        saved = RankTable.load(folder / f"ranks-{finished}.h5")
+        for target, source in ((self.table.ranks, saved.ranks), (self.table.best, saved.best)):
+            target.update({name: np.array(values) for name, values in source.items()})
+        self.table.ahead_N[:], self.table.before_N[:] = saved.ahead_N, saved.before_N
+        self.method.load_tensors(load_file(folder / f"method-{finished}.safetensors", self.device))
+        for task in range(finished + 1):
+            self.evaluator.restore(load_file(folder / f"gallery-{task}.safetensors", self.device), self.method)
+        self.method.task = TaskInfo(finished, 0, self.stream.tasks[finished].categories)
+        return finished + 1
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        self.seconds[part] += time.perf_counter() - start
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, hardware and commit that a number was made with."""
+    packages = ("torch", "numpy", "faiss-cpu", "h5py", "scipy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "platform": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """Commit of the source tree, with '+' where it has changes; empty outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _geometry(result: StageResult, table: RankTable, task: int) -> dict[str, float | None]:
+    """Measures of the pooled embedding space after a task; drift and disagreement over the queries of earlier tasks."""
+    text, video = result.text_ND, result.video_ND
+    category_N = table.category_N[: len(text)]
+    measured: dict[str, float | None] = {
+        "modality_gap": geometry.modality_gap(text, video),
+        "spread_text": geometry.within_class_spread(text, category_N),
+        "spread_video": geometry.within_class_spread(video, category_N),
+    }
+    if len(np.unique(category_N)) > 1:
+        measured["etf_error_text"] = geometry.etf_error(text, category_N, centred=False)
+        measured["etf_error_video"] = geometry.etf_error(video, category_N, centred=False)
+    old = table.task_N[: len(text)] < task
+    if old.any():
+        before_text, before_video = result.frozen_text_ND[old], result.stored_video_ND[old]
+        measured["drift_text"] = geometry.drift(before_text, text[old])
+        measured["drift_video"] = geometry.drift(before_video, video[old])
+        disagreement = geometry.drift_disagreement(before_text, text[old], before_video, video[old])
+        measured["drift_disagreement"] = None if np.isnan(disagreement) else disagreement
+    return measured
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    partial.replace(path)
+
+
+def _peak_memory(device: str) -> int:
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

@@ -1,0 +1,110 @@
+"""Scores and ranks of queries against a gallery: FAISS for dense vectors, exact blocks for words and frames.
+
+The only file that imports faiss. Axes: N queries, M gallery items, L words, F frames, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bench.metrics import ranks
+from methods.base import TextEmbedding, VideoEmbedding
+from methods.similarity import unit_word_frame_similarity
+
+Ints = npt.NDArray[np.int64]
+
+_TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
+_ROWS = 256  # queries counted together where FAISS did not reach their target
+
+
+def set_search_threads(count: int) -> None:
+    """How many threads FAISS uses in this process."""
+    faiss.omp_set_num_threads(count)
+
+
+class Ranked(NamedTuple):
+    """rank_N: 1 + #greater + #equal others. best_N: gallery position of the item that took rank 1."""
+
+    rank_N: Ints
+    best_N: Ints
+
+
+class DenseGallery:
+    """Unit vectors in blocks, one block for each task, behind an exact FAISS inner-product index.
+
+    Blocks are only ever added; positions run through all blocks in order.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._index = faiss.IndexFlatIP(dim)
+        self._ends: list[int] = []
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def add(self, block_MD: Tensor) -> None:
+        """Append the next task's block."""
+        self._index.add(_numpy(block_MD))
+        self._ends.append(len(self))
+
+    def span(self, block: int) -> tuple[int, int]:
+        """First position of a block and the position after its last."""
+        return (self._ends[block - 1] if block else 0), self._ends[block]
+
+    def rank(self, query_ND: Tensor, target_N: Ints, block: int | None = None, depth: int = 100) -> Ranked:
+        """Exact ranks of the targets, among all blocks or inside one.
+
+        FAISS returns the best `depth` items. Where the target is among them, and not level with the last, its rank is
+        counted there; for the rest it is counted over the whole span. Ties count against the query either way.
+        """
+        first, last = (0, len(self)) if block is None else self.span(block)
+        depth = min(depth, last - first)
+        options = None
+        if block is not None:
+            options = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, last))  # type: ignore[call-arg]
+        query = _numpy(query_ND)
+        score_NK, item_NK = self._index.search(query, depth, params=options)
+        is_target_NK = item_NK == target_N[:, None]
+        found_N = is_target_NK.any(1)
+        own_N = score_NK[np.arange(len(query)), is_target_NK.argmax(1)]
+        rank_N = 1 + ((score_NK >= own_N[:, None]) & ~is_target_NK).sum(1)
+        open_N = np.flatnonzero(~found_N | ((depth < last - first) & (score_NK[:, -1] >= own_N)))
+        if len(open_N):
+            rank_N[open_N] = self._count(query[open_N], target_N[open_N] - first, first, last)
+        return Ranked(rank_N.astype(np.int64), item_NK[:, 0].astype(np.int64))
+
+    def _count(self, query_ND: npt.NDArray[np.float32], target_N: Ints, first: int, last: int) -> Ints:
+        items_DM = torch.from_numpy(self._index.reconstruct_n(first, last - first)).T
+        parts = []
+        for start in range(0, len(query_ND), _ROWS):
+            rows = slice(start, start + _ROWS)
+            parts.append(ranks((torch.from_numpy(query_ND[rows]) @ items_DM).numpy(), target_N[rows]))
+        return np.concatenate(parts)
+
+
+def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
+    """Word-frame similarity of unit embeddings, [N, M], in blocks: memory stays bounded whatever the gallery."""
+    words_NLD, mask_NL, frames_MFD = text.words_NLD, text.word_mask_NL, video.frames_MFD
+    if words_NLD is None or mask_NL is None or frames_MFD is None:
+        raise ValueError("word-frame scores need embeddings with words and frames; set scoring to word_frame or fused")
+    out_NM = words_NLD.new_empty(len(words_NLD), len(frames_MFD))
+    frame_mask_MF = None if video.frame_mask_MF is None or bool(video.frame_mask_MF.all()) else video.frame_mask_MF
+    length_N = mask_NL.sum(1)
+    for rows in torch.split(length_N.argsort(), _TEXTS):  # captions of like length share a block: little padding
+        width = max(int(length_N[rows].max()), 1)
+        words, mask = words_NLD[rows, :width], mask_NL[rows, :width]
+        for first in range(0, len(frames_MFD), _VIDEOS):
+            columns = slice(first, first + _VIDEOS)
+            frame_mask = None if frame_mask_MF is None else frame_mask_MF[columns]
+            out_NM[rows, columns] = unit_word_frame_similarity(words, mask, frames_MFD[columns], frame_mask)
+    return out_NM
+
+
+def _numpy(x: Tensor) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(x.detach().cpu().numpy(), dtype=np.float32)

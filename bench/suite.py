@@ -1,0 +1,176 @@
+"""Many runs: every method with every seed and order over one stream, each in a directory of its own, only once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+
+from bench.records import RunConfig, RunRecord, Selection, read_record
+from bench.runner import Job, Watch, ignore, store_id
+from bench.workers import run_jobs
+from features.errors import InputError, unknown_name
+from features.store import FeatureStore, open_store
+from features.streams import StreamOptions, make_stream
+from methods.base import TrainedConfig
+from methods.registry import find_method
+
+OnRun = Callable[[int, int, RunRecord], None]
+
+DEFAULT_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("zero_shot", {}),
+    ("zero_shot", {"scoring": "word_frame"}),
+    ("zero_shot", {"scoring": "fused"}),
+    ("finetune", {}),
+    ("joint", {}),
+    ("lwf", {}),
+    ("er", {}),
+    ("attention_head", {}),
+    ("l2p", {}),
+    ("structalign", {}),
+    ("structalign_released", {}),
+)
+
+
+class MethodChoice(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A method with Config values that differ from its defaults, as a suite file writes it."""
+
+    name: str
+    set: dict[str, Any] = {}
+
+
+class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A suite: what `run` does. The field names are those of a suite file.
+
+    seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
+    the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
+    name. shots, long_tail, validation: see features.streams.StreamOptions. jobs: runs at the same time (0: one for each
+    core, or one on CUDA). threads: of each run; the last bits of sums depend on it, so it does not follow the machine.
+    """
+
+    name: str = "default"
+    store: Path
+    stream: str | None = None
+    methods: tuple[MethodChoice, ...] = tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS)
+    set: dict[str, dict[str, Any]] = {}
+    seeds: int = pydantic.Field(default=3, ge=1)
+    orders: int = pydantic.Field(default=1, ge=1)
+    selection: Selection = "last"
+    shots: int | None = None
+    long_tail: float = 1.0
+    validation: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    jobs: int = pydantic.Field(default=0, ge=0)
+    threads: int = pydantic.Field(default=1, ge=1)
+    out: Path = Path("results/runs")
+
+    @property
+    def directory(self) -> Path:
+        return self.out / self.name
+
+
+def read_suite(path: Path, overrides: dict[str, Any]) -> SuiteConfig:
+    """A suite from a TOML file; `overrides` (from the command line) win. Raises InputError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a suite ({error}); give a TOML file") from error
+    if "store" in values:
+        values["store"] = str(path.parent / values["store"])
+    return make_suite({"name": path.stem, **values, **overrides}, str(path))
+
+
+def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:
+    """A validated suite. Raises InputError with the field, what arrived, and the nearest known field."""
+    try:
+        return SuiteConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise unknown_name(f"field in {where}:", field, SuiteConfig.model_fields) from error
+        raise InputError(f"{where}: {field}: {first['msg'].lower()}; got {first.get('input')!r}") from error
+
+
+def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore) -> list[RunRecord]:
+    """Make every run that is missing and return the records of all, in the order of the suite.
+
+    Runs that are done or diverged are taken as they are; unfinished ones continue. on_run(number finished, total,
+    record) follows each run. Raises InputError for anything wrong with the input, before the first run where it can be
+    known then.
+    """
+    device = pick_device(config.device)
+    store = open_store(config.store)
+    jobs = plan(config, store)
+    records: dict[str, RunRecord] = {}
+    missing = []
+    for job in jobs:
+        record = _finished(config.directory / job.config.run_id)
+        if record is None:
+            missing.append(job)
+        else:
+            records[record.run_id] = record
+            on_run(len(records), len(jobs), record)
+    for record in run_jobs(missing, config.store, config.directory, device, config.jobs, config.threads, watch):
+        records[record.run_id] = record
+        on_run(len(records), len(jobs), record)
+    return [records[job.config.run_id] for job in jobs]
+
+
+def _finished(directory: Path) -> RunRecord | None:
+    if not (directory / "run.json").is_file():
+        return None
+    record = read_record(directory)
+    return record if record.status in ("done", "diverged") else None
+
+
+def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
+    """The suite's runs, every configuration checked; a run that appears twice is planned once."""
+    for name in config.set:
+        if name not in {choice.name for choice in config.methods}:
+            raise unknown_name("method to set values of", name, {choice.name for choice in config.methods})
+    stream = store.stream(config.stream).name
+    options = StreamOptions(shots=config.shots, long_tail=config.long_tail, validation=config.validation)
+    jobs: dict[str, Job] = {}
+    for position, choice in enumerate(config.methods):
+        entry = find_method(choice.name)
+        values = {**choice.set, **config.set.get(choice.name, {})}
+        method_config = entry.config(values)
+        defaults = asdict(entry.config())
+        changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
+        trained = isinstance(method_config, TrainedConfig)
+        for order in range(config.orders):
+            make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
+            for seed in range(config.seeds if trained else 1):
+                run = RunConfig(
+                    method=choice.name,
+                    config=asdict(method_config),
+                    stream=stream,
+                    options={**asdict(options), "order": order},
+                    seed=seed,
+                    selection=config.selection if trained else "last",
+                    store=store_id(store),
+                )
+                jobs.setdefault(run.run_id, Job(entry, run, label_of(choice.name, changed), position))
+    return list(jobs.values())
+
+
+def label_of(name: str, changed: dict[str, Any]) -> str:
+    """How tables call a method with some values changed.
+
+    >>> label_of("zero_shot", {"scoring": "fused"})
+    'zero_shot [scoring=fused]'
+    """
+    return f"{name} [{', '.join(f'{key}={value}' for key, value in sorted(changed.items()))}]" if changed else name
+
+
+def pick_device(name: str) -> str:
+    """'cpu' or 'cuda'; auto takes CUDA where torch sees it. Raises InputError for CUDA without a GPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' needs a GPU that torch can see; none was found, use --device cpu")
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"

@@ -1,0 +1,90 @@
+"""The training loop of one task: batches by index, one optimiser, one schedule, every term logged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairTable
+from methods.base import Method, TrainedConfig
+
+
+class DivergedError(RuntimeError):
+    """A loss stopped being finite."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over a task's pairs. epoch: from 1. terms: mean of each loss term over the epoch's steps."""
+
+    epoch: int
+    epochs: int
+    steps: int
+    terms: dict[str, float]
+
+
+def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
+    """Random numbers for one purpose of one run: the same for every method with that seed, on every machine.
+
+    Because each task has generators of its own, a run that is resumed after a task continues with the same numbers.
+    """
+    key = "/".join(map(str, (seed, *purpose)))
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+    return torch.Generator().manual_seed(number)
+
+
+def train_task(
+    method: Method, data: PairTable, seed: int, task: int, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+) -> int:
+    """Minimise the sum of the method's loss terms over the task's pairs; returns the number of steps.
+
+    AdamW with decoupled decay; the gradient's norm is clipped over all of the method's parameters. The order of batches
+    depends on seed and task only, so that methods are compared on the same batches. Raises DivergedError.
+    """
+    config = method.config
+    assert isinstance(config, TrainedConfig)
+    parameters = method.optimised_parameters()
+    optimiser = torch.optim.AdamW(parameters, lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True)
+    total = config.epochs * math.ceil(len(data) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, total, config))
+    order, draws = generator_for(seed, "batches", task), generator_for(seed, "draws", task)
+    method.train()
+    for epoch in range(config.epochs):
+        sums: dict[str, Tensor] = {}
+        steps = 0
+        for index_N in data.shuffled(config.batch_size, order):
+            terms = method.loss(method.prepare(data.pairs(index_N), draws))
+            optimiser.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
+            method.after_backward()
+            optimiser.step()
+            schedule.step()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
+            steps += 1
+        means = {name: float(value) / steps for name, value in sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise DivergedError(f"loss is not finite in epoch {epoch + 1} of task {task + 1}: {means}; lower the lr")
+        on_epoch(Epoch(epoch + 1, config.epochs, steps, means))
+    method.eval()
+    return total
+
+
+def learning_rate_factor(step: int, total: int, config: TrainedConfig) -> float:
+    """Share of the peak learning rate at a step (from 0) of `total`: linear warm-up, then the schedule.
+
+    cosine: 1/2 (1 + cos(pi p)), p = progress after warm-up. cosine_back: 1/2 (1 + cos(2 pi p)), the release's schedule,
+    which climbs back to the peak (spec D12). constant: 1.
+    """
+    warm = max(1, round(config.warmup * total)) if config.warmup else 0
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    turns = {"constant": 0.0, "cosine": 1.0, "cosine_back": 2.0}[config.schedule]
+    return 0.5 * (1 + math.cos(math.pi * turns * progress))

@@ -1,0 +1,1 @@
+"""Feature stores, the task streams over them, and how they are made."""

@@ -1,0 +1,310 @@
+"""The feature store: create, open (memory-mapped), describe and verify. Its layout is in features/schema.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from features import hdf5, schema
+from features.errors import InputError, unknown_name
+from features.schema import Array
+
+_ROWS = 2048  # videos or words looked at together when every byte is checked
+
+
+@dataclass(frozen=True)
+class StoredStream:
+    """A task stream as the store keeps it; features/streams.py makes tasks of it.
+
+    task_of_category_C: int32, task of each category, -1 where it is in no task.
+    role_of_video_N: int8, see schema.ROLES. query_of_video_N: int64 caption row asked for a test video, else -1.
+    """
+
+    name: str
+    task_of_category_C: Array
+    role_of_video_N: Array
+    query_of_video_N: Array
+
+    @property
+    def num_tasks(self) -> int:
+        return int(self.task_of_category_C.max()) + 1
+
+
+class FeatureStore:
+    """An open store: read-only arrays that stay on disk until they are used. Make one with `open_store`."""
+
+    def __init__(self, file: hdf5.MappedFile) -> None:
+        self._file = file
+        self.path = file.path
+
+    @property
+    def name(self) -> str:
+        return str(self._file.attributes["name"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the features were drawn from a random model instead of computed from videos."""
+        return bool(self._file.attributes["simulated"])
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """How the store was made: encoder, sampling, tool version, command line, licence note."""
+        keys = ("encoder", "sampling", "tool_version", "command_line", "licence")
+        values = {key: self._file.attributes.get(key, "") for key in keys}
+        return {
+            **values,
+            "encoder": json.loads(str(values["encoder"])),
+            "sampling": json.loads(str(values["sampling"])),
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the content digests of all datasets: equal for equal content, wherever and whenever written."""
+        return _digest_of_digests(self._file.digests)
+
+    @property
+    def category_N(self) -> Array:
+        """int32 [N], category row of each video."""
+        return self._file.arrays["videos/category"]
+
+    @property
+    def caption_video_M(self) -> Array:
+        """int64 [M], video row of each caption."""
+        return self._file.arrays["captions/video"]
+
+    @cached_property
+    def video_ids(self) -> list[str]:
+        return self._file.text("videos/id")
+
+    @cached_property
+    def captions(self) -> list[str]:
+        return self._file.text("captions/text")
+
+    @cached_property
+    def category_names(self) -> list[str]:
+        return self._file.text("categories/name")
+
+    @property
+    def has_features(self) -> bool:
+        """False for a structure-only store (ids, captions, streams), which features can be filled into."""
+        return "videos/frames" in self._file.arrays
+
+    def feature(self, dataset: str) -> Array:
+        """A feature dataset by its schema path, e.g. 'videos/frames' [N, F, D]; raises InputError without one."""
+        if dataset not in self._file.arrays:
+            raise InputError(
+                f"{self.path}: holds no {dataset} (structure only?); fill it with 'features synth' or extraction"
+            )
+        return self._file.arrays[dataset]
+
+    @property
+    def stream_names(self) -> list[str]:
+        return schema.stream_names(self._file.arrays)
+
+    def stream(self, name: str | None = None) -> StoredStream:
+        """The stream of that name; without a name, the only one. Raises InputError for any other name."""
+        if name is None:
+            if len(self.stream_names) != 1:
+                raise InputError(f"{self.path}: holds streams {', '.join(self.stream_names)}; choose one with --stream")
+            name = self.stream_names[0]
+        if name not in self.stream_names:
+            raise unknown_name("stream", name, self.stream_names)
+        return StoredStream(name, *(self._file.arrays[f"streams/{name}/{key}"] for key in schema.STREAM_DATASETS))
+
+
+def open_store(path: str | os.PathLike[str]) -> FeatureStore:
+    """Open a store without reading its features, and check its structure (not every byte: see `verify_store`).
+
+    Raises InputError where the file is missing, truncated, no store, of another schema version, or inconsistent.
+    """
+    file = hdf5.map_file(path)
+    _check_header(file)
+    schema.check_structure(str(path), file.arrays, file.text_lengths)
+    return FeatureStore(file)
+
+
+@contextmanager
+def create_store(
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    encoder: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    simulated: bool = False,
+    command_line: str = "",
+    licence: str = "",
+) -> Iterator[hdf5.FileWriter]:
+    """Write a store: fill datasets by schema path inside the block; it is checked, digested and renamed at its end.
+
+    with create_store("a.h5", name="a") as store:
+        store["videos/id"] = ["v0", "v1"]                                       # texts and small arrays at once
+        frames = store.allocate("videos/frames", (2, 12, 512), "float16")       # large ones in slices
+        frames[0:2] = ...
+
+    After an error in the block, or content that breaks the schema (InputError), nothing is left on disk.
+    """
+    with hdf5.create_file(path) as writer:
+        yield writer
+        writer.set_attributes(
+            {
+                "schema": schema.SCHEMA,
+                "schema_version": schema.SCHEMA_VERSION,
+                "name": name,
+                "simulated": int(simulated),
+                "encoder": json.dumps(dict(encoder or {}), sort_keys=True),
+                "sampling": json.dumps(dict(sampling or {}), sort_keys=True),
+                "tool_version": tool_version(),
+                "command_line": command_line,
+                "licence": licence,
+            }
+        )
+        content = writer.map_content()
+        schema.check_structure(str(path), content.arrays, content.text_lengths)
+        for dataset in content.text_lengths:
+            _refuse_duplicates(str(path), dataset, content.text(dataset))
+        for dataset in (*content.arrays, *content.text_lengths):
+            writer.set_digest(dataset, hdf5.digest_of(_values(content, dataset)))
+
+
+class Finding(NamedTuple):
+    """One thing that `verify_store` found: an 'error' makes the store unfit, a 'warning' is worth knowing."""
+
+    severity: Literal["error", "warning"]
+    message: str
+
+
+def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
+    """Everything wrong with a store, every byte looked at; empty when it is sound.
+
+    Digests (one flipped bit is found), NaN and infinities, zero vectors, duplicated ids, captions without words, and
+    leakage: the same frames in a train and in a test video. Raises InputError where it cannot be opened at all.
+    """
+    store = open_store(path)
+    file = store._file
+    findings = []
+    for dataset in (*file.arrays, *file.text_lengths):
+        if file.digests.get(dataset) != hdf5.digest_of(_values(file, dataset)):
+            findings.append(Finding("error", f"{dataset}: content does not match its digest; copy or build it again"))
+    for dataset in ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames"):
+        if dataset in file.arrays:
+            findings += _check_numbers(dataset, file.arrays[dataset])
+    for dataset in ("videos/id", "categories/name"):
+        try:
+            _refuse_duplicates(str(path), dataset, file.text(dataset))
+        except InputError as error:
+            findings.append(Finding("error", str(error)))
+    blank = [row for row, text in enumerate(store.captions) if not text.strip()]
+    if blank:
+        findings.append(Finding("warning", f"captions/text: {len(blank)} captions are empty, first row {blank[0]}"))
+    if store.has_features:
+        wordless = np.flatnonzero(np.diff(store.feature("captions/word_offsets")) == 0)
+        if wordless.size:
+            message = f"captions/words: {wordless.size} captions have no word, first row {wordless[0]}; they score 0"
+            findings.append(Finding("warning", message))
+        findings += _check_leakage(store)
+    return findings
+
+
+def describe_store(store: FeatureStore) -> dict[str, Any]:
+    """What `features inspect` shows: sizes, streams, provenance, digest; nothing large is read."""
+    frames = store.feature("videos/frames").shape if store.has_features else None
+    words = np.diff(store.feature("captions/word_offsets")) if store.has_features else None
+    return {
+        "name": store.name,
+        "simulated": store.simulated,
+        "videos": len(store.category_N),
+        "captions": len(store.caption_video_M),
+        "categories": len(store.category_names),
+        "frames_per_video": frames[1] if frames else None,
+        "dimension": frames[2] if frames else None,
+        "feature_dtype": str(store.feature("videos/frames").dtype) if frames else None,
+        "words_per_caption": round(float(words.mean()), 2) if words is not None and words.size else None,
+        "streams": {name: _describe_stream(store.stream(name)) for name in store.stream_names},
+        "digest": store.digest,
+        "bytes": store.path.stat().st_size,
+        **store.provenance,
+    }
+
+
+def tool_version() -> str:
+    """Version of this suite, as installed."""
+    try:
+        return metadata.version("ctvr-bench")
+    except metadata.PackageNotFoundError:
+        return "source tree, not installed"
+
+
+def _describe_stream(stream: StoredStream) -> dict[str, int]:
+    counts = {
+        f"{role}_videos": int((stream.role_of_video_N == code).sum()) for code, role in schema.ROLES.items() if code
+    }
+    return {"tasks": stream.num_tasks, **counts}
+
+
+def _check_header(file: hdf5.MappedFile) -> None:
+    found, version = file.attributes.get("schema"), file.attributes.get("schema_version")
+    if found != schema.SCHEMA:
+        raise InputError(f"{file.path}: is HDF5 but no feature store (attribute schema is {found!r}); name a store")
+    if version != schema.SCHEMA_VERSION:
+        raise InputError(
+            f"{file.path}: has schema version {version}, this suite reads {schema.SCHEMA_VERSION}; build it again"
+        )
+
+
+def _values(file: hdf5.MappedFile, dataset: str) -> Array | list[str]:
+    return file.arrays[dataset] if dataset in file.arrays else file.text(dataset)
+
+
+def _refuse_duplicates(where: str, dataset: str, values: Sequence[str]) -> None:
+    if dataset == "captions/text" or len(set(values)) == len(values):
+        return
+    twice = Counter(values).most_common(1)[0][0]
+    raise InputError(f"{where}: {dataset} holds {twice!r} twice; ids and names must be unique")
+
+
+def _digest_of_digests(digests: Mapping[str, str]) -> str:
+    lines = "\n".join(f"{dataset} {digest}" for dataset, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _check_numbers(dataset: str, values: Array) -> list[Finding]:
+    bad_rows: list[int] = []
+    zero_rows = 0
+    for start in range(0, len(values), _ROWS):
+        block = values[start : start + _ROWS].astype(np.float32)
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        bad_rows += (start + np.flatnonzero(~finite)).tolist()
+        zero_rows += int((~block.reshape(len(block), -1).any(axis=1)).sum())
+    findings = []
+    if bad_rows:
+        message = f"{dataset}: {len(bad_rows)} rows hold NaN or infinity, first row {bad_rows[0]}; extract them again"
+        findings.append(Finding("error", message))
+    if zero_rows:
+        findings.append(Finding("warning", f"{dataset}: {zero_rows} rows are all zero; such an item scores 0"))
+    return findings
+
+
+def _check_leakage(store: FeatureStore) -> list[Finding]:
+    frames, count = store.feature("videos/frames"), store.feature("videos/frame_count")
+    content = [hashlib.sha256(frames[row, : count[row]].tobytes()).digest() for row in range(len(frames))]
+    findings = []
+    for name in store.stream_names:
+        role_N = store.stream(name).role_of_video_N
+        trained = {content[row] for row in np.flatnonzero(role_N == schema.TRAIN)}
+        leaked = [row for row in np.flatnonzero(role_N == schema.TEST) if content[row] in trained]
+        if leaked:
+            message = (
+                f"stream {name!r}: {len(leaked)} test videos have the frames of a train video, first row {leaked[0]}"
+            )
+            findings.append(Finding("error", message))
+    return findings

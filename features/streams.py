@@ -1,0 +1,270 @@
+"""Task streams over a feature store: which videos and captions each task has, and batches of their features.
+
+Axes: N captions of a batch, M videos, L words, F frames, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from features.errors import InputError
+from features.schema import TEST, TRAIN, VALIDATION
+from features.store import FeatureStore, StoredStream
+
+Rows = npt.NDArray[np.int64]
+
+
+class TextBatch(NamedTuple):
+    """Raw caption features: pooled_ND, words_NLD (zero where masked) float32; word_mask_NL bool, True for a word."""
+
+    pooled_ND: Tensor
+    words_NLD: Tensor
+    word_mask_NL: Tensor
+
+
+class VideoBatch(NamedTuple):
+    """Raw frame features: frames_MFD float32 (zero where masked); frame_mask_MF bool, True where a frame is."""
+
+    frames_MFD: Tensor
+    frame_mask_MF: Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """N captions with their N videos (a video may stand there twice): what a method's loss sees of one step.
+
+    category_N int64: category row. video_N int64: video row, equal where two captions describe the same video.
+    draws: random tensors that the method asked for in `prepare` (noise, replayed pairs), so that the loss stays pure.
+    """
+
+    text: TextBatch
+    video: VideoBatch
+    category_N: Tensor
+    video_N: Tensor
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.category_N)
+
+    def with_draws(self, **draws: Tensor) -> PairBatch:
+        return replace(self, draws={**self.draws, **draws})
+
+
+class PairTable:
+    """Caption-video pairs whose features are resident on one device as float32, gathered by index.
+
+    caption_rows: rows of the store's captions; pair i is caption_rows[i] with the video it describes.
+    Raises InputError where a feature is not finite.
+    """
+
+    def __init__(self, store: FeatureStore, caption_rows: Rows, device: torch.device | str = "cpu") -> None:
+        video_of_pair = store.caption_video_M[caption_rows]
+        videos, position = np.unique(video_of_pair, return_inverse=True)
+        offsets = store.feature("captions/word_offsets")
+        lengths = (offsets[1:] - offsets[:-1])[caption_rows]
+        spans = [np.arange(offsets[row], offsets[row + 1]) for row in caption_rows]
+        word_rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        frames = store.feature("videos/frames")
+        frame_mask = np.arange(frames.shape[1]) < store.feature("videos/frame_count")[videos, None]
+
+        self.device = torch.device(device)
+        self.frames_VFD = self._load(store, "videos/frames", videos)
+        self.frame_mask_VF = torch.from_numpy(frame_mask).to(self.device)
+        self.frames_VFD *= self.frame_mask_VF[..., None]
+        self.pooled_PD = self._load(store, "captions/pooled", caption_rows)
+        self.words_TD = self._load(store, "captions/words", word_rows)
+        self.lengths_P = torch.from_numpy(lengths)  # stays on the host: the width of a batch is known without a wait
+        self.first_word_P = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
+        self.video_position_P = torch.from_numpy(position.reshape(-1)).to(self.device)
+        self.video_P = torch.from_numpy(video_of_pair.astype(np.int64)).to(self.device)
+        self.category_P = torch.from_numpy(store.category_N[video_of_pair].astype(np.int64)).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.lengths_P)
+
+    def _load(self, store: FeatureStore, dataset: str, rows: Rows) -> Tensor:
+        values = torch.from_numpy(store.feature(dataset)[rows].astype(np.float32)).to(self.device)
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(f"{store.path}: {dataset} holds NaN or infinity; see 'features verify' and extract again")
+        return values
+
+    def text(self, index_N: Tensor) -> TextBatch:
+        """Captions of the pairs `index_N` (int64, on the host)."""
+        length_N = self.lengths_P[index_N]
+        width = max(int(length_N.max()), 1) if len(index_N) else 1
+        index = index_N.to(self.device)
+        mask_NL = torch.arange(width, device=self.device) < length_N.to(self.device)[:, None]
+        if len(self.words_TD):
+            rows_NL = self.first_word_P[index][:, None] + torch.arange(width, device=self.device)
+            words_NLD = self.words_TD[rows_NL.clamp(max=len(self.words_TD) - 1)] * mask_NL[..., None]
+        else:
+            words_NLD = self.pooled_PD.new_zeros(len(index), width, self.pooled_PD.shape[1])
+        return TextBatch(self.pooled_PD[index], words_NLD, mask_NL)
+
+    def video(self, index_N: Tensor) -> VideoBatch:
+        """Videos of the pairs `index_N` (int64, on the host)."""
+        position = self.video_position_P[index_N.to(self.device)]
+        return VideoBatch(self.frames_VFD[position], self.frame_mask_VF[position])
+
+    def pairs(self, index_N: Tensor) -> PairBatch:
+        index = index_N.to(self.device)
+        return PairBatch(self.text(index_N), self.video(index_N), self.category_P[index], self.video_P[index])
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """Index tensors 0..P-1 in order, at most `size` long."""
+        return (index for index in torch.split(torch.arange(len(self)), size) if len(index))
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Index tensors of one epoch in random order, at most `size` long; the last may be shorter."""
+        return iter(torch.split(torch.randperm(len(self), generator=generator), size))
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stored stream is turned into tasks.
+
+    order: 0 keeps the published task order; k > 0 permutes the tasks with seed k.
+    shots: train videos kept per category (all if None).
+    long_tail: ratio between the largest and the smallest category in train videos (1: all equal); the number falls
+        geometrically over categories in an order drawn with `seed`, at least one video each.
+    validation: train videos per category held out as validation, where the store marks none of its own.
+    seed: draws of few-shot, long-tail and hold-out.
+    """
+
+    order: int = 0
+    shots: int | None = None
+    long_tail: float = 1.0
+    validation: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. index: position in the stream from 0; published: its position in the published order.
+
+    categories: category rows. train, validation, test: caption rows of its pairs; a test or validation video has one
+    caption (its query), a train video all of its captions.
+    """
+
+    index: int
+    published: int
+    categories: tuple[int, ...]
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks in the order in which they are learned."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    options: StreamOptions
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def make_stream(store: FeatureStore, name: str | None = None, options: StreamOptions | None = None) -> Stream:
+    """The tasks of a stored stream under some options.
+
+    Raises InputError for an unknown stream, options out of range, and a task that is left without training captions.
+    """
+    options = options or StreamOptions()
+    stored = store.stream(name)
+    train_videos, validation_videos = _training_videos(store, stored, options)
+    captions_of = _captions_by_video(store)
+    task_N = stored.task_of_category_C[store.category_N]
+    tasks = []
+    for index, published in enumerate(task_order(stored.num_tasks, options.order)):
+        mine = task_N == published
+        train = np.flatnonzero(mine & train_videos)
+        caption_rows = [rows for video in train if (rows := captions_of.get(int(video))) is not None]
+        if not caption_rows:
+            raise InputError(
+                f"{store.path}: task {published + 1} of stream {stored.name!r} has no training caption; "
+                "import captions of the train videos, or let 'features synth' add simulated ones"
+            )
+        query_N = stored.query_of_video_N
+        tasks.append(
+            Task(
+                index=index,
+                published=int(published),
+                categories=tuple(np.flatnonzero(stored.task_of_category_C == published).tolist()),
+                train=np.concatenate(caption_rows),
+                validation=_queries(query_N, captions_of, np.flatnonzero(mine & validation_videos)),
+                test=query_N[np.flatnonzero(mine & (stored.role_of_video_N == TEST))].astype(np.int64),
+            )
+        )
+    return Stream(stored.name, tuple(tasks), options)
+
+
+def task_order(num_tasks: int, order: int) -> Rows:
+    """Published task numbers in the order in which they are learned; order 0 is the published one.
+
+    >>> task_order(4, 0).tolist()
+    [0, 1, 2, 3]
+    """
+    if order < 0:
+        raise InputError(f"order must be 0 (published) or the seed of a permutation; got {order}")
+    return np.arange(num_tasks) if order == 0 else np.random.default_rng(order).permutation(num_tasks)
+
+
+def long_tail_counts(largest: int, num_categories: int, ratio: float) -> list[int]:
+    """Videos kept of the 1st, 2nd, ... category: largest * ratio^(-i / (C-1)), rounded, at least one (Cui et al. 2019).
+
+    >>> long_tail_counts(16, 3, 16)
+    [16, 4, 1]
+    """
+    exponents = np.arange(num_categories) / max(num_categories - 1, 1)
+    return [max(round(largest * ratio**-exponent), 1) for exponent in exponents.tolist()]
+
+
+def _training_videos(
+    store: FeatureStore, stored: StoredStream, options: StreamOptions
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Masks of train and of validation videos after few-shot, long-tail and hold-out."""
+    if options.long_tail < 1 or options.validation < 0 or (options.shots is not None and options.shots < 1):
+        raise InputError(f"stream options need long_tail >= 1, validation >= 0, shots >= 1; got {options}")
+    rng = np.random.default_rng((options.seed, 0x5EED))
+    train = np.zeros(len(store.category_N), bool)
+    validation = stored.role_of_video_N == VALIDATION
+    hold_out = 0 if validation.any() else options.validation
+    used = np.flatnonzero(stored.task_of_category_C >= 0)
+    videos_of = {c: rng.permutation(_videos(store, stored, c)) for c in used.tolist()}
+    largest = max(len(videos) for videos in videos_of.values()) - hold_out
+    kept = long_tail_counts(min(largest, options.shots or largest), len(used), options.long_tail)
+    for category, count in zip(rng.permutation(used).tolist(), kept, strict=True):
+        videos = videos_of[category]
+        if hold_out >= len(videos):
+            raise InputError(
+                f"validation holds out {hold_out} train videos per category, but category "
+                f"{store.category_names[category]!r} has only {len(videos)}; hold out fewer"
+            )
+        validation[videos[:hold_out]] = True
+        train[videos[hold_out:][:count]] = True
+    return train, validation
+
+
+def _videos(store: FeatureStore, stored: StoredStream, category: int) -> Rows:
+    return np.flatnonzero((store.category_N == category) & (stored.role_of_video_N == TRAIN))
+
+
+def _captions_by_video(store: FeatureStore) -> dict[int, Rows]:
+    order = np.argsort(store.caption_video_M, kind="stable")
+    videos, starts = np.unique(store.caption_video_M[order], return_index=True)
+    return dict(zip(videos.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _queries(query_N: Rows, captions_of: dict[int, Rows], videos: Rows) -> Rows:
+    """One caption row per validation video: its stored query, or the first caption of a held-out train video."""
+    rows = [query_N[v] if query_N[v] >= 0 else captions_of[int(v)][0] for v in videos if int(v) in captions_of]
+    return np.asarray(rows, np.int64)

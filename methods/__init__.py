@@ -1,0 +1,1 @@
+"""Continual methods on one contract: methods.base says which, methods.registry finds them."""

@@ -1,0 +1,66 @@
+"""The attention block of the prompt methods with no prompts: their control.
+
+Caption, words and frames attend to each other in a narrow space; nothing else. Prompt methods are known to gain little
+over the block that carries them, so the two always stand together in a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
+from methods.heads import AdaptedVideo, AttentionBlock
+from methods.losses import symmetric_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+
+
+@dataclass(frozen=True)
+class AttentionConfig(TrainedConfig):
+    """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used."""
+
+    width: int = 128
+    heads: int = 4
+
+
+@register()
+class AttentionHead(Method):
+    """One attention block for a caption with its words and one for frames, trained like fine-tuning."""
+
+    name = "attention_head"
+    paper = "control of L2P, DualPrompt and CODA-Prompt (same block, no prompts)"
+    idea = "How much of a prompt method is its attention block?"
+    Config = AttentionConfig
+    config: AttentionConfig
+
+    def __init__(self, config: AttentionConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.text_block = AttentionBlock(spec.dim, config.width, config.heads, generator)
+        self.video_block = AttentionBlock(spec.dim, config.width, config.heads, generator)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        text, video = self.encode_text(batch.text, self.task.position), self.encode_video(batch.video)
+        sim_NN = pair_similarity(text, video, self.config)
+        return {"contrastive": symmetric_contrastive(sim_NN, self.config.scale, same_video(batch.video_N))}
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return embed_text(self.attend_text(text, None), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return embed_video(self.attend_video(video, None), self.config)
+
+    def attend_text(self, text: TextBatch, prompts_NPD: Tensor | None) -> TextBatch:
+        """The caption is the first token of its words."""
+        tokens_NLD = torch.cat([text.pooled_ND[:, None], text.words_NLD], 1)
+        mask_NL = torch.cat([text.word_mask_NL.new_ones(len(tokens_NLD), 1), text.word_mask_NL], 1)
+        adapted_NLD = self.text_block(tokens_NLD, mask_NL, prompts_NPD)
+        return TextBatch(adapted_NLD[:, 0], adapted_NLD[:, 1:] * text.word_mask_NL[..., None], text.word_mask_NL)
+
+    def attend_video(self, video: VideoBatch, prompts_MPD: Tensor | None) -> AdaptedVideo:
+        """Frames attend to each other."""
+        frames_MFD = self.video_block(video.frames_MFD, video.frame_mask_MF, prompts_MPD)
+        return AdaptedVideo(frames_MFD * video.frame_mask_MF[..., None], video.frame_mask_MF)

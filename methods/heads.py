@@ -1,0 +1,232 @@
+"""Light modules over frozen features; each is the identity when made, so that step 0 scores exactly as zero-shot.
+
+Axes: N captions, M videos, L words, F frames, D feature dimensions, R rank, E experts, H attention heads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from features.streams import TextBatch, VideoBatch
+
+MASKED = -1e9
+
+
+class AdaptedVideo(NamedTuple):
+    """Raw adapted frames, and what is added to their unit mean (None: nothing)."""
+
+    frames_MFD: Tensor
+    frame_mask_MF: Tensor
+    shift_MD: Tensor | None = None
+
+
+class LowRank(nn.Module):
+    """x + |x| * up(keep * gelu(hidden)): a residual whose size follows the feature's norm, whatever the encoder.
+
+    `up` starts at zero. hidden = sum of linear maps of the inputs after layer norm; `keep` [..., R] scales hidden units
+    (a dropout mask already divided by its keep rate).
+    """
+
+    def __init__(self, dim: int, rank: int, inputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = nn.ParameterList(fan_in_uniform((rank, dim), generator) for _ in range(inputs))
+        self.up = nn.Parameter(torch.zeros(dim, rank))
+
+    def hidden(self, *inputs: Tensor) -> Tensor:
+        """Sum of the linear maps, one for each input."""
+        maps = [functional.linear(layer_norm(x), down) for x, down in zip(inputs, self.down, strict=True)]
+        return torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+
+    def shift(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
+        active = functional.gelu(hidden)
+        return functional.linear(active if keep is None else active * keep, self.up)
+
+    def forward(self, x: Tensor, *more: Tensor, keep: Tensor | None = None) -> Tensor:
+        return x + norm(x) * self.shift(self.hidden(x, *more), keep)
+
+
+class ResidualHead(nn.Module):
+    """The default head of fine-tuning and its relatives: low-rank residuals on captions, words, frames and their mean.
+
+    caption: from the pooled caption and the mean of its words. word: from the word. frame: from the frame and its
+    difference to the one before. video mean: from the mean frame and a temporal convolution over frames (width 3).
+    """
+
+    def __init__(self, dim: int, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.caption = LowRank(dim, rank, 2, generator)
+        self.word = LowRank(dim, rank, 1, generator)
+        self.frame = LowRank(dim, rank, 2, generator)
+        self.video = LowRank(dim, rank, 1, generator)
+        self.temporal_down = fan_in_uniform((rank, dim), generator)
+        self.temporal = fan_in_uniform((rank, rank, 3), generator)
+
+    def text(self, text: TextBatch, keep_NR: Tensor | None = None) -> TextBatch:
+        words_NLD, mask_NL = text.words_NLD, text.word_mask_NL
+        count_N1 = mask_NL.sum(1, keepdim=True).clamp(min=1)
+        mean_ND = (words_NLD * mask_NL[..., None]).sum(1) / count_N1
+        pooled_ND = self.caption(text.pooled_ND, mean_ND, keep=keep_NR)
+        word_keep = None if keep_NR is None else keep_NR[:, None]
+        return TextBatch(pooled_ND, self.word(words_NLD, keep=word_keep), mask_NL)
+
+    def video_frames(self, video: VideoBatch, keep_MR: Tensor | None = None) -> AdaptedVideo:
+        frames_MFD, mask_MF = video
+        before_MFD = previous_frame(frames_MFD)
+        frame_keep = None if keep_MR is None else keep_MR[:, None]
+        adapted_MFD = self.frame(frames_MFD, frames_MFD - before_MFD, keep=frame_keep)
+        mean_MD = masked_mean(frames_MFD, mask_MF)
+        path_MRF = functional.linear(layer_norm(frames_MFD), self.temporal_down).transpose(1, 2) * mask_MF[:, None]
+        moves_MRF = functional.gelu(functional.conv1d(path_MRF, self.temporal, padding=1)) * mask_MF[:, None]
+        moves_MR = moves_MRF.sum(-1) / mask_MF.sum(-1, keepdim=True).clamp(min=1)
+        shift_MD = self.video.shift(self.video.hidden(mean_MD) + moves_MR, keep_MR)
+        return AdaptedVideo(adapted_MFD, mask_MF, shift_MD)
+
+
+class FrameFusion(nn.Module):
+    """Attention over frames guided by a neighbouring frame; two gated blocks, previous then next frame (spec 5.1).
+
+    G = X shifted by one frame (an end frame guides itself), A = softmax((W_q G)(W_k X)' / sqrt(d_H)) over frames,
+    X <- (1 - a) X + a W_o(A W_v X). W = identity without bias, a = 0: the identity.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.alpha = nn.Parameter(torch.zeros(2))
+        self.weights = nn.Parameter(torch.eye(dim).repeat(2, 4, 1, 1))
+
+    def forward(self, video: VideoBatch) -> AdaptedVideo:
+        x_MFD, mask_MF = video
+        last_M = mask_MF.sum(1) - 1
+        for block in (0, 1):
+            guide_MFD = previous_frame(x_MFD) if block == 0 else next_frame(x_MFD, last_M)
+            query, key, value, out = self.weights[block].unbind(0)
+            fused = attention(guide_MFD @ query.T, x_MFD @ key.T, x_MFD @ value.T, mask_MF, self.heads) @ out.T
+            x_MFD = (1 - self.alpha[block]) * x_MFD + self.alpha[block] * fused
+        return AdaptedVideo(x_MFD * mask_MF[..., None], mask_MF)
+
+
+class RoutedExperts(nn.Module):
+    """Low-rank experts behind one router per caption (spec 2.10, 5.2): delta(x) = (a/r) sum_e g_e B_e A x.
+
+    g = softmax over the top-k router logits, 0 elsewhere. B starts at zero: the identity.
+    """
+
+    def __init__(
+        self, dim: int, rank: int, experts: int, top_k: int, scaling: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.top_k, self.scaling = top_k, scaling
+        self.down_RD = fan_in_uniform((rank, dim), generator)
+        self.up_EDR = nn.Parameter(torch.zeros(experts, dim, rank))
+        self.route_ED = fan_in_uniform((experts, dim), generator)
+        self.noise_ED = nn.Parameter(torch.zeros(experts, dim))
+
+    def gates(self, router_input_ND: Tensor, noise_NE: Tensor | None = None) -> Tensor:
+        """g_NE; noise is standard normal, scaled by softplus(R_n x) + 0.01 as in training."""
+        logits_NE = router_input_ND @ self.route_ED.T
+        if noise_NE is not None:
+            logits_NE = logits_NE + noise_NE * (functional.softplus(router_input_ND @ self.noise_ED.T) + 0.01)
+        threshold_N1 = logits_NE.topk(self.top_k, dim=-1).values[..., -1:]
+        return torch.where(logits_NE >= threshold_N1, logits_NE, MASKED).softmax(-1)
+
+    def first_expert(self, count: int) -> Tensor:
+        """Gates of the first task: expert 1 alone, no routing."""
+        gates_NE = self.up_EDR.new_zeros(count, len(self.up_EDR))
+        gates_NE[:, 0] = 1
+        return gates_NE
+
+    def forward(self, x: Tensor, gates_NE: Tensor, keep_ND: Tensor | None = None) -> Tensor:
+        """delta of x [N, D] or [N, L, D]; keep_ND is the dropout mask before A."""
+        up_NDR = torch.einsum("ne,edr->ndr", gates_NE, self.up_EDR)
+        x_NLD = x if x.dim() == 3 else x[:, None]
+        hidden_NLR = (x_NLD if keep_ND is None else x_NLD * keep_ND[:, None]) @ self.down_RD.T
+        delta_NLD = self.scaling * hidden_NLR @ up_NDR.transpose(1, 2)
+        return delta_NLD if x.dim() == 3 else delta_NLD[:, 0]
+
+    def copy_first_to_all(self) -> None:
+        """After the first task every expert starts from what the first one learned."""
+        with torch.no_grad():
+            self.up_EDR.copy_(self.up_EDR[:1].expand_as(self.up_EDR).clone())
+
+
+class AttentionBlock(nn.Module):
+    """Tokens attend to prompts P and to each other in a narrow space.
+
+    x + |x| W_o attention(W_q x, W_k [P; x], W_v [P; x]), W_o zero at first: the identity. It carries every prompt
+    method and, without prompts, is their control.
+    """
+
+    def __init__(self, dim: int, width: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (fan_in_uniform((width, dim), generator) for _ in range(3))
+        self.out = nn.Parameter(torch.zeros(dim, width))
+
+    def forward(self, tokens_NLD: Tensor, mask_NL: Tensor, prompts_NPD: Tensor | None = None) -> Tensor:
+        inner_NLD = layer_norm(tokens_NLD)
+        context, mask = inner_NLD, mask_NL
+        if prompts_NPD is not None:
+            context = torch.cat([prompts_NPD, inner_NLD], 1)
+            mask = torch.cat([mask_NL.new_ones(prompts_NPD.shape[:2]), mask_NL], 1)
+        mixed = attention(inner_NLD @ self.query.T, context @ self.key.T, context @ self.value.T, mask, self.heads)
+        return tokens_NLD + norm(tokens_NLD) * (mixed @ self.out.T)
+
+
+def attention(query_NQD: Tensor, key_NKD: Tensor, value_NKD: Tensor, mask_NK: Tensor, heads: int) -> Tensor:
+    """Multi-head attention over the keys where mask_NK is True -> [N, Q, D]."""
+    query_NHQd, key_NHKd, value_NHKd = (
+        x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2) for x in (query_NQD, key_NKD, value_NKD)
+    )
+    logits_NHQK = query_NHQd @ key_NHKd.transpose(2, 3) / math.sqrt(query_NHQd.shape[-1])
+    weights_NHQK = logits_NHQK.masked_fill(~mask_NK[:, None, None], MASKED).softmax(-1)
+    return (weights_NHQK @ value_NHKd).transpose(1, 2).flatten(2)
+
+
+def previous_frame(x_MFD: Tensor) -> Tensor:
+    """Each frame's predecessor; the first frame's is itself."""
+    return torch.cat([x_MFD[:, :1], x_MFD[:, :-1]], 1)
+
+
+def next_frame(x_MFD: Tensor, last_M: Tensor) -> Tensor:
+    """Each frame's successor; the last real frame's (index last_M) is itself."""
+    index_F = torch.arange(x_MFD.shape[1], device=x_MFD.device)
+    shifted = torch.cat([x_MFD[:, 1:], x_MFD[:, -1:]], 1)
+    return torch.where((index_F >= last_M[:, None])[..., None], x_MFD, shifted)
+
+
+def masked_mean(x_NLD: Tensor, mask_NL: Tensor) -> Tensor:
+    """Mean over the entries where the mask is True; zero where there is none."""
+    weights = mask_NL[..., None].to(x_NLD.dtype)
+    return (x_NLD * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Length of the last axis, kept as an axis; no gradient, so that zero vectors do no harm."""
+    length: Tensor = x.detach().norm(dim=-1, keepdim=True)
+    return length
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Layer norm over the last axis without weights."""
+    return functional.layer_norm(x, x.shape[-1:])
+
+
+def fan_in_uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
+    """U(-1/sqrt(fan in), 1/sqrt(fan in)), PyTorch's default for linear and convolution layers."""
+    return uniform(shape, 1 / math.sqrt(math.prod(shape[1:])), generator)
+
+
+def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> nn.Parameter:
+    """U(-bound, bound)."""
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+
+def keep_mask(rows: int, width: int, dropout: float, generator: torch.Generator) -> Tensor:
+    """A dropout mask [rows, width]: 1 / (1 - dropout) with probability 1 - dropout, else 0."""
+    return (torch.rand(rows, width, generator=generator) >= dropout).float() / (1 - dropout)

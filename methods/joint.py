@@ -1,0 +1,21 @@
+"""Joint training: all tasks at once, with as many passes over every pair as fine-tuning makes.
+
+The usual upper bound, and the reference of intransigence. It is trained before the first evaluation and does not change
+after it.
+"""
+
+from __future__ import annotations
+
+from methods.finetune import Finetune
+from methods.registry import register
+
+
+@register()
+class Joint(Finetune):
+    """Fine-tuning that sees the training pairs of every task from the start."""
+
+    name = "joint"
+    paper = "the multi-task upper bound of continual learning (Lopez-Paz & Ranzato 2017)"
+    idea = "Train on all tasks together; what a continual method could reach without forgetting."
+    stores_samples = "the training pairs of all tasks"
+    sees = "all"

@@ -1,0 +1,84 @@
+"""Learning to Prompt: each caption and each video picks prompts from a pool by key match.
+
+x = frozen pooled feature;  chosen = the top-N keys by cosine(x, key);  the chosen prompts join the tokens in attention.
+L = L_contrastive - pull * mean sum_chosen cosine(x, key)                                  Wang et al. 2022, CVPR (L2P)
+One pool per modality. Every sample picks its own prompts in training and at test (no batch-wise choice, which would let
+one query see others).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.attention_head import AttentionConfig, AttentionHead
+from methods.base import FeatureSpec, TextEmbedding, VideoEmbedding
+from methods.heads import fan_in_uniform, masked_mean, uniform
+from methods.registry import register
+from methods.scoring import embed_text, embed_video
+from methods.similarity import normalise
+
+
+@dataclass(frozen=True)
+class L2PConfig(AttentionConfig):
+    """pool: prompts in a pool. length: tokens of a prompt. chosen: prompts per sample. pull: weight of the key term."""
+
+    pool: int = 10
+    length: int = 5
+    chosen: int = 5
+    pull: float = 0.1
+
+
+@register()
+class L2P(AttentionHead):
+    """The attention block with prompts chosen from a shared pool."""
+
+    name = "l2p"
+    paper = "Wang et al. 2022, Learning to Prompt for Continual Learning"
+    idea = "Tasks share a pool of prompts; the input itself chooses which to use."
+    fidelity = "adapted"
+    deviations = "prompts join one attention block over frozen tokens instead of a frozen transformer's input"
+    Config = L2PConfig
+    config: L2PConfig
+
+    def __init__(self, config: L2PConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.text_pool = PromptPool(config, spec.dim, generator)
+        self.video_pool = PromptPool(config, spec.dim, generator)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        video_ND = masked_mean(*batch.video)
+        match = self.text_pool.match(batch.text.pooled_ND) + self.video_pool.match(video_ND)
+        return {**super().loss(batch), "pull": -self.config.pull * match}
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return embed_text(self.attend_text(text, self.text_pool(text.pooled_ND)), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        prompts_MPD = self.video_pool(masked_mean(*video))
+        return embed_video(self.attend_video(video, prompts_MPD), self.config)
+
+
+class PromptPool(nn.Module):
+    """`pool` keys [K, D] and prompts [K, length, D], chosen by cosine between key and query feature."""
+
+    def __init__(self, config: L2PConfig, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.chosen = config.chosen
+        self.keys_KD = fan_in_uniform((config.pool, dim), generator)
+        self.prompts_KPD = uniform((config.pool, config.length, dim), 1.0, generator)
+
+    def forward(self, query_ND: Tensor) -> Tensor:
+        """prompts [N, chosen * length, D], in the scale of layer-normed tokens."""
+        index_NC = self._cosine(query_ND).topk(self.chosen, dim=-1).indices
+        return self.prompts_KPD[index_NC].flatten(1, 2)
+
+    def match(self, query_ND: Tensor) -> Tensor:
+        """Sum over the chosen keys of their cosine with the query, averaged over queries."""
+        return self._cosine(query_ND).topk(self.chosen, dim=-1).values.sum(-1).mean()
+
+    def _cosine(self, query_ND: Tensor) -> Tensor:
+        return normalise(query_ND) @ normalise(self.keys_KD).T

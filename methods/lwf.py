@@ -1,0 +1,72 @@
+"""Learning without Forgetting: the new model keeps the old model's similarities on the new task's batches.
+
+L = L_contrastive + weight [ H(R, C) + H(R', C') ],   H(R, C) = -T^2 mean_rows sum softmax(R/T) log softmax(C/T)
+R = s v' t'  (old video, old text);  C = s v t (student_student) or s v t' (student_teacher_text, the CTVR release, in
+which only the video side is distilled).                                     Li & Hoiem 2016; spec section 4
+The old model is the previous task's; in the first task that is the frozen encoder, as in the release.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch
+from methods.base import FeatureSpec, TaskInfo
+from methods.finetune import Finetune, FinetuneConfig
+from methods.losses import distillation, symmetric_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+
+
+@dataclass(frozen=True)
+class LwFConfig(FinetuneConfig):
+    """weight: of the distillation. temperature: T. variant: whose captions the student is compared with.
+
+    teacher: the previous task's model, or the frozen encoder throughout (the release).
+    """
+
+    weight: float = 1.0
+    temperature: float = 2.0
+    variant: Literal["student_student", "student_teacher_text"] = "student_student"
+    teacher: Literal["previous", "zero_shot"] = "previous"
+
+
+@register()
+class LwF(Finetune):
+    """Fine-tuning plus distillation of the old model's batch similarities."""
+
+    name = "lwf"
+    paper = "Li & Hoiem 2016, Learning without Forgetting; CTVR 2025 for retrieval"
+    idea = "On new data, similarities stay near those of the model before the task."
+    Config = LwFConfig
+    config: LwFConfig
+
+    def __init__(self, config: LwFConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        if self.config.teacher == "previous":
+            self.teacher.load_state_dict(self.head.state_dict())
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config = self.config
+        text, video = self.embed_batch(batch)
+        with torch.no_grad():
+            old_text = embed_text(self.teacher.text(batch.text), config)
+            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_NN = config.scale * pair_similarity(old_text, old_video, config)
+        sim_NN = config.scale * pair_similarity(text, video, config)
+        compared = old_text if config.variant == "student_teacher_text" else text
+        new_NN = config.scale * pair_similarity(compared, video, config)
+        kept = distillation(new_NN, old_NN, config.temperature) + distillation(new_NN.T, old_NN.T, config.temperature)
+        return {
+            "contrastive": symmetric_contrastive(sim_NN, 1.0, same_video(batch.video_N)),
+            "distillation": config.weight * kept,
+        }

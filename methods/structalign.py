@@ -1,0 +1,298 @@
+"""StructAlign: hold text and video to one simplex of category directions, and keep the old model's relations.
+
+X = s * word-frame similarity of the batch (2.2), s fixed. From task 2 on with a teacher's X_ref and pseudo-features:
+L_SCL = CE(X) + CE(X')                    L_CRP = 1/2 [KL_T(X, X_ref) + KL_T(X', X_ref')]          (2.3, 2.4)
+L_ETF = pull of attention-pooled P1 words and P2 frames to the category's ETF vector, and of pseudo-features  (2.6)
+L_proto = CE on pooled pairs together with pseudo-pairs of old categories                                     (2.8)
+L = L_SCL + crp L_CRP + lambda L_ETF + proto L_proto,  lambda = etf * stopgrad((L_SCL + crp L_CRP) / L_ETF)   (2.9)
+Scores of word-frame and pooled features are fused by row z-scores (2.12).  Equation numbers: the suite's specification.
+
+Every difference between the authors' release and the idea is a field of the Config, numbered D2, D3, ... as in
+docs/structalign.md; `structalign_released` sets them all as released.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from methods.base import FeatureSpec, Method, Scoring, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from methods.etf import random_projection_etf, simplex_etf
+from methods.heads import AdaptedVideo, FrameFusion, RoutedExperts, fan_in_uniform, keep_mask
+from methods.losses import (
+    etf_alignment,
+    prototype_contrastive,
+    pseudo_alignment,
+    relation_preserving,
+    symmetric_contrastive,
+)
+from methods.memory import PrototypeBank
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, same_video
+from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
+
+
+@dataclass(frozen=True)
+class StructAlignConfig(TrainedConfig):
+    """Weights of the terms, sizes of the modules, and the switches between idea (default) and release.
+
+    crp, etf, proto: term weights; 0 leaves a term out. temperature: T of L_CRP. frame_fusion, routing: the two modules;
+    without routing one expert serves all tasks. experts, top_k, scaling (a/r), heads: their sizes. dropout: before A.
+    proto_scale: similarity scale of L_proto. later_lr: factor on lr from the second task on.
+    D2 teacher. D3 etf_basis. D4 swap_pseudo: pseudo-features through the other modality's projection. D5 projection.
+    D6 stale_gradients: fixed projections collect gradients for ever and count in the clipped norm. D8 bank_route: pass
+    the bank's captions through the router with the task's prototype or with none. D9 local_labels: old categories are
+    numbered within their task. D12 schedule. D13 scale_by_batch: scale = tau / sqrt(batch). D15 same_video_negatives,
+    same_category_negatives (pseudo-pairs). D16 proto_caption: mean of words or the pooled caption; bank_full_batches:
+    the bank leaves out the last incomplete batch. D17 route_first_task.
+    """
+
+    scoring: Scoring = "fused"
+    lr: float = 3e-4
+    dropout: float = 0.1
+    crp: float = 10.0
+    etf: float = 0.1
+    proto: float = 0.5
+    temperature: float = 2.0
+    frame_fusion: bool = True
+    routing: bool = True
+    experts: int = 10
+    top_k: int = 2
+    scaling: float = 4.0
+    heads: int = 8
+    tau: float = math.exp(4.6)
+    proto_scale: float = math.exp(4.6)
+    later_lr: float = 1.0
+    teacher: Literal["previous", "zero_shot"] = "previous"
+    etf_basis: Literal["simplex", "random_projection"] = "simplex"
+    projection: Literal["trained", "fixed_random", "identity"] = "trained"
+    swap_pseudo: bool = False
+    stale_gradients: bool = False
+    bank_route: Literal["task", "none"] = "task"
+    local_labels: bool = False
+    scale_by_batch: bool = False
+    same_video_negatives: bool = False
+    same_category_negatives: bool = False
+    proto_caption: Literal["words", "pooled"] = "words"
+    bank_full_batches: bool = False
+    route_first_task: bool = False
+
+
+RELEASED = {
+    "teacher": "zero_shot",
+    "etf_basis": "random_projection",
+    "projection": "fixed_random",
+    "swap_pseudo": True,
+    "stale_gradients": True,
+    "bank_route": "none",
+    "local_labels": True,
+    "scale_by_batch": True,
+    "same_video_negatives": True,
+    "same_category_negatives": True,
+    "bank_full_batches": True,
+    "schedule": "cosine_back",
+    "later_lr": 0.15,
+}
+
+
+class Route(NamedTuple):
+    """How captions go through the experts: gates_NE, and the dropout mask before A in training."""
+
+    gates_NE: Tensor
+    keep_ND: Tensor | None = None
+
+
+class StructAlignHead(nn.Module):
+    """Frame fusion on the video side, routed low-rank experts with a vector per task on the text side."""
+
+    def __init__(self, config: StructAlignConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.fusion = FrameFusion(spec.dim, config.heads)
+        self.experts = RoutedExperts(spec.dim, config.rank, config.experts, config.top_k, config.scaling, generator)
+        vectors = torch.randn(spec.num_tasks, spec.dim, generator=generator) / math.sqrt(spec.dim)
+        self.task_vectors = nn.ParameterList(nn.Parameter(vector) for vector in vectors)
+
+    def route(self, text: TextBatch, shard: int | None, noise_NE: Tensor | None = None) -> Tensor:
+        """g_NE of spec 2.10 from sqrt(D) n(caption) + the shard's task vector (None: no vector)."""
+        config = self.config
+        first_alone = shard == 0 and not config.route_first_task
+        if not config.routing or first_alone:
+            return self.experts.first_expert(len(text.pooled_ND))
+        router_ND = normalise(text.pooled_ND) * math.sqrt(text.pooled_ND.shape[1])
+        if shard is not None:
+            router_ND = router_ND + self.task_vectors[shard]
+        return self.experts.gates(router_ND, noise_NE)
+
+    def text(self, text: TextBatch, route: Route) -> TextBatch:
+        pooled_ND = text.pooled_ND + self.experts(text.pooled_ND, *route)
+        words_NLD = text.words_NLD + self.experts(text.words_NLD, *route)
+        return TextBatch(pooled_ND, words_NLD, text.word_mask_NL)
+
+    def video(self, video: VideoBatch) -> AdaptedVideo:
+        return self.fusion(video) if self.config.frame_fusion else AdaptedVideo(*video)
+
+
+@register(name="structalign_released", **RELEASED)
+@register()
+class StructAlign(Method):
+    """ETF alignment, relation preserving and prototype replay over frame fusion and routed experts."""
+
+    name = "structalign"
+    paper = "StructAlign, SIGIR 2026 (arXiv 2601.20597)"
+    idea = "Both modalities share a fixed simplex of category directions, and batch relations follow the old model."
+    fidelity = "adapted"
+    deviations = "modules act on frozen frame, word and caption features, not inside CLIP's layers; losses are exact"
+    stores_samples = "mean and radius of each category, both modalities"
+    Config = StructAlignConfig
+    config: StructAlignConfig
+    etf_CD: Tensor
+    local_label_C: Tensor
+    stale_2DD: Tensor
+
+    def __init__(self, config: StructAlignConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.head = StructAlignHead(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+        make_basis = simplex_etf if config.etf_basis == "simplex" else random_projection_etf
+        self.register_buffer("etf_CD", make_basis(spec.num_categories, spec.dim, generator))
+        self.register_buffer("local_label_C", torch.zeros(spec.num_categories, dtype=torch.int64))
+        self.projections = nn.ParameterList(self._projection(generator) for _ in ("text", "video"))
+        self.bank = PrototypeBank(spec.num_categories, spec.dim)
+        if config.stale_gradients:
+            self.register_buffer("stale_2DD", torch.zeros(2, spec.dim, spec.dim))
+
+    def _projection(self, generator: torch.Generator) -> nn.Parameter:
+        dim, kind = self.spec.dim, self.config.projection
+        weight = nn.Parameter(torch.eye(dim)) if kind == "identity" else fan_in_uniform((dim, dim), generator)
+        weight.requires_grad_(kind == "trained" or (kind == "fixed_random" and self.config.stale_gradients))
+        return weight
+
+    @property
+    def uses_shards(self) -> bool:
+        return self.config.routing
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there are old categories: the terms against forgetting begin with the second task."""
+        return self.task.position > 0
+
+    def learning_rate(self) -> float:
+        return self.config.lr * (self.config.later_lr if self.remembers else 1.0)
+
+    def optimised_parameters(self) -> list[nn.Parameter]:
+        left_out = {id(weight) for weight in self.projections} if self.config.projection != "trained" else set()
+        return [p for p in super().optimised_parameters() if id(p) not in left_out]
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        if task.position == 1 and self.config.routing:
+            self.head.experts.copy_first_to_all()
+        if self.config.teacher == "previous":
+            self.teacher.load_state_dict(self.head.state_dict())
+        if self.config.stale_gradients:
+            for weight, gradient in zip(self.projections, self.stale_2DD, strict=True):
+                weight.grad = gradient.clone() if weight.requires_grad else None
+        for label, category in enumerate(task.categories):
+            self.local_label_C[category] = label
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        config, device, size = self.config, batch.category_N.device, len(batch)
+        draws: dict[str, Tensor] = {}
+        if config.dropout:
+            draws["keep_ND"] = keep_mask(size, self.spec.dim, config.dropout, generator).to(device)
+        if config.routing and (self.remembers or config.route_first_task):
+            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
+        if self.remembers:
+            for use, count in (("proto", size), ("etf", 2 * size)):
+                text_PD, video_PD, category_P = self.bank.draw(count, generator)
+                draws |= {f"{use}_text_PD": text_PD, f"{use}_video_PD": video_PD, f"{use}_category_P": category_P}
+        return batch.with_draws(**draws)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, draws, position = self.config, batch.draws, self.task.position
+        scale = config.tau / math.sqrt(len(batch)) if config.scale_by_batch else config.scale
+        gates_NE = self.head.route(batch.text, position, draws.get("noise_NE"))
+        text = self.head.text(batch.text, Route(gates_NE, draws.get("keep_ND")))
+        video = self.head.video(batch.video)
+        sim_NN = self._similarity(text, video)
+        same_NN = None if config.same_video_negatives else same_video(batch.video_N)
+        terms = {"scl": symmetric_contrastive(sim_NN, scale, same_NN)}
+        if self.remembers and config.crp:
+            with torch.no_grad():
+                old_gates_NE = self.teacher.route(batch.text, position - 1)
+                old_text = self.teacher.text(batch.text, Route(old_gates_NE))
+                old_NN = self._similarity(old_text, self.teacher.video(batch.video))
+            terms["crp"] = config.crp * relation_preserving(scale * sim_NN, scale * old_NN, config.temperature)
+        if config.etf:
+            base = torch.stack(list(terms.values())).sum()
+            etf = self._etf_term(batch, text, video)
+            terms["etf"] = config.etf * (base / etf).detach() * etf
+        if self.remembers and config.proto:
+            terms["proto"] = config.proto * self._proto_term(batch, text, video)
+        return terms
+
+    def _similarity(self, text: TextBatch, video: AdaptedVideo) -> Tensor:
+        """Word-frame similarity, also where scoring is fused (2.3); the pooled cosine where scoring is cosine."""
+        if self.config.scoring == "cosine":
+            return normalise(text.pooled_ND) @ pool_frames(video.frames_MFD, video.frame_mask_MF).T
+        return word_frame_similarity(text.words_NLD, text.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
+
+    def _etf_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo) -> Tensor:
+        """L_real, and L_pseudo once there are old categories (2.6)."""
+        etf_ND = self.etf_CD[batch.category_N]
+        to_etf = (self.projections[0], self.projections[1])
+        term = etf_alignment(*text[1:], *video[:2], etf_ND, *to_etf)
+        if not self.remembers:
+            return term
+        category_P = batch.draws["etf_category_P"]
+        label_P = self.local_label_C[category_P] if self.config.local_labels else category_P
+        text_PD, video_PD = batch.draws["etf_text_PD"], batch.draws["etf_video_PD"]
+        return term + pseudo_alignment(text_PD, video_PD, self.etf_CD[label_P], *to_etf, self.config.swap_pseudo)
+
+    def _proto_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo) -> Tensor:
+        """L_proto (2.8) over the pooled batch and as many pseudo-pairs."""
+        config, draws = self.config, batch.draws
+        group_N, group_P = batch.video_N, draws["proto_category_P"]
+        same_batch = torch.zeros_like(same_video(group_N)) if config.same_video_negatives else same_video(group_N)
+        same_pseudo = same_video(group_P)
+        same_pseudo = torch.zeros_like(same_pseudo) if config.same_category_negatives else same_pseudo
+        text_ND, video_ND = self._pooled(text, video)
+        mask = torch.block_diag(same_batch, same_pseudo).bool()
+        return prototype_contrastive(
+            text_ND, video_ND, draws["proto_text_PD"], draws["proto_video_PD"], config.proto_scale, mask
+        )
+
+    def _pooled(self, text: TextBatch, video: AdaptedVideo) -> tuple[Tensor, Tensor]:
+        words = self.config.proto_caption == "words"
+        text_ND = pool_words(text.words_NLD, text.word_mask_NL) if words else normalise(text.pooled_ND)
+        return text_ND, pool_frames(video.frames_MFD, video.frame_mask_MF)
+
+    @torch.no_grad()
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        """Category means and radii of the finished task enter the bank (2.7)."""
+        shard = self.task.position if self.config.bank_route == "task" else None
+        features = []
+        for index_N in data.chunks(self.config.batch_size):
+            if self.config.bank_full_batches and len(index_N) < min(self.config.batch_size, len(data)):
+                continue
+            batch = data.pairs(index_N)
+            text = self.head.text(batch.text, Route(self.head.route(batch.text, shard)))
+            features.append((*self._pooled(text, self.head.video(batch.video)), batch.category_N))
+        text_ND, video_ND, category_N = (torch.cat(parts) for parts in zip(*features, strict=True))
+        self.bank.update(text_ND, video_ND, category_N)
+        gradients = [weight.grad for weight in self.projections if weight.grad is not None]
+        if self.config.stale_gradients and gradients:
+            self.stale_2DD.copy_(torch.stack(gradients))
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return embed_text(self.head.text(text, Route(self.head.route(text, shard))), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return embed_video(self.head.video(video), self.config)
