@@ -8,15 +8,15 @@ BIN := $(VENV)/bin
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
 
-test: $(VENV)/ready
+test: $(VENV)/ready-extract
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-check: $(VENV)/ready
+check: $(VENV)/ready-extract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready-extract
 	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name -q
 
 format: $(VENV)/ready
@@ -27,6 +27,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/ready-extract: $(VENV)/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,extract]"
 	touch $@
 
 clean:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 features = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 OutFile = Annotated[Path, typer.Option(help="Store to write.")]
+Captions = Annotated[list[Path], typer.Option(help="CSV or JSON with captions, repeatable.")]
+StreamFile = Annotated[Path, typer.Option(help="Published pickle, or a CSV of video,category,task,role.")]
+StoreName = Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave unreadable videos out instead of failing.")]
 
 
 @features.command()
@@ -57,7 +64,7 @@ def import_ctvr(
     """Published CTVR streams and captions -> a structure-only store that features can be filled into."""
     from features.ctvr import import_ctvr as import_streams
 
-    print(import_streams(pickles, captions, out, name=name or out.stem, command_line=_command_line()))
+    _print_summary(import_streams(pickles, captions, out, name=name or out.stem, command_line=_command_line()))
 
 
 @features.command()
@@ -93,6 +100,110 @@ def synth(
         command_line=_command_line(),
     )
     print(f"wrote {out} (simulated features)", file=sys.stderr)
+
+
+@features.command()
+def extract(
+    videos: Annotated[Path, typer.Option(help="Folder with the video files, named by video id.")],
+    captions: Captions,
+    stream: StreamFile,
+    model: Annotated[str, typer.Option(help="CLIP by name or local folder, or open_clip's MODEL:WEIGHTS.")],
+    out: OutFile,
+    frames: Annotated[str, typer.Option(help="12: uniform; fps=2: fixed rate; all: every frame.")] = "12",
+    name: StoreName = None,
+    allow_missing: AllowMissing = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float16",
+    licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
+) -> None:
+    """Videos and captions -> features of a frozen encoder. Stopped anywhere, the same command goes on from there."""
+    from bench.console import StageProgress
+    from features.extract import extract as extract_features
+    from features.video import Sampling
+
+    with StageProgress() as progress, _listing_missing():
+        summary = extract_features(
+            videos,
+            captions,
+            stream,
+            model,
+            Sampling.parse(frames),
+            out,
+            name=name or out.stem,
+            allow_missing=allow_missing,
+            device=device,
+            dtype=dtype,
+            progress=progress.show,
+            command_line=_command_line(),
+            licence=licence,
+        )
+    _print_summary(summary)
+
+
+@features.command(name="import-arrays")
+def import_arrays(
+    table: Annotated[Path, typer.Argument(help="CSV that says what is what: what,file[,key][,video].")],
+    captions: Captions,
+    stream: StreamFile,
+    out: OutFile,
+    name: StoreName = None,
+    allow_missing: AllowMissing = False,
+    dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float32",
+) -> None:
+    """Features that you have already (npy, npz, pt, HDF5) -> a store."""
+    from bench.console import StageProgress
+    from features.arrays import import_arrays as import_features
+
+    with StageProgress() as progress, _listing_missing():
+        summary = import_features(
+            table,
+            captions,
+            stream,
+            out,
+            name=name or out.stem,
+            dtype=dtype,
+            allow_missing=allow_missing,
+            progress=progress.show,
+            command_line=_command_line(),
+        )
+    _print_summary(summary)
+
+
+@features.command()
+def merge(
+    structure: Annotated[Path, typer.Argument(help="Store without features, from import-ctvr.")],
+    filled: Annotated[Path, typer.Argument(help="Store with the features of its videos and captions.")],
+    out: OutFile,
+    allow_missing: AllowMissing = False,
+) -> None:
+    """Fill a structure-only store with the features of another store, by video id and caption text."""
+    from bench.console import StageProgress
+    from features.merge import merge as merge_stores
+
+    with StageProgress() as progress, _listing_missing():
+        summary = merge_stores(
+            structure, filled, out, allow_missing=allow_missing, progress=progress.show, command_line=_command_line()
+        )
+    _print_summary(summary)
+
+
+@contextmanager
+def _listing_missing() -> Iterator[None]:
+    """Every video that gave no features, with its reason, before the error's one line."""
+    from features.clips import VideosMissing
+
+    try:
+        yield
+    except VideosMissing as error:
+        for video, reason in error.videos.items():
+            print(f"{video}: {reason}", file=sys.stderr)
+        raise
+
+
+def _print_summary(summary: Any) -> None:
+    for field in dataclasses.fields(summary):
+        value = getattr(summary, field.name)
+        print(f"{field.name.replace('_', ' '):30} {value}")
 
 
 def _command_line() -> str:

@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -78,6 +86,41 @@ class SuiteProgress:
         if not self._live and not self._quiet:
             where = f"order {record.config.options['order']}, seed {record.config.seed}"
             say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
+
+
+class StageProgress:
+    """Live progress with rate and time left for work in stages; a line for each stage where there is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not self._live)
+        self._stages: dict[str, tuple[TaskID, float]] = {}
+
+    def __enter__(self) -> StageProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Say how much of a stage is done."""
+        if stage not in self._stages:
+            self._stages[stage] = (self._progress.add_task(stage, total=total, rate=""), time.monotonic())
+            if not self._live:
+                say(f"{stage}: {total}")
+        task, start = self._stages[stage]
+        rate = done / max(time.monotonic() - start, 1e-3)
+        self._progress.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
 
 
 def print_table(table: Table, measured: Mapping[str, str]) -> None:

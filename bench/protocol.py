@@ -28,6 +28,7 @@ from bench.metrics import ranks
 from bench.search import DenseGallery, Ranked, word_frame_scores
 from features.streams import PairTable
 from methods.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
+from methods.scoring import pooled_similarity
 from methods.similarity import fuse
 
 Ints = npt.NDArray[np.int64]
@@ -93,12 +94,24 @@ class Evaluator:
     @torch.no_grad()
     def own_ranks(self, method: Method, task: int, shard: int) -> Ints:
         """Ranks of a task's queries in its own gallery under the current model, text to video; nothing is stored."""
-        return _rank_blocks([self._own(method, shard, self._encode_video(method, task), task)], "t2v").rank_N
+        return _rank_blocks([self._own(method, shard, self._encode_video(method, task, shard), task)], "t2v").rank_N
+
+    @torch.no_grad()
+    def routing_accuracy(self, method: Method) -> float | None:
+        """Percent of the queries seen that the method sends to their own task; None where it does not route."""
+        right: list[Tensor] = []
+        for task in range(len(self.stored)):
+            for index in _chunks(self.rows(task)):
+                task_N = method.route(self.test.text(index))
+                if task_N is None:
+                    return None
+                right.append(task_N == task)
+        return float(100 * torch.cat(right).float().mean())
 
     @torch.no_grad()
     def headline(self, method: Method, task: int) -> float:
         """R@1 in percent of all queries of tasks up to `task`, text to video, earlier galleries as stored."""
-        scores = self._scores(method, [*self.stored[:task], self._encode_video(method, task)])
+        scores = self._scores(method, [*self.stored[:task], self._encode_video(method, task, task)])
         ranked = _rank_blocks([_numpy(scores.combined(method.config.alpha))], "t2v")
         return float(100 * (ranked.rank_N == 1).mean())
 
@@ -106,12 +119,12 @@ class Evaluator:
     def finish_task(self, method: Method) -> StageResult:
         """Store the gallery of the next task in line and rank every query of tasks up to it."""
         task = len(self.stored)
-        current = [self._encode_video(method, j) for j in range(task + 1)]
+        current = [self._encode_video(method, j, j) for j in range(task + 1)]
         newest_text = self._encode_text(method, slice(0, self.ends[task]), task)
         self.stored.append(current[task])
         self._frozen_text.append(_text_rows(newest_text, self.rows(task)))
         unchanged = all(_same(old, new) for old, new in zip(self.stored, current, strict=True))
-        if method.config.scoring == "cosine" and not method.uses_shards:
+        if method.config.scoring == "cosine" and not method.uses_shards and newest_text.attend_ND is None:
             ranked = self._rank_dense(newest_text.pooled_ND, None if unchanged else current)
         else:
             ranked = self._rank_exact(method, None if unchanged else current)
@@ -144,8 +157,8 @@ class Evaluator:
         else:
             self._stored_index(self.stored[-1])
 
-    def _encode_video(self, method: Method, task: int) -> VideoEmbedding:
-        parts = [method.encode_video(self.test.video(index)) for index in _chunks(self.rows(task))]
+    def _encode_video(self, method: Method, task: int, shard: int) -> VideoEmbedding:
+        parts = [method.encode_gallery(self.test.video(index), shard) for index in _chunks(self.rows(task))]
         return VideoEmbedding(*(_cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
     def _encode_text(self, method: Method, rows: slice, shard: int) -> TextEmbedding:
@@ -234,7 +247,7 @@ class Evaluator:
 def compare(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Scores:
     """Raw scores of one encoding of queries against one gallery, in the parts that the scoring needs."""
     return Scores(
-        pooled_NM=None if config.scoring == "word_frame" else text.pooled_ND @ video.pooled_MD.T,
+        pooled_NM=None if config.scoring == "word_frame" else pooled_similarity(text, video),
         word_frame_NM=None if config.scoring == "cosine" else word_frame_scores(text, video),
     )
 
@@ -277,7 +290,7 @@ def _widen(text: TextEmbedding, width: int) -> TextEmbedding:
     if text.words_NLD is None or text.word_mask_NL is None:
         return text
     more = width - text.words_NLD.shape[1]
-    return TextEmbedding(text.pooled_ND, pad(text.words_NLD, (0, 0, 0, more)), pad(text.word_mask_NL, (0, more)))
+    return text._replace(words_NLD=pad(text.words_NLD, (0, 0, 0, more)), word_mask_NL=pad(text.word_mask_NL, (0, more)))
 
 
 def _text_rows(text: TextEmbedding, rows: slice) -> TextEmbedding:

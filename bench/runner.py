@@ -29,7 +29,7 @@ from bench.training import DivergedError, Epoch, generator_for, train_task
 from features.errors import InputError
 from features.store import FeatureStore
 from features.streams import PairTable, Stream
-from methods.base import FeatureSpec, Method, TaskInfo
+from methods.base import FeatureSpec, Method, ReferenceBank, TaskInfo
 from methods.registry import Entry
 
 
@@ -85,7 +85,6 @@ def run_job(
     except DivergedError as error:
         return run.write_record("diverged", str(error))
     except InputError:
-        shutil.rmtree(directory)
         raise
     except Exception as error:
         write_text(directory / "error.txt", traceback.format_exc())
@@ -96,13 +95,19 @@ def run_job(
 def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
     """The method as every run with this seed begins it."""
     config = job.entry.config(job.config.config)
+    if not job.entry.method.needs_reference:
+        spec = spec._replace(reference=None)
     return job.entry.method(config, spec, generator_for(job.config.seed, "init")).to(device).eval()
 
 
 def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
-    """Sizes that methods are told."""
+    """Sizes that methods are told, and the reference bank where the store has one."""
     _, num_frames, dim = store.feature("videos/frames").shape
-    return FeatureSpec(dim, num_frames, len(store.category_names), len(stream))
+    bank = None
+    if store.has_reference:
+        captions, frames = (store.feature(f"reference/{part}").astype(np.float32) for part in ("captions", "frames"))
+        bank = ReferenceBank(torch.from_numpy(captions), torch.from_numpy(frames))
+    return FeatureSpec(dim, num_frames, len(store.category_names), len(stream), bank)
 
 
 class _Run:
@@ -163,12 +168,15 @@ class _Run:
 
     def _learn_task(self, task: int) -> None:
         method, stream = self.method, self.stream
-        if method.is_trained and (method.sees != "all" or task == 0):
+        if (method.is_trained or method.closed_form) and (method.sees != "all" or task == 0):
             with self._timed("load"):
                 data = self._pairs([stream.tasks[j].train for j in self._visible(task)])
             method.begin_task(TaskInfo(task, len(data), stream.tasks[task].categories))
             with self._timed("train"):
-                self.steps += self._train(task, data)
+                if method.closed_form:
+                    method.fit_task(data, generator_for(self.job.config.seed, "fit", task))
+                else:
+                    self.steps += self._train(task, data)
                 method.end_task(data, generator_for(self.job.config.seed, "end", task))
         else:
             method.task = TaskInfo(task, 0, stream.tasks[task].categories)
@@ -263,7 +271,10 @@ class _Run:
             name, seen = "/".join(key), len(ranked.rank_N)
             self.table.ranks.setdefault(name, np.zeros(shape, np.int32))[task, :seen] = ranked.rank_N
             self.table.best.setdefault(name, np.full(shape, -1, np.int32))[task, :seen] = ranked.best_N
-        self.geometry.append(_geometry(result, self.table, task))
+        routed = self.evaluator.routing_accuracy(self.method)
+        self.geometry.append(
+            _geometry(result, self.table, task) | ({} if routed is None else {"routing_accuracy": routed})
+        )
 
     def _save_state(self, task: int) -> None:
         """Everything needed to go on after this task; progress.json, written last, says which files are whole."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from bench.records import RunConfig, RunRecord, Selection, read_record
 from bench.runner import Job, Watch, ignore, store_id
 from bench.workers import run_jobs
 from features.errors import InputError, unknown_name
-from features.store import FeatureStore, open_store
+from features.store import FeatureStore, check_finite, open_store
 from features.streams import StreamOptions, make_stream
 from methods.base import TrainedConfig
 from methods.registry import find_method
@@ -116,9 +117,15 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
         else:
             records[record.run_id] = record
             on_run(len(records), len(jobs), record)
-    for record in run_jobs(missing, config.store, config.directory, device, config.jobs, config.threads, watch):
-        records[record.run_id] = record
-        on_run(len(records), len(jobs), record)
+    if missing:
+        check_finite(store)
+    try:
+        for record in run_jobs(missing, config.store, config.directory, device, config.jobs, config.threads, watch):
+            records[record.run_id] = record
+            on_run(len(records), len(jobs), record)
+    except InputError:
+        _remove_begun(config.directory, missing)
+        raise
     return [records[job.config.run_id] for job in jobs]
 
 
@@ -127,6 +134,16 @@ def _finished(directory: Path) -> RunRecord | None:
         return None
     record = read_record(directory)
     return record if record.status in ("done", "diverged") else None
+
+
+def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
+    """After wrong input: no folder of a run without a finished task stays, nor an empty one above it."""
+    for folder in (directory / job.config.run_id for job in jobs):
+        if (folder / "run.json").is_file() and _finished(folder) is None and not (folder / "state").exists():
+            shutil.rmtree(folder)
+    for folder in (directory, directory.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
@@ -143,10 +160,16 @@ def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
         method_config = entry.config(values)
         defaults = asdict(entry.config())
         changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
+        if entry.method.needs_reference and not store.has_reference:
+            raise InputError(
+                f"{store.path}: {choice.name} needs a reference bank (reference/captions, reference/frames) and this "
+                "store has none; build it with one, or leave the method out"
+            )
         trained = isinstance(method_config, TrainedConfig)
+        drawn = trained or entry.method.closed_form  # from the seed
         for order in range(config.orders):
             make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
-            for seed in range(config.seeds if trained else 1):
+            for seed in range(config.seeds if drawn else 1):
                 run = RunConfig(
                     method=choice.name,
                     config=asdict(method_config),

@@ -58,13 +58,15 @@ def train_task(
         sums: dict[str, Tensor] = {}
         steps = 0
         for index_N in data.shuffled(config.batch_size, order):
-            terms = method.loss(method.prepare(data.pairs(index_N), draws))
+            batch = method.prepare(data.pairs(index_N), draws)
+            terms = method.loss(batch)
             optimiser.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
             method.after_backward()
+            torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
             optimiser.step()
             schedule.step()
+            method.after_step(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
             steps += 1

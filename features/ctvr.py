@@ -39,6 +39,15 @@ class ImportSummary:
     captions_of_unknown_videos: int
     blank_captions: int
 
+    def __str__(self) -> str:
+        streams = ", ".join(f"{name} ({tasks} tasks)" for name, tasks in self.tasks_of_stream.items())
+        return (
+            f"{self.path}: {self.videos} videos in {self.categories} categories, {self.captions} captions, "
+            f"streams {streams}\n"
+            f"without a caption: {self.train_videos_without_caption} train videos; left out: "
+            f"{self.captions_of_unknown_videos} captions of videos in no stream, {self.blank_captions} blank ones"
+        )
+
 
 def import_ctvr(
     pickles: Sequence[Path], captions: Sequence[Path], out: Path, *, name: str, command_line: str = ""
@@ -55,7 +64,7 @@ def import_ctvr(
     """
     if not pickles:
         raise InputError("no task pickle given; name at least one, e.g. MSRVTT_10_dataset.pkl")
-    splits = [_read_split(Path(path)) for path in pickles]
+    splits = [read_split(Path(path)) for path in pickles]
     for other in splits[1:]:
         _check_same_division(splits[0], other)
     names = [split.stream for split in splits]
@@ -95,7 +104,7 @@ def import_ctvr(
     )
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
     """One pickle, checked and turned around; dicts keep the order of first appearance, train before test."""
 
     path: Path
@@ -111,11 +120,13 @@ class _Split(NamedTuple):
         return f"{self.role_of_video[video]!r} category {self.category_of_video[video]!r}"
 
 
-def _read_split(path: Path) -> _Split:
+def read_split(path: Path) -> Split:
+    """A published pickle: its videos with category, task and role. Raises InputError."""
+
     def fail(message: str) -> NoReturn:
         raise InputError(f"{path}: {message}")
 
-    split = _Split(path, path.stem.removesuffix("_dataset").replace("_", "-"), {}, {}, {})
+    split = Split(path, path.stem.removesuffix("_dataset").replace("_", "-"), {}, {}, {})
     tasks: dict[str, dict[str, int]] = {role: {} for role in _ROLES}
     for role, task, category, videos in _cells(read_plain_pickle(path), fail):
         if category in tasks[role]:
@@ -170,7 +181,7 @@ def _cells(roles: Any, fail: Fail) -> Iterator[tuple[str, int, str, list[str]]]:
                 yield role, task, str(category), videos
 
 
-def _check_same_division(first: _Split, other: _Split) -> None:
+def _check_same_division(first: Split, other: Split) -> None:
     """Pickles imported together differ in tasks only."""
     for video in (*first.role_of_video, *other.role_of_video):
         if first.place(video) != other.place(video):
@@ -193,7 +204,7 @@ def _gather_captions(paths: Sequence[Path], videos: Iterable[str]) -> _Captions:
     unknown = blank = 0
     for path in paths:
         earlier = {video: set(texts) for video, texts in of_video.items()}
-        for video, text, is_query in _read_captions(path):
+        for video, text, is_query in read_captions(path):
             if video not in of_video:
                 unknown += 1
             elif not text:
@@ -209,7 +220,7 @@ def _gather_captions(paths: Sequence[Path], videos: Iterable[str]) -> _Captions:
     return _Captions(of_video, query, unknown, blank)
 
 
-def _check_queries(split: _Split, query: Mapping[str, str]) -> None:
+def _check_queries(split: Split, query: Mapping[str, str]) -> None:
     missing = [video for video, role in split.role_of_video.items() if role == "val" and video not in query]
     if missing:
         raise InputError(
@@ -218,7 +229,7 @@ def _check_queries(split: _Split, query: Mapping[str, str]) -> None:
         )
 
 
-def _read_captions(path: Path) -> list[tuple[str, str, bool]]:
+def read_captions(path: Path) -> list[tuple[str, str, bool]]:
     """(video id, stripped text, whether CTVR asks for the video by it) of every caption in a file."""
 
     def fail(message: str) -> NoReturn:
@@ -266,7 +277,7 @@ def _json_captions(content: Any, fail: Fail) -> Iterator[tuple[str, str, bool]]:
                 fail(f"{video!a:.80} needs a list of sentences; got {entry!a:.80}")
 
 
-def _stream(split: _Split, videos: Mapping[str, int], categories: Mapping[str, int], query_N: Array) -> StoredStream:
+def _stream(split: Split, videos: Mapping[str, int], categories: Mapping[str, int], query_N: Array) -> StoredStream:
     stream = empty_stream(split.stream, len(categories), len(videos))
     for category, task in split.task_of_category.items():
         stream.task_of_category_C[categories[category]] = task - 1

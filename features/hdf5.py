@@ -21,6 +21,7 @@ from features.errors import InputError
 
 Array = npt.NDArray[Any]
 _BLOCK = 1 << 24  # bytes hashed at a time
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError)  # what h5py raises on a damaged file
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class MappedFile:
 
     def text(self, dataset: str) -> list[str]:
         """The strings of a text dataset."""
-        with h5py.File(self.path, "r") as file:
-            return [value.decode() for value in file[dataset][:]]
+        try:
+            with h5py.File(self.path, "r") as file:
+                return [value.decode() for value in file[dataset][:]]
+        except _DAMAGE as error:
+            raise _unreadable(self.path, error) from error
 
 
 def map_file(path: str | os.PathLike[str]) -> MappedFile:
@@ -52,9 +56,8 @@ def map_file(path: str | os.PathLike[str]) -> MappedFile:
     try:
         with h5py.File(path, "r") as file:
             return _map(path, file)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as HDF5 ({reason}); copy or build it again") from error
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
 
 
 class FileWriter:
@@ -79,10 +82,10 @@ class FileWriter:
         return _map(Path(self._file.filename), self._file)
 
     def set_attributes(self, attributes: Mapping[str, str | int]) -> None:
-        self._file.attrs.update(attributes)
+        self._file.attrs.update({key: _stored(value) for key, value in attributes.items()})
 
     def set_digest(self, name: str, digest: str) -> None:
-        self._file[name].attrs["digest"] = digest
+        self._file[name].attrs["digest"] = _stored(digest)
 
 
 @contextmanager
@@ -93,9 +96,12 @@ def create_file(path: str | os.PathLike[str]) -> Iterator[FileWriter]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = h5py.File(partial, "w")
+        # The format of HDF5 1.8 has checksums over its own tables; aligned numbers can be used where they lie.
+        file = h5py.File(partial, "w", libver="v108", alignment_threshold=1, alignment_interval=64)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder") from error
     try:
@@ -129,7 +135,7 @@ def _map(path: Path, file: h5py.File) -> MappedFile:
     datasets: dict[str, h5py.Dataset] = {}
     file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     attributes = {key: _plain(value) for key, value in file.attrs.items()}
-    digests = {name: str(ds.attrs["digest"]) for name, ds in datasets.items() if "digest" in ds.attrs}
+    digests = {name: str(_plain(ds.attrs["digest"])) for name, ds in datasets.items() if "digest" in ds.attrs}
     text = {name: ds.shape[0] for name, ds in datasets.items() if h5py.check_string_dtype(ds.dtype)}
     whole = np.memmap(path, np.uint8, "r")
     arrays = {name: _view(whole, ds) for name, ds in datasets.items() if name not in text}
@@ -147,5 +153,17 @@ def _view(whole: npt.NDArray[np.uint8], dataset: h5py.Dataset) -> Array:
     return np.asarray(view)
 
 
+def _stored(value: str | int) -> np.bytes_ | int:
+    """Text of fixed length lies in the file's tables, under their checksums."""
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
 def _plain(value: Any) -> str | int:
+    if isinstance(value, bytes):
+        return value.decode()
     return int(value) if isinstance(value, np.integer) else str(value)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: cannot be read as HDF5 ({reason}); copy or build it again")

@@ -19,6 +19,7 @@ from features import hdf5, schema
 from features.errors import InputError, unknown_name
 from features.schema import Array
 
+_NUMBERS = ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames")
 _ROWS = 2048  # videos or words looked at together when every byte is checked
 
 
@@ -98,6 +99,11 @@ class FeatureStore:
     def has_features(self) -> bool:
         """False for a structure-only store (ids, captions, streams), which features can be filled into."""
         return "videos/frames" in self._file.arrays
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it has a bank of unrelated features, captions and frames, for methods that learn with one."""
+        return "reference/captions" in self._file.arrays and "reference/frames" in self._file.arrays
 
     def feature(self, dataset: str) -> Array:
         """A feature dataset by its schema path, e.g. 'videos/frames' [N, F, D]; raises InputError without one."""
@@ -195,7 +201,7 @@ def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
     for dataset in (*file.arrays, *file.text_lengths):
         if file.digests.get(dataset) != hdf5.digest_of(_values(file, dataset)):
             findings.append(Finding("error", f"{dataset}: content does not match its digest; copy or build it again"))
-    for dataset in ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames"):
+    for dataset in _NUMBERS:
         if dataset in file.arrays:
             findings += _check_numbers(dataset, file.arrays[dataset])
     for dataset in ("videos/id", "categories/name"):
@@ -213,6 +219,15 @@ def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
             findings.append(Finding("warning", message))
         findings += _check_leakage(store)
     return findings
+
+
+def check_finite(store: FeatureStore) -> None:
+    """Read every feature once and raise InputError where one is NaN or infinite; a run begins with this."""
+    for dataset in _NUMBERS:
+        if dataset in store._file.arrays:
+            for finding in _check_numbers(dataset, store.feature(dataset)):
+                if finding.severity == "error":
+                    raise InputError(f"{store.path}: {finding.message}")
 
 
 def describe_store(store: FeatureStore) -> dict[str, Any]:
@@ -281,10 +296,11 @@ def _check_numbers(dataset: str, values: Array) -> list[Finding]:
     bad_rows: list[int] = []
     zero_rows = 0
     for start in range(0, len(values), _ROWS):
-        block = values[start : start + _ROWS].astype(np.float32)
-        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        block = values[start : start + _ROWS]
+        block = block.reshape(len(block), -1)
+        finite = np.isfinite(block).all(axis=1)
         bad_rows += (start + np.flatnonzero(~finite)).tolist()
-        zero_rows += int((~block.reshape(len(block), -1).any(axis=1)).sum())
+        zero_rows += int((block == 0).all(axis=1).sum())
     findings = []
     if bad_rows:
         message = f"{dataset}: {len(bad_rows)} rows hold NaN or infinity, first row {bad_rows[0]}; extract them again"

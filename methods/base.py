@@ -17,11 +17,16 @@ Sees = Literal["current", "seen", "all"]
 
 
 class TextEmbedding(NamedTuple):
-    """Captions as they are scored: pooled_ND unit rows; words_NLD unit rows and word_mask_NL where words are scored."""
+    """Captions as they are scored: pooled_ND unit rows; words_NLD unit rows and word_mask_NL where words are scored.
+
+    attend_ND: where given, a caption pools the gallery's frames for itself, by attention with this vector (see
+    `methods.similarity.attended_similarity`); such a gallery keeps its frames and no vector index can hold it.
+    """
 
     pooled_ND: Tensor
     words_NLD: Tensor | None = None
     word_mask_NL: Tensor | None = None
+    attend_ND: Tensor | None = None
 
 
 class VideoEmbedding(NamedTuple):
@@ -32,13 +37,24 @@ class VideoEmbedding(NamedTuple):
     frame_mask_MF: Tensor | None = None
 
 
+class ReferenceBank(NamedTuple):
+    """Features of the same encoder that belong to no task: pooled captions_RD and single frames_SD, raw, unpaired."""
+
+    captions_RD: Tensor
+    frames_SD: Tensor
+
+
 class FeatureSpec(NamedTuple):
-    """Sizes that a method may know before the first task: feature dimension, frames, categories and tasks in all."""
+    """Sizes that a method may know before the first task: feature dimension, frames, categories and tasks in all.
+
+    reference: the store's bank of unrelated features, for a method that declares `needs_reference`.
+    """
 
     dim: int
     num_frames: int
     num_categories: int
     num_tasks: int
+    reference: ReferenceBank | None = None
 
 
 class TaskInfo(NamedTuple):
@@ -102,6 +118,10 @@ class Method(nn.Module):
     """What it keeps of past tasks, in words; 'nothing' for a method that keeps weights only."""
     sees: ClassVar[Sees] = "current"
     """Which tasks' training pairs `end_task` and the loop get: the current one's, all seen ones', or all at once."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it learns with the store's reference bank; the harness refuses a store without one."""
+    closed_form: ClassVar[bool] = False
+    """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
@@ -132,7 +152,14 @@ class Method(nn.Module):
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
     def after_backward(self) -> None:
-        """The one hook between gradients and step: projections, masks."""
+        """The hook between gradients and step, before they are clipped: projections, masks."""
+
+    def after_step(self, batch: PairBatch) -> None:
+        """The hook after a step, with its prepared batch: path integrals, running averages, queues, frozen weights."""
+
+    def fit_task(self, data: PairTable, generator: torch.Generator) -> None:
+        """Learn a task's pairs in closed form; called between `begin_task` and `end_task` in place of training."""
+        raise NotImplementedError(f"{self.name} does not learn in closed form")
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         """Called after the last step of a task with the pairs it was trained on: prototypes, reservoirs, merging."""
@@ -145,6 +172,14 @@ class Method(nn.Module):
         """Videos as the gallery keeps them."""
         raise NotImplementedError
 
+    def encode_gallery(self, video: VideoBatch, shard: int) -> VideoEmbedding:
+        """Videos of task `shard` as its gallery keeps them; differs from `encode_video` where tasks are isolated."""
+        return self.encode_video(video)
+
+    def route(self, text: TextBatch) -> Tensor | None:
+        """task_N int64 that each caption is sent to, for a method that guesses tasks; the harness reports how well."""
+        return None
+
     def learning_rate(self) -> float:
         """Peak learning rate of the current task."""
         assert isinstance(self.config, TrainedConfig)
@@ -155,8 +190,9 @@ class Method(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def trainable_parameters(self) -> int:
-        """How many numbers training may change."""
-        return sum(parameter.numel() for parameter in self.optimised_parameters()) if self.is_trained else 0
+        """How many numbers the learning of a task may change."""
+        learns = self.is_trained or self.closed_form
+        return sum(parameter.numel() for parameter in self.optimised_parameters()) if learns else 0
 
     def stored_bytes(self) -> int:
         """Bytes kept beside the trainable weights: teachers, buffers, prototypes, replayed samples."""

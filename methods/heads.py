@@ -178,6 +178,33 @@ class AttentionBlock(nn.Module):
         return tokens_NLD + norm(tokens_NLD) * (mixed @ self.out.T)
 
 
+class TemporalTransformer(nn.Module):
+    """CLIP4Clip's sequential head: a transformer over frames, added to them through a zero projection.
+
+    x + |x| W_out T(LN(x) + position),  LN = layer norm,  T = pre-norm layers of attention and a GELU MLP four times as wide.
+    W_out = 0 at first: the identity.
+    """
+
+    def __init__(self, dim: int, frames: int, layers: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+        self.position_FD = uniform((frames, dim), 0.02, generator)
+        self.mix = nn.ParameterList(fan_in_uniform((4 * dim, dim), generator) for _ in range(layers))
+        self.widen = nn.ParameterList(fan_in_uniform((4 * dim, dim), generator) for _ in range(layers))
+        self.narrow = nn.ParameterList(fan_in_uniform((dim, 4 * dim), generator) for _ in range(layers))
+        self.out = nn.Parameter(torch.zeros(dim, dim))
+
+    def forward(self, frames_MFD: Tensor, mask_MF: Tensor) -> Tensor:
+        x_MFD = layer_norm(frames_MFD) + self.position_FD[: frames_MFD.shape[1]]
+        for mix, widen, narrow in zip(self.mix, self.widen, self.narrow, strict=True):
+            query, key, value, out = mix.chunk(4)
+            inner_MFD = layer_norm(x_MFD)
+            mixed_MFD = attention(inner_MFD @ query.T, inner_MFD @ key.T, inner_MFD @ value.T, mask_MF, self.heads)
+            x_MFD = x_MFD + mixed_MFD @ out.T
+            x_MFD = x_MFD + functional.gelu(layer_norm(x_MFD) @ widen.T) @ narrow.T
+        return frames_MFD + norm(frames_MFD) * (layer_norm(x_MFD) @ self.out.T)
+
+
 def attention(query_NQD: Tensor, key_NKD: Tensor, value_NKD: Tensor, mask_NK: Tensor, heads: int) -> Tensor:
     """Multi-head attention over the keys where mask_NK is True -> [N, Q, D]."""
     query_NHQd, key_NHKd, value_NHKd = (

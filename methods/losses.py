@@ -26,26 +26,35 @@ def symmetric_contrastive(sim_NN: Tensor, scale: float | Tensor, same_video_NN: 
     >>> symmetric_contrastive(torch.zeros(2, 2), scale=1.0)  # 2 ln 2
     tensor(1.3863)
     """
-    logits_NN = scale * sim_NN
-    if same_video_NN is not None:
-        off_diagonal_NN = ~torch.eye(len(sim_NN), dtype=torch.bool, device=sim_NN.device)
-        logits_NN = logits_NN.masked_fill(same_video_NN & off_diagonal_NN, torch.finfo(logits_NN.dtype).min / 2)
+    logits_NN = _without_same_video(scale * sim_NN, same_video_NN)
     return _diagonal_cross_entropy(logits_NN) + _diagonal_cross_entropy(logits_NN.T)
 
 
+def row_cross_entropy(logits_NN: Tensor, same_video_NN: Tensor | None = None) -> Tensor:
+    """loss_N of each row alone, >= 0: -log softmax(logits)_ii; `same_video_NN` as in `symmetric_contrastive`."""
+    return -_without_same_video(logits_NN, same_video_NN).log_softmax(1).diagonal()
+
+
 def cross_task_contrastive(
-    text_BD: Tensor, video_BD: Tensor, negatives_MD: Tensor, scale: float | Tensor, gamma: float
+    text_BD: Tensor,
+    video_BD: Tensor,
+    negatives_MD: Tensor,
+    scale: float | Tensor,
+    gamma: float,
+    same_video_BB: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss with stored videos of earlier tasks as extra negatives, scalar >= 0.
 
     L = (1 - gamma) [CE(X) + CE(X^T)] + gamma CE([X | scale t m^T]),   X = scale t v^T       FrameFusionMoE, CTVR 2025
     Features have unit norm. Without negatives (M = 0, the first task) L is the unscaled CE(X) + CE(X^T).
+    `same_video_BB`: as in `symmetric_contrastive`.
     """
     sim_BB = text_BD @ video_BD.T
-    contrastive = symmetric_contrastive(sim_BB, scale)
+    contrastive = symmetric_contrastive(sim_BB, scale, same_video_BB)
     if len(negatives_MD) == 0:
         return contrastive
-    cross_task = _diagonal_cross_entropy(scale * torch.cat([sim_BB, text_BD @ negatives_MD.T], dim=1))
+    logits_BB = _without_same_video(scale * sim_BB, same_video_BB)
+    cross_task = _diagonal_cross_entropy(torch.cat([logits_BB, scale * text_BD @ negatives_MD.T], dim=1))
     return (1 - gamma) * contrastive + gamma * cross_task
 
 
@@ -123,6 +132,41 @@ def similarity_distillation(
     return distillation(student_BB, teacher_BB, temperature) + distillation(student_BB.T, teacher_BB.T, temperature)
 
 
+def queue_contrastive(
+    query_ND: Tensor, key_ND: Tensor, queue_QD: Tensor, scale: float | Tensor, excluded_NK: Tensor
+) -> Tensor:
+    """Cross-entropy of picking a query's own key among the batch's keys and a queue of earlier ones, scalar >= 0.
+
+    L = CE(scale q [k; queue]^T)                                                     MoCo (He et al. 2020), CTP 2023
+    Features have unit norm. `excluded_NK` bool over the N + Q keys: True where a key is no negative of the query; the
+    diagonal is ignored.
+    """
+    keys_KD = torch.cat([key_ND, queue_QD])
+    positive_NK = torch.eye(len(query_ND), len(keys_KD), dtype=torch.bool, device=query_ND.device)
+    logits_NK = scale * query_ND @ keys_KD.T
+    lowest = torch.finfo(logits_NK.dtype).min / 2
+    return _diagonal_cross_entropy(logits_NK.masked_fill(excluded_NK & ~positive_NK, lowest))
+
+
+def topology_preserving(
+    feature_ND: Tensor, teacher_ND: Tensor, scale: float | Tensor, excluded_NN: Tensor
+) -> Tensor:
+    """How far the batch's similarities within one modality moved from the teacher's, scalar >= 0.
+
+    KL_1 of the rows of scale f f^T from those of scale f' f'^T, entries of `excluded_NN` (the diagonal, at least) left
+    out.                                                                                                      CTP 2023
+    """
+    lowest = torch.finfo(feature_ND.dtype).min / 2
+    student_NN = (scale * feature_ND @ feature_ND.T).masked_fill(excluded_NN, lowest)
+    old_NN = (scale * teacher_ND @ teacher_ND.T).masked_fill(excluded_NN, lowest)
+    return kl_divergence(student_NN, old_NN, 1.0)
+
+
+def orthogonality(rows_ND: Tensor) -> Tensor:
+    """mean of ( R R^T - I )^2, scalar >= 0: zero where the rows R are orthonormal.             CODA-Prompt, Smith 2023"""
+    return (rows_ND @ rows_ND.T - torch.eye(len(rows_ND), dtype=rows_ND.dtype, device=rows_ND.device)).square().mean()
+
+
 def etf_alignment(
     words_NLD: Tensor,
     word_mask_NL: Tensor,
@@ -162,6 +206,13 @@ def pseudo_alignment(
     text = _misalignment(text_PD @ text_projection_DD.T, etf_PD)
     video = _misalignment(video_PD @ video_projection_DD.T, etf_PD)
     return text + video
+
+
+def _without_same_video(logits_NN: Tensor, same_video_NN: Tensor | None) -> Tensor:
+    if same_video_NN is None:
+        return logits_NN
+    off_diagonal_NN = ~torch.eye(len(logits_NN), dtype=torch.bool, device=logits_NN.device)
+    return logits_NN.masked_fill(same_video_NN & off_diagonal_NN, torch.finfo(logits_NN.dtype).min / 2)
 
 
 def _diagonal_cross_entropy(logits_RK: Tensor) -> Tensor:

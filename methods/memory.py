@@ -1,13 +1,23 @@
-"""What a method may keep of earlier tasks: Gaussian prototypes per category, or a bounded sample of pairs.
+"""What a method may keep of earlier tasks: Gaussian prototypes per category, centroids, or a bounded sample of pairs;
+and the bank of features that belong to no task.
 
-Axes: C categories, N samples, P pseudo-features, D features. All state lives in registered buffers.
+Axes: C categories, N samples, P pseudo-features, K centroids, R reference features, D features. All state lives in
+registered buffers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from features.errors import InputError
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.base import ReferenceBank
+
+_PAIR_FIELDS = ("pooled_ND", "words_NLD", "word_mask_NL", "frames_MFD", "frame_mask_MF", "category_N", "video_N")
 
 
 class PrototypeBank(nn.Module):
@@ -152,6 +162,88 @@ class Reservoir(nn.Module):
 
     def _items(self) -> dict[str, Tensor]:
         return {name.removeprefix("item_"): value for name, value in self.named_buffers() if name.startswith("item_")}
+
+
+def pair_items(batch: PairBatch) -> dict[str, Tensor]:
+    """A batch's pairs as the rows a `Reservoir` keeps."""
+    return dict(zip(_PAIR_FIELDS, (*batch.text, *batch.video, batch.category_N, batch.video_N), strict=True))
+
+
+def batch_of(items: Mapping[str, Tensor], device: torch.device) -> PairBatch:
+    """The pairs of `pair_items`, as drawn from a reservoir; other items are left out."""
+    values = [items[name].to(device) for name in _PAIR_FIELDS]
+    return PairBatch(TextBatch(*values[:3]), VideoBatch(*values[3:5]), values[5], values[6])
+
+
+def as_draws(batch: PairBatch, name: str) -> dict[str, Tensor]:
+    """A second batch, its own draws included, as draws of the batch that a step is made on."""
+    return {f"{name}.{key}": value for key, value in {**pair_items(batch), **batch.draws}.items()}
+
+
+def from_draws(draws: Mapping[str, Tensor], name: str) -> PairBatch:
+    """The batch that went into the draws under that name; all other entries under it are its draws."""
+    mine = {key.removeprefix(f"{name}."): value for key, value in draws.items() if key.startswith(f"{name}.")}
+    batch = batch_of(mine, mine["category_N"].device)
+    return batch.with_draws(**{key: value for key, value in mine.items() if key not in _PAIR_FIELDS})
+
+
+class ReferenceSample(nn.Module):
+    """The store's bank of features that belong to no task, drawn from in random samples.
+
+    Raises InputError without a bank.
+    """
+
+    captions_RD: Tensor
+    frames_RD: Tensor
+
+    def __init__(self, bank: ReferenceBank | None, method: str) -> None:
+        super().__init__()
+        if bank is None:
+            raise InputError(f"{method} learns with a bank of reference features and got none; use a store with one")
+        self.register_buffer("captions_RD", bank.captions_RD.clone())
+        self.register_buffer("frames_RD", bank.frames_SD.clone())
+
+    def captions(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` random captions [count, D], distinct if the bank has as many."""
+        return _random_rows(self.captions_RD, count, generator)
+
+    def frames(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` random frames [count, D], distinct if the bank has as many."""
+        return _random_rows(self.frames_RD, count, generator)
+
+
+def captions_alone(pooled_ND: Tensor) -> TextBatch:
+    """Captions of which only the pooled feature is known: one masked word each."""
+    mask_NL = torch.zeros(len(pooled_ND), 1, dtype=torch.bool, device=pooled_ND.device)
+    return TextBatch(pooled_ND, torch.zeros_like(pooled_ND)[:, None], mask_NL)
+
+
+def frames_alone(frames_MD: Tensor) -> VideoBatch:
+    """Videos of one frame each."""
+    return VideoBatch(frames_MD[:, None], torch.ones(len(frames_MD), 1, dtype=torch.bool, device=frames_MD.device))
+
+
+def k_means(x_ND: Tensor, count: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
+    """Centroids [count, D] by Lloyd's algorithm from random distinct rows; a row twice where there are fewer rows.
+
+    An emptied cluster keeps its centroid.
+    """
+    index_K = torch.randperm(len(x_ND), generator=generator)[:count]
+    index_K = index_K[torch.arange(count) % len(index_K)]
+    centroid_KD = x_ND[index_K.to(x_ND.device)]
+    for _ in range(rounds):
+        member_KN = functional.one_hot(torch.cdist(x_ND, centroid_KD).argmin(1), count).T.to(x_ND)
+        size_K1 = member_KN.sum(1, keepdim=True)
+        centroid_KD = torch.where(size_K1 > 0, member_KN @ x_ND / size_K1.clamp(min=1), centroid_KD)
+    return centroid_KD
+
+
+def _random_rows(rows_RD: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    if count > len(rows_RD):
+        index_N = torch.randint(len(rows_RD), (count,), generator=generator)
+    else:
+        index_N = torch.randperm(len(rows_RD), generator=generator)[:count]
+    return rows_RD[index_N.to(rows_RD.device)]
 
 
 def _stack(first: Tensor, second: Tensor) -> Tensor:

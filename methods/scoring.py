@@ -10,7 +10,7 @@ from torch import Tensor
 from features.streams import TextBatch
 from methods.base import MethodConfig, TextEmbedding, VideoEmbedding
 from methods.heads import AdaptedVideo, masked_mean, norm
-from methods.similarity import normalise, unit_word_frame_similarity
+from methods.similarity import attended_similarity, normalise, unit_word_frame_similarity
 
 
 def embed_text(text: TextBatch, config: MethodConfig) -> TextEmbedding:
@@ -39,14 +39,24 @@ def embed_video(video: AdaptedVideo, config: MethodConfig) -> VideoEmbedding:
 def pair_similarity(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Tensor:
     """sim_NM in -1..1 that training compares: what the scoring says; fused mixes both by alpha without z-scores."""
     if config.scoring == "cosine":
-        return text.pooled_ND @ video.pooled_MD.T
+        return pooled_similarity(text, video)
     assert text.words_NLD is not None
     assert text.word_mask_NL is not None
     assert video.frames_MFD is not None
     word_frame_NM = unit_word_frame_similarity(text.words_NLD, text.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
     if config.scoring == "word_frame":
         return word_frame_NM
-    return config.alpha * word_frame_NM + (1 - config.alpha) * text.pooled_ND @ video.pooled_MD.T
+    return config.alpha * word_frame_NM + (1 - config.alpha) * pooled_similarity(text, video)
+
+
+def pooled_similarity(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
+    """sim_NM of pooled captions with pooled videos, or with the frames as each caption attends to them."""
+    if text.attend_ND is None:
+        return text.pooled_ND @ video.pooled_MD.T
+    assert video.frames_MFD is not None
+    return attended_similarity(
+        text.pooled_ND, text.attend_ND, video.pooled_MD, video.frames_MFD, video.frame_mask_MF
+    )
 
 
 def same_video(video_N: Tensor) -> Tensor:

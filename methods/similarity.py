@@ -81,6 +81,34 @@ def unit_word_frame_similarity(
     return (words_to_video_NM + frames_to_text_NM) * present_NM / 2
 
 
+def attended_similarity(
+    text_ND: Tensor, attend_ND: Tensor, video_MD: Tensor, frames_MFD: Tensor, frame_mask_MF: Tensor | None = None
+) -> Tensor:
+    """Cosine of every caption with every video as that caption pools it, [N, M], in -1..1.
+
+    r_ij = video_j + sum_f (a_f - 1/F_j) frame_jf,   a = softmax_f(attend_i . frame_jf),   s(i, j) = text_i . r_ij / |r_ij|
+    Caption, video and frames have unit norm, so attend_i = 0 (even attention) gives text_i . video_j exactly. The N M D
+    vectors r are never made: with d = r - video, s = (t.v + t.d) / sqrt(1 + 2 v.d + d.d), each from frame products.
+    Captions are taken 64 at a time, so that memory stays bounded.                           after X-Pool, Gorti 2022
+    """
+    if frame_mask_MF is None:
+        frame_mask_MF = torch.ones(frames_MFD.shape[:2], dtype=torch.bool, device=frames_MFD.device)
+    lowest = torch.finfo(frames_MFD.dtype).min / 2
+    even_MF = torch.zeros_like(frames_MFD[..., 0]).masked_fill(~frame_mask_MF, lowest).softmax(-1)
+    gram_MFF = frames_MFD @ frames_MFD.transpose(1, 2)
+    along_MF = (frames_MFD @ video_MD[..., None]).squeeze(-1)  # v . frame
+    blocks = []
+    for text, attend in zip(text_ND.split(64), attend_ND.split(64), strict=True):
+        logits_NMF = torch.einsum("nd,mfd->nmf", attend, frames_MFD)
+        more_NMF = logits_NMF.masked_fill(~frame_mask_MF, lowest).softmax(-1) - even_MF
+        text_d_NM = (more_NMF * torch.einsum("nd,mfd->nmf", text, frames_MFD)).sum(-1)
+        video_d_NM = (more_NMF * along_MF).sum(-1)
+        d_d_NM = (more_NMF * torch.einsum("nmf,mfg->nmg", more_NMF, gram_MFF)).sum(-1)
+        length_NM = (1 + 2 * video_d_NM + d_d_NM).clamp(min=1e-6).sqrt()
+        blocks.append((text @ video_MD.T + text_d_NM) / length_NM)
+    return torch.cat(blocks)
+
+
 def row_zscore(sim_NM: Tensor) -> Tensor:
     """Each row shifted to mean 0 and scaled to deviation 1, [N, M]; a constant row becomes 0.
 

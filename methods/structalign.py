@@ -44,7 +44,8 @@ class StructAlignConfig(TrainedConfig):
 
     crp, etf, proto: term weights; 0 leaves a term out. temperature: T of L_CRP. frame_fusion, routing: the two modules;
     without routing one expert serves all tasks. experts, top_k, scaling (a/r), heads: their sizes. dropout: before A.
-    proto_scale: similarity scale of L_proto. later_lr: factor on lr from the second task on.
+    later_lr: factor on lr from the second task on. proto_scale: similarity scale of L_proto; the release uses tau
+    there and tau / sqrt(batch) elsewhere, the idea one scale.
     D2 teacher. D3 etf_basis. D4 swap_pseudo: pseudo-features through the other modality's projection. D5 projection.
     D6 stale_gradients: fixed projections collect gradients for ever and count in the clipped norm. D8 bank_route: pass
     the bank's captions through the router with the task's prototype or with none. D9 local_labels: old categories are
@@ -67,7 +68,7 @@ class StructAlignConfig(TrainedConfig):
     scaling: float = 4.0
     heads: int = 8
     tau: float = math.exp(4.6)
-    proto_scale: float = math.exp(4.6)
+    proto_scale: float = 17.6
     later_lr: float = 1.0
     teacher: Literal["previous", "zero_shot"] = "previous"
     etf_basis: Literal["simplex", "random_projection"] = "simplex"
@@ -96,6 +97,7 @@ RELEASED = {
     "same_video_negatives": True,
     "same_category_negatives": True,
     "bank_full_batches": True,
+    "proto_scale": math.exp(4.6),
     "schedule": "cosine_back",
     "later_lr": 0.15,
 }

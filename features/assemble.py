@@ -1,0 +1,64 @@
+"""Finished blocks into the datasets of a store, a block at a time.
+
+Axes: N videos, F frames, M captions, T words of all captions, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from features.blocks import WorkFolder
+from features.hdf5 import FileWriter
+from features.schema import Array
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage ('captions', 'videos', 'store'), how much of it is done, and of how much; first with what an
+earlier run had done already."""
+
+
+def write_videos(
+    writer: FileWriter,
+    work: WorkFolder,
+    blocks: Sequence[object],
+    shape: tuple[int, int, int],
+    dtype: str,
+    progress: Progress,
+) -> None:
+    """Frames and counts of the videos that gave frames; of these, past a video's own frames, zeros."""
+    frames = writer.allocate("videos/frames", shape, dtype)
+    counts_N = np.zeros(shape[0], np.int32)
+    row = 0
+    for inputs in blocks:
+        found = work.load("videos", inputs, "counts", "features")
+        counts = found["counts"][found["counts"] > 0]
+        padded = np.zeros((len(counts), *shape[1:]), dtype)
+        padded[np.arange(shape[1]) < counts[:, None]] = found["features"]
+        frames[row : row + len(counts)] = padded
+        counts_N[row : row + len(counts)] = counts
+        row += len(counts)
+        progress("store", row, shape[0])
+    writer["videos/frame_count"] = counts_N
+
+
+def write_captions(
+    writer: FileWriter, work: WorkFolder, texts: Sequence[Sequence[str]], kept_M: Array, dim: int, dtype: str
+) -> tuple[int, int]:
+    """Features of the captions that are kept; how many of these were truncated, and their words."""
+    small = [work.load("captions", list(block), "lengths", "truncated") for block in texts]
+    length_M = np.concatenate([block["lengths"] for block in small])
+    offsets = np.concatenate([[0], np.cumsum(length_M[kept_M])]).astype(np.int64)
+    pooled = writer.allocate("captions/pooled", (int(kept_M.sum()), dim), dtype)
+    words = writer.allocate("captions/words", (int(offsets[-1]), dim), dtype)
+    row = word = start = 0
+    for block in texts:
+        found = work.load("captions", list(block), "lengths", "pooled", "words")
+        kept = kept_M[start : start + len(block)]
+        some_pooled, some_words = found["pooled"][kept], found["words"][np.repeat(kept, found["lengths"])]
+        pooled[row : row + len(some_pooled)] = some_pooled
+        words[word : word + len(some_words)] = some_words
+        row, word, start = row + len(some_pooled), word + len(some_words), start + len(block)
+    writer["captions/word_offsets"] = offsets
+    truncated_M = np.concatenate([block["truncated"] for block in small])
+    return int(truncated_M[kept_M].sum()), word

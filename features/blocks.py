@@ -1,0 +1,67 @@
+"""Finished blocks of a long job, in a folder beside its result, so that a killed job continues where it was.
+
+A block's file name holds a digest of everything its content depends on, so that a block of another job, or of a video
+that changed since, is not found. Blocks are written whole; one that cannot be read is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import InputError
+from features.schema import Array
+
+
+class WorkFolder:
+    """The blocks of the job whose result is `out`: files in `.NAME.work/` beside it.
+
+    job: what all blocks depend on, as plain values (encoder, sampling, dtype, ...).
+    """
+
+    def __init__(self, out: Path, job: Mapping[str, Any]) -> None:
+        self.path = out.with_name(f".{out.name}.work")
+        self._job = json.dumps(dict(job), sort_keys=True)
+
+    def find(self, stage: str, inputs: object, *names: str) -> dict[str, Array] | None:
+        """These arrays of the block made of `inputs` (plain values), or None where it is to be made (again)."""
+        try:
+            with self._file(stage, inputs).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def load(self, stage: str, inputs: object, *names: str) -> dict[str, Array]:
+        """`find`, of a block that was made; raises InputError where it was damaged since."""
+        block = self.find(stage, inputs, *names)
+        if block is None:
+            raise InputError(f"{self.path}: {stage} are damaged there; remove the folder and start again")
+        return block
+
+    def save(self, stage: str, inputs: object, block: Mapping[str, Array]) -> None:
+        file = self._file(stage, inputs)
+        partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **block)
+            partial.replace(file)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror or error}); make room there") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _file(self, stage: str, inputs: object) -> Path:
+        digest = hashlib.sha256(f"{self._job}\n{json.dumps(inputs, sort_keys=True)}".encode()).hexdigest()
+        return self.path / f"{stage}-{digest[:24]}.npz"

@@ -1,0 +1,71 @@
+"""One block of videos or captions through an encoder, as arrays; always in batches of the same composition.
+
+Axes: n items of the block, T frames or words of all of them, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.encoders import Encoder
+from features.errors import InputError
+from features.read_ahead import Reading
+from features.schema import Array
+
+FRAME_BATCH = 64
+CAPTION_BATCH = 256
+
+
+def encode_video_block(readings: Iterable[Reading], encoder: Encoder, dtype: str) -> dict[str, Array]:
+    """features [T, D] of all frames, counts [n], and of each video: reasons [n] why it gave none, damage [n]."""
+    counts: list[int] = []
+    reasons: list[str] = []
+    damage: list[str] = []
+    waiting: list[Tensor] = []  # prepared frames, fewer than a batch of them between two videos
+    features: list[Array] = []
+    for reading in readings:
+        counts.append(0)
+        for pixels in reading:
+            counts[-1] += len(pixels)
+            waiting.append(pixels)
+            while sum(map(len, waiting)) >= FRAME_BATCH:
+                batch = torch.cat(waiting)
+                features.append(_stored(encoder.encode_frames(batch[:FRAME_BATCH]), dtype))
+                waiting = [batch[FRAME_BATCH:]]
+        reasons.append(reading.reason)
+        damage.append(reading.damage)
+    if sum(map(len, waiting)):
+        features.append(_stored(encoder.encode_frames(torch.cat(waiting)), dtype))
+    return {
+        "features": np.concatenate([np.empty((0, encoder.dim), dtype), *features]),
+        "counts": np.array(counts, np.int32),
+        "reasons": np.array(reasons, str),
+        "damage": np.array(damage, str),
+    }
+
+
+def encode_caption_block(texts: Sequence[str], encoder: Encoder, dtype: str) -> dict[str, Array]:
+    """pooled [n, D], words [T, D], lengths [n] words of each, truncated [n] bool."""
+    parts = [encoder.encode_captions(list(texts[i : i + CAPTION_BATCH])) for i in range(0, len(texts), CAPTION_BATCH)]
+    return {
+        "pooled": _stored(torch.cat([part.pooled for part in parts]), dtype),
+        "words": _stored(torch.cat([part.words for part in parts]), dtype),
+        "lengths": torch.cat([part.lengths for part in parts]).numpy(),
+        "truncated": torch.cat([part.truncated for part in parts]).numpy(),
+    }
+
+
+def _stored(features: Tensor, dtype: str) -> Array:
+    with np.errstate(over="ignore"):
+        stored: np.ndarray[Any, Any] = features.numpy().astype(dtype)
+    if not np.isfinite(stored).all():
+        raise InputError(
+            f"the encoder gives numbers that {dtype} cannot hold, or none at all; "
+            "store float32, and look at the model's weights if that does not help"
+        )
+    return stored

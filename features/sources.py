@@ -1,0 +1,256 @@
+"""Captions and a task stream, as a person has them on disk, as a `Structure`.
+
+Axes: N videos, M captions, C categories.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from features import ctvr
+from features.errors import InputError, unknown_name
+from features.schema import ROLES, TEST, TRAIN, VALIDATION, Array
+from features.structure import Structure, empty_stream
+from features.tables import Row, columns_of, read_json, read_table
+
+Segment = tuple[float, float]
+
+_ROLE_CODES = {name: code for code, name in ROLES.items()}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A structure, and what was noticed while it was read.
+
+    segments: of videos whose captions tell of one part, (start, end) in seconds (ActivityNet Captions).
+    unknown_captions, blank_captions: left out of a published file, which may hold more than the stream.
+    entries: of all caption files together. entry_M: place of each caption among them.
+    """
+
+    structure: Structure
+    segments: Mapping[str, Segment] = field(default_factory=dict)
+    unknown_captions: int = 0
+    blank_captions: int = 0
+    entries: int = 0
+    entry_M: Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def read_sources(captions: Sequence[Path], stream: Path) -> Sources:
+    """Read captions and a stream, check that they fit together; raises InputError.
+
+    stream: a published pickle, or a CSV with the columns video, category, task, role (train, test, validation, unused);
+    tasks count from 0 or 1. A category has one task, and train and test videos. The same CSV may hold the captions.
+    captions: CSV with the columns video and caption; JSON {video: caption or [captions]}; or a published file (CSV with
+    video_id and sentence, MSR-VTT's annotations, ActivityNet Captions: first sentence and first segment). Only the
+    published may tell of videos that the stream lacks, or be blank in places: they are cut down to the stream.
+    A test video is asked for by its first caption from a published query file, else by its first caption.
+    """
+    plan = _read_pickle(stream) if stream.suffix.lower() in (".pkl", ".pickle") else _read_stream(stream)
+    told = [_read_captions(Path(path), plan) for path in captions]
+    found = _gather(told, plan)
+    structure = _assemble(plan, found.texts, found.query)
+    where = ", ".join(str(path) for path in (stream, *captions))
+    asked = [video for video, role in plan.role_of_video.items() if role in (TEST, VALIDATION)]
+    if silent := [video for video in asked if not found.texts[video]]:
+        raise InputError(
+            f"{where}: {len(silent)} test videos have no caption, {silent[0]!r} for one; "
+            "a test video is asked for by its caption. Add them"
+        )
+    structure.check(where)
+    entry_M = np.array([entry for entries in found.entries.values() for entry in entries], np.int64)
+    entries = sum(len(part.entries) for part in told)
+    return Sources(structure, found.segments, found.unknown, found.blank, entries, entry_M)
+
+
+class _Plan(NamedTuple):
+    """A stream as it was given; tasks from 0, -1 for none; dicts keep the order of first appearance."""
+
+    name: str
+    task_of_category: dict[str, int]
+    category_of_video: dict[str, str]
+    role_of_video: dict[str, int]
+
+
+class _Told(NamedTuple):
+    """All entries of a caption file: (video, text, whether the video is asked for by it)."""
+
+    entries: list[tuple[str, str, bool]]
+    segments: dict[str, Segment]
+
+
+class _Gathered(NamedTuple):
+    """What the caption files say of the stream's videos; `entries` are the places of `texts` in all files."""
+
+    texts: dict[str, list[str]]
+    entries: dict[str, list[int]]
+    query: dict[str, str]
+    segments: dict[str, Segment]
+    unknown: int
+    blank: int
+
+
+def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
+    texts: dict[str, list[str]] = {video: [] for video in plan.role_of_video}
+    entries: dict[str, list[int]] = {video: [] for video in plan.role_of_video}
+    query: dict[str, str] = {}
+    segments: dict[str, Segment] = {}
+    unknown = blank = before = 0
+    for part in told:
+        earlier = {video: set(known) for video, known in texts.items()}
+        for entry, (video, text, is_query) in enumerate(part.entries, before):
+            if video not in texts:
+                unknown += 1
+            elif not text:
+                blank += 1
+            else:
+                if text not in earlier[video]:
+                    texts[video].append(text)
+                    entries[video].append(entry)
+                if is_query:
+                    query.setdefault(video, text)
+        before += len(part.entries)
+        segments |= part.segments
+    return _Gathered(texts, entries, query, segments, unknown, blank)
+
+
+def _read_pickle(path: Path) -> _Plan:
+    split = ctvr.read_split(path)
+    roles = {video: TRAIN if role == "train" else TEST for video, role in split.role_of_video.items()}
+    tasks = {category: task - 1 for category, task in split.task_of_category.items()}
+    return _Plan(split.stream, tasks, split.category_of_video, roles)
+
+
+def _read_stream(path: Path) -> _Plan:
+    plan = _Plan(path.stem, {}, {}, {})
+    rows = read_table(path, "video", "category", "task", "role")
+    with_captions = "caption" in rows[0].cells
+    number_of_category: dict[str, int] = {}
+    seen: dict[str, Row] = {}
+    for row in rows:
+        video, category, task, role = (row.cells[column] for column in ("video", "category", "task", "role"))
+        if not video or not category:
+            row.fail("has no video or no category; fill both in")
+        if role not in _ROLE_CODES:
+            raise InputError(f"{row.where}: {unknown_name('role', role, _ROLE_CODES)}")
+        if video in seen:
+            same = all(row.cells[key] == seen[video].cells[key] for key in ("category", "task", "role"))
+            if with_captions and same:
+                continue
+            row.fail(f"video {video!r} is there already, {seen[video].where}; a video has one category, task and role")
+        seen[video] = row
+        plan.category_of_video[video], plan.role_of_video[video] = category, _ROLE_CODES[role]
+        plan.task_of_category.setdefault(category, -1)
+        if role == "unused":
+            continue
+        if not task.isdecimal():
+            row.fail(f"has task {task!r}; a task is a whole number, counted from 0 or 1")
+        if number_of_category.setdefault(category, int(task)) != int(task):
+            row.fail(
+                f"category {category!r} is in task {number_of_category[category]} and {task}; it belongs to one task"
+            )
+    numbers = sorted(set(number_of_category.values()))
+    if not numbers or numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)]):
+        raise InputError(f"{path}: has tasks {numbers}; number them 0, 1, 2, ... or 1, 2, 3, ... without a gap")
+    plan.task_of_category.update({category: number - numbers[0] for category, number in number_of_category.items()})
+    _check_categories(path, plan)
+    return plan
+
+
+def _check_categories(path: Path, plan: _Plan) -> None:
+    roles: dict[str, set[int]] = {}
+    for video, category in plan.category_of_video.items():
+        roles.setdefault(category, set()).add(plan.role_of_video[video])
+    for category, task in plan.task_of_category.items():
+        for role in (TRAIN, TEST):
+            if task >= 0 and role not in roles[category]:
+                raise InputError(
+                    f"{path}: category {category!r} has no {ROLES[role]} videos; "
+                    "a category needs train and test videos. Add some, or give its videos the role unused"
+                )
+
+
+def _read_captions(path: Path, plan: _Plan) -> _Told:
+    """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
+    entries: list[tuple[str, str, str]] = []  # where, video, text
+    segments: dict[str, Segment] = {}
+    if path.suffix.lower() == ".csv":
+        published = {"video_id", "sentence"} <= set(columns_of(path))
+        if not published:
+            rows = read_table(path, "video", "caption")
+            entries = [(row.where, row.cells["video"], row.cells["caption"]) for row in rows]
+    else:
+        content = read_json(path)
+        published = _is_published(content)
+        if published:
+            segments = _first_segments(content)
+        else:
+            entries = _plain_json(path, content)
+    if published:
+        return _Told(ctvr.read_captions(path), segments)
+    for where, video, text in entries:
+        if video not in plan.role_of_video:
+            near = difflib.get_close_matches(video, plan.role_of_video, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where}: video {video!r} is not in the stream{hint} Take the line out or add the video")
+        if not text:
+            raise InputError(f"{where}: the caption of {video!r} is empty; write one or take the line out")
+    return _Told([(video, text, False) for _, video, text in entries], segments)
+
+
+def _is_published(content: Any) -> bool:
+    """Whether a JSON file is MSR-VTT's annotations or ActivityNet Captions, rather than {video: captions}."""
+    if not isinstance(content, dict):
+        return False
+    first = next(iter(content.values()), None)
+    return isinstance(content.get("sentences"), list) or isinstance(first, dict)
+
+
+def _first_segments(content: Mapping[str, Any]) -> dict[str, Segment]:
+    """The time of the first sentence of each video of ActivityNet Captions; none for MSR-VTT's annotations."""
+    found = {}
+    for video, entry in content.items():
+        match entry:
+            case {"timestamps": [[int() | float() as start, int() | float() as end], *_]} if start < end:
+                found[video] = (float(start), float(end))
+    return found
+
+
+def _plain_json(path: Path, content: Any) -> list[tuple[str, str, str]]:
+    def fail() -> NoReturn:
+        raise InputError(f"{path}: must be {{video: caption or [captions]}} or a published caption file; write it so")
+
+    if not isinstance(content, dict):
+        fail()
+    entries = []
+    for video, told in content.items():
+        texts = [told] if isinstance(told, str) else told
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            fail()
+        entries += [(str(path), video, text.strip()) for text in texts]
+    return entries
+
+
+def _assemble(plan: _Plan, texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:
+    categories = {category: row for row, category in enumerate(plan.task_of_category)}
+    stream = empty_stream(plan.name, len(categories), len(texts))
+    stream.task_of_category_C[:] = list(plan.task_of_category.values())
+    stream.role_of_video_N[:] = list(plan.role_of_video.values())
+    captions: list[str] = []
+    for row, (video, known) in enumerate(texts.items()):
+        if known and plan.role_of_video[video] in (TEST, VALIDATION):
+            stream.query_of_video_N[row] = len(captions) + known.index(query.get(video, known[0]))
+        captions += known
+    return Structure(
+        list(texts),
+        np.array([categories[category] for category in plan.category_of_video.values()], np.int32),
+        list(categories),
+        captions,
+        np.repeat(np.arange(len(texts)), [len(known) for known in texts.values()]),
+        [stream],
+    )

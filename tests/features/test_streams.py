@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from features.errors import InputError
+from features.schema import TEST, TRAIN, VALIDATION
+from features.store import FeatureStore, create_store, open_store
+from features.streams import PairTable, StreamOptions, long_tail_counts, make_stream, task_order
+from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from tests.stores import small_store
+
+
+def test_order_0_is_published_and_others_are_seeded_permutations() -> None:
+    assert task_order(10, 0).tolist() == list(range(10))
+    assert sorted(task_order(10, 1).tolist()) == list(range(10))
+    assert task_order(10, 1).tolist() == task_order(10, 1).tolist() != task_order(10, 2).tolist()
+    with pytest.raises(InputError, match="got -1"):
+        task_order(10, -1)
+
+
+def test_a_permuted_stream_has_the_same_tasks_in_another_order() -> None:
+    published, permuted = (make_stream(small_store(), options=StreamOptions(order=order)) for order in (0, 2))
+    assert [task.index for task in permuted.tasks] == [0, 1, 2]
+    assert [task.published for task in permuted.tasks] != [0, 1, 2]
+    for task in permuted.tasks:
+        twin = published.tasks[task.published]
+        assert task.categories == twin.categories
+        assert np.array_equal(task.test, twin.test)
+
+
+def test_tasks_hold_the_captions_of_their_roles() -> None:
+    store = small_store()
+    stored, stream = store.stream(), make_stream(store)
+    for task in stream.tasks:
+        for rows, role in ((task.train, TRAIN), (task.test, TEST), (task.validation, VALIDATION)):
+            videos = store.caption_video_M[rows]
+            assert set(stored.role_of_video_N[videos]) == {role}
+            assert set(store.category_N[videos]) == set(task.categories)
+        assert len(set(store.caption_video_M[task.test])) == len(task.test)
+        assert len(task.train) == 4 * len(set(store.caption_video_M[task.train]))
+
+
+def train_videos(store: FeatureStore, options: StreamOptions) -> dict[int, int]:
+    """Train videos of each category."""
+    counts: dict[int, int] = {}
+    for task in make_stream(store, options=options).tasks:
+        for video in set(store.caption_video_M[task.train].tolist()):
+            counts[int(store.category_N[video])] = counts.get(int(store.category_N[video]), 0) + 1
+    return counts
+
+
+def test_few_shot_keeps_so_many_train_videos_of_each_category() -> None:
+    assert set(train_videos(small_store(), StreamOptions(shots=2)).values()) == {2}
+
+
+def test_long_tail_falls_geometrically_and_keeps_one() -> None:
+    assert long_tail_counts(50, 3, 50.0) == [50, 7, 1]
+    assert sorted(train_videos(small_store(), StreamOptions(long_tail=6.0)).values()) == sorted(
+        long_tail_counts(6, 6, 6.0)
+    )
+
+
+def test_the_seed_of_the_options_decides_which_videos_stay() -> None:
+    options = [StreamOptions(shots=2, seed=seed) for seed in (0, 0, 1)]
+    rows = [make_stream(small_store(), options=each).tasks[0].train.tolist() for each in options]
+    assert rows[0] == rows[1] != rows[2]
+
+
+@pytest.fixture
+def store_without_validation(tmp_path: Path) -> FeatureStore:
+    structure = generated_structure(4, 2, 5, 3, captions_per_train_video=2)
+    synthesise(structure, SyntheticConfig(dim=16, frames=3, latent_dim=8), tmp_path / "s.h5", name="s")
+    return open_store(tmp_path / "s.h5")
+
+
+def test_validation_is_held_out_of_the_train_videos(store_without_validation: FeatureStore) -> None:
+    store = store_without_validation
+    for task in make_stream(store, options=StreamOptions(validation=2)).tasks:
+        train, validation = (set(store.caption_video_M[rows]) for rows in (task.train, task.validation))
+        assert not train & validation
+        assert len(validation) == len(task.validation) == 2 * len(task.categories)
+        assert len(train) == 3 * len(task.categories)
+        assert not validation & set(store.caption_video_M[task.test])
+
+
+def test_holding_out_every_train_video_is_refused(store_without_validation: FeatureStore) -> None:
+    with pytest.raises(InputError, match="hold out fewer"):
+        make_stream(store_without_validation, options=StreamOptions(validation=5))
+
+
+def test_a_task_without_training_captions_is_refused(tmp_path: Path) -> None:
+    with create_store(tmp_path / "s.h5", name="s") as store:
+        store["videos/id"] = ["a", "b"]
+        store["videos/category"] = np.zeros(2, np.int32)
+        store["captions/video"] = np.array([1])
+        store["captions/text"] = ["a query"]
+        store["categories/name"] = ["only"]
+        store["streams/s/task_of_category"] = np.zeros(1, np.int32)
+        store["streams/s/role_of_video"] = np.array([TRAIN, TEST], np.int8)
+        store["streams/s/query_of_video"] = np.array([-1, 0])
+    with pytest.raises(InputError, match="task 1 of stream 's' has no training caption"):
+        make_stream(open_store(tmp_path / "s.h5"))
+
+
+def test_batches_gather_the_stored_features_and_nothing_else() -> None:
+    store = small_store()
+    rows = make_stream(store).tasks[1].train
+    table = PairTable(store, rows)
+    index = torch.tensor([7, 0, 7])
+    batch = table.pairs(index)
+    offsets, words = store.feature("captions/word_offsets"), store.feature("captions/words")
+    for position, row in enumerate(rows[index.numpy()]):
+        video = store.caption_video_M[row]
+        count = store.feature("videos/frame_count")[video]
+        expected = words[offsets[row] : offsets[row + 1]].astype(np.float32)
+        assert np.array_equal(batch.text.words_NLD[position][batch.text.word_mask_NL[position]].numpy(), expected)
+        assert np.array_equal(
+            batch.text.pooled_ND[position].numpy(), store.feature("captions/pooled")[row].astype(np.float32)
+        )
+        frames = store.feature("videos/frames")[video, :count].astype(np.float32)
+        assert np.array_equal(batch.video.frames_MFD[position][batch.video.frame_mask_MF[position]].numpy(), frames)
+        assert not batch.text.words_NLD[position][~batch.text.word_mask_NL[position]].any()
+        assert batch.video_N[position] == video
+        assert batch.category_N[position] == store.category_N[video]
+    assert batch.text.words_NLD.shape[1] == batch.text.word_mask_NL.sum(1).max()
+
+
+def test_an_epoch_holds_every_pair_once_in_an_order_of_its_generator() -> None:
+    table = PairTable(small_store(), make_stream(small_store()).tasks[0].train)
+    epochs = [torch.cat(list(table.shuffled(7, torch.Generator().manual_seed(seed)))).tolist() for seed in (0, 0, 1)]
+    assert sorted(epochs[0]) == list(range(len(table)))
+    assert epochs[0] == epochs[1] != epochs[2]
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    content = small_store().path.read_bytes()
+    frames = np.array(small_store().feature("videos/frames")[:])
+    at = content.find(frames.tobytes())
+    broken = bytearray(content)
+    broken[at : at + 2] = np.float16(np.nan).tobytes()
+    (tmp_path / "nan.h5").write_bytes(bytes(broken))
+    store = open_store(tmp_path / "nan.h5")
+    with pytest.raises(InputError, match="videos/frames holds NaN or infinity"):
+        PairTable(store, np.arange(len(store.caption_video_M)))

@@ -1,0 +1,182 @@
+"""`make bench`: what the common operations cost, each beside its plain twin in the same run, since machines are noisy.
+
+Groups hold what is to be compared; the ratio between the rows of a group is the figure that means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.metrics import ranks
+from bench.protocol import Evaluator, compare
+from bench.runner import feature_spec
+from bench.search import DenseGallery, word_frame_scores
+from bench.training import generator_for
+from features.store import FeatureStore, open_store
+from features.streams import PairTable, make_stream
+from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from methods.base import MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
+from methods.registry import find_method
+from methods.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
+
+WORDS, FRAMES, DIM = 12, 12, 512
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def msrvtt_sized() -> FeatureStore:
+    """As many videos, captions, frames and dimensions as MSRVTT-10."""
+    path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
+    structure = generated_structure(20, 10, train_per_category=16, test_per_category=150, captions_per_train_video=20)
+    synthesise(structure, SyntheticConfig(dim=DIM, frames=FRAMES), path, name="sized")
+    return open_store(path)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return normalise(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def pair_loop(words_NLD: torch.Tensor, frames_MFD: torch.Tensor) -> torch.Tensor:
+    """Word-frame similarity as the authors compute it: pair after pair."""
+    rows = []
+    for words in words_NLD:
+        for frames in frames_MFD:
+            cosines = normalise(words) @ normalise(frames).T
+            rows.append((cosines.max(1).values.mean() + cosines.max(0).values.mean()) / 2)
+    return torch.stack(rows).view(len(words_NLD), len(frames_MFD))
+
+
+@pytest.mark.benchmark(group="open a store of MSRVTT's size")
+def test_open_store(benchmark: BenchmarkFixture) -> None:
+    path = msrvtt_sized().path
+    benchmark(open_store, path)
+
+
+@pytest.mark.benchmark(group="open a store of MSRVTT's size")
+def test_read_its_frames(benchmark: BenchmarkFixture) -> None:
+    store = msrvtt_sized()
+    benchmark(lambda: np.array(store.feature("videos/frames")))
+
+
+METHODS = ("finetune", "lwf", "er", "attention_head", "l2p", "structalign", "structalign_released")
+
+
+@pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
+@pytest.mark.parametrize("name", METHODS)
+def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
+    store = msrvtt_sized()
+    stream = make_stream(store)
+    entry = find_method(name)
+    method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
+    data = PairTable(store, stream.tasks[0].train)
+    method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
+    method.end_task(data, generator_for(0, "end", 0))
+    method.begin_task(TaskInfo(1, len(data), stream.tasks[1].categories))
+    optimiser = torch.optim.AdamW(method.optimised_parameters(), lr=1e-4, fused=True)
+    index, draws = torch.arange(32), generator_for(0, "draws")
+
+    def step() -> None:
+        terms = method.loss(method.prepare(data.pairs(index), draws))
+        optimiser.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimiser.step()
+
+    benchmark.pedantic(step, rounds=20, warmup_rounds=3)
+
+
+def with_gradient(function: Any, words: torch.Tensor, *rest: torch.Tensor) -> None:
+    leaf = words.clone().requires_grad_()
+    function(leaf, *rest).sum().backward()
+
+
+@pytest.mark.benchmark(group="word-frame similarity in training, 32 x 32, forward and backward")
+@pytest.mark.parametrize("kind", ["one GEMM", "pair loop"])
+def test_word_frame_training(benchmark: BenchmarkFixture, kind: str) -> None:
+    words, frames, mask = unit(32, WORDS, DIM), unit(32, FRAMES, DIM, seed=1), torch.ones(32, WORDS, dtype=torch.bool)
+    if kind == "one GEMM":
+        benchmark.pedantic(with_gradient, (word_frame_similarity, words, mask, frames), rounds=20, warmup_rounds=2)
+    else:
+        benchmark.pedantic(with_gradient, (pair_loop, words, frames), rounds=3)
+
+
+@pytest.mark.benchmark(group="word-frame similarity in evaluation, 300 x 300")
+@pytest.mark.parametrize("kind", ["blocks", "at once", "bare GEMM", "pair loop"])
+def test_word_frame_evaluation(benchmark: BenchmarkFixture, kind: str) -> None:
+    words, frames, mask = (
+        unit(300, WORDS, DIM),
+        unit(300, FRAMES, DIM, seed=1),
+        torch.ones(300, WORDS, dtype=torch.bool),
+    )
+    text, video = TextEmbedding(words[:, 0], words, mask), VideoEmbedding(frames[:, 0], frames)
+    flat_words, flat_frames = words.flatten(0, 1), frames.flatten(0, 1).T.contiguous()
+    runs = {
+        "blocks": lambda: word_frame_scores(text, video),
+        "at once": lambda: unit_word_frame_similarity(words, mask, frames),
+        "bare GEMM": lambda: flat_words @ flat_frames,
+        "pair loop": lambda: pair_loop(words, frames),
+    }
+    benchmark.pedantic(runs[kind], rounds=1 if kind == "pair loop" else 7, warmup_rounds=kind != "pair loop")
+
+
+@pytest.mark.benchmark(group="full gallery of 3,000 videos, word-frame, beside the bare GEMM of its words")
+@pytest.mark.parametrize("kind", ["scores and ranks", "bare GEMM"])
+def test_full_gallery_word_frame(benchmark: BenchmarkFixture, kind: str) -> None:
+    text, video = embedded("word_frame")
+    assert text.words_NLD is not None
+    assert text.word_mask_NL is not None
+    assert video.frames_MFD is not None
+    words_TD, frames_DK = text.words_NLD[text.word_mask_NL], video.frames_MFD.flatten(0, 1).T
+    rows = torch.split(words_TD, 4096)
+
+    def gemm() -> None:
+        for row in rows:
+            row @ frames_DK
+
+    def whole() -> None:
+        scores = compare(text, video, MethodConfig(scoring="word_frame")).combined(0.5)
+        ranks(scores.numpy(), np.arange(len(scores)))
+
+    benchmark.pedantic(whole if kind != "bare GEMM" else gemm, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="full gallery of 3,000 videos, cosine: ranks, beside the bare GEMM")
+@pytest.mark.parametrize("kind", ["FAISS ranks", "counted ranks", "bare GEMM"])
+def test_full_gallery_cosine(benchmark: BenchmarkFixture, kind: str) -> None:
+    text, video = embedded("cosine")
+    target = np.arange(len(text.pooled_ND))
+    gallery = DenseGallery(DIM)
+    gallery.add(video.pooled_MD)
+    runs = {
+        "FAISS ranks": lambda: gallery.rank(text.pooled_ND, target),
+        "counted ranks": lambda: ranks((text.pooled_ND @ video.pooled_MD.T).numpy(), target),
+        "bare GEMM": lambda: text.pooled_ND @ video.pooled_MD.T,
+    }
+    benchmark.pedantic(runs[kind], rounds=5, warmup_rounds=1)
+
+
+@cache
+def embedded(scoring: str) -> tuple[TextEmbedding, VideoEmbedding]:
+    store = msrvtt_sized()
+    stream = make_stream(store)
+    entry = find_method("zero_shot")
+    method = entry.method(entry.config({"scoring": scoring}), feature_spec(store, stream), generator_for(0, "init"))
+    sizes = [len(task.test) for task in stream.tasks]
+    evaluator = Evaluator(PairTable(store, np.concatenate([task.test for task in stream.tasks])), [sum(sizes)])
+    return evaluator._encode_text(method, slice(0, sum(sizes)), 0), evaluator._encode_video(method, 0)
