@@ -83,7 +83,7 @@ def run(
         config = make_suite({"store": store or _default_store(quiet), **given}, "command line")
     with SuiteProgress(quiet) as progress:
         records = run_suite(config, progress.watch, progress.finished)
-    report = write_report(config.directory)
+    report = write_report(config.directory, store=config.store)
     _show(config.directory, json_)
     say(f"report: {report}", quiet)
     unfinished = [record for record in records if record.status != "done"]
@@ -96,6 +96,7 @@ def run(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(help="Folder of a suite, e.g. results/runs/default.")],
+    store: Annotated[Path | None, typer.Option(help="The runs' store, for captions and frames in the page.")] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Derive metrics from ranks.h5 again.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
 ) -> None:
@@ -103,7 +104,7 @@ def report(
     from bench.console import say
     from bench.report import write_report
 
-    path = write_report(directory, recompute=recompute)
+    path = write_report(directory, recompute=recompute, store=store)
     _show(directory, json_)
     say(f"report: {path}")
 
