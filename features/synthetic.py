@@ -44,6 +44,7 @@ from features.structure import Structure
 
 _BLOCK = 128  # videos, or captions, computed together
 _MOST_WORDS = 32
+_REFERENCE_CATEGORIES = 64  # that the reference bank is about
 _FUNCTION_WORDS = 32  # vocabulary of words that say nothing about a video
 _SIMULATED_CAPTION = "simulated caption "
 
@@ -138,18 +139,23 @@ def synthesise(
     captions_per_train_video: int = 20,
     command_line: str = "",
     licence: str = "",
+    reference: int = 0,
     block: int = _BLOCK,
 ) -> None:
     """Write a store with the given structure and simulated features; equal arguments give an equal store digest.
 
     Train videos without a caption get `captions_per_train_video` simulated ones. A real caption has as many words as
     its text (at most 32), a simulated one 5 to 15. The name of the store says 'simulated', whatever `name` is.
-    block: videos or captions in memory at a time; it does not change the content.
+    reference: captions, and as many single frames, of a bank that belongs to no task: of 64 further categories, each of
+    a video of its own. block: videos or captions in memory at a time; it does not change the content.
     Raises InputError where the structure breaks a rule of the schema or `out` cannot be written.
     """
     structure.check(str(out))
     structure = _with_train_captions(structure, captions_per_train_video)
-    world = _World(config, len(structure.category_names))
+    if reference < 0:
+        raise InputError(f"reference is {reference}; it must be at least 0. Raise it")
+    num_categories = len(structure.category_names)
+    world = _World(config, num_categories + (_REFERENCE_CATEGORIES if reference else 0))
     num_videos, num_captions = len(structure.video_ids), len(structure.captions)
     length_M = _word_counts(config, structure.captions)
     offset_O = np.concatenate([[0], np.cumsum(length_M)]).astype(np.int64)
@@ -175,6 +181,16 @@ def synthesise(
             video_B = structure.caption_video_M[rows]
             features = world.captions(rows, video_B, structure.category_N[video_B], length_M[rows])
             pooled[rows[0] : rows[-1] + 1], words[offset_O[rows[0]] : offset_O[rows[-1] + 1]] = features
+        if reference:
+            category_R = num_categories + np.arange(reference) % _REFERENCE_CATEGORIES
+            bank = writer.allocate("reference/frames", (reference, config.dim), config.dtype)
+            told = writer.allocate("reference/captions", (reference, config.dim), config.dtype)
+            for rows in _blocks(reference, block):
+                bank[rows[0] : rows[-1] + 1] = world.frames(num_videos + rows, category_R[rows])[0][:, 0]
+                video_B, one_word_B = num_videos + reference + rows, np.ones(len(rows), np.int64)
+                told[rows[0] : rows[-1] + 1] = world.captions(
+                    num_captions + rows, video_B, category_R[rows], one_word_B
+                )[0]
 
 
 def generated_structure(

@@ -6,18 +6,16 @@ L = L_contrastive(batch + replayed pairs), so that stored and current pairs are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from features.streams import PairBatch, PairTable
 from methods.base import FeatureSpec
 from methods.finetune import Finetune, FinetuneConfig
-from methods.memory import Reservoir
+from methods.memory import Reservoir, batch_of, pair_items
 from methods.registry import register
-
-_FIELDS = ("pooled_ND", "words_NLD", "word_mask_NL", "frames_MFD", "frame_mask_MF", "category_N", "video_N")
 
 
 @dataclass(frozen=True)
@@ -51,29 +49,18 @@ class ER(Finetune):
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         for index_N in data.shuffled(256, generator):
-            self.memory.add(_items(data.pairs(index_N)), generator)
-
-
-def _items(batch: PairBatch) -> dict[str, Tensor]:
-    values = (*batch.text, *batch.video, batch.category_N, batch.video_N)
-    return dict(zip(_FIELDS, values, strict=True))
+            self.memory.add(pair_items(data.pairs(index_N)), generator)
 
 
 def _append(batch: PairBatch, items: dict[str, Tensor]) -> PairBatch:
     joined = {}
-    for name, current in _items(batch).items():
+    for name, current in pair_items(batch).items():
         first, second = current, items[name].to(current.device)
         if name in ("words_NLD", "word_mask_NL"):
             width = max(first.shape[1], second.shape[1])
             first, second = (_pad(x, width) for x in (first, second))
         joined[name] = torch.cat([first, second])
-    return replace(
-        batch,
-        text=TextBatch(*(joined[name] for name in _FIELDS[:3])),
-        video=VideoBatch(*(joined[name] for name in _FIELDS[3:5])),
-        category_N=joined["category_N"],
-        video_N=joined["video_N"],
-    )
+    return batch_of(joined, batch.category_N.device).with_draws(**batch.draws)
 
 
 def _pad(x_NL: Tensor, width: int) -> Tensor:

@@ -26,7 +26,7 @@ class AdaptedVideo(NamedTuple):
 
 
 class LowRank(nn.Module):
-    """x + |x| * up(keep * gelu(hidden)): a residual whose size follows the feature's norm, whatever the encoder.
+    """x + |x| / sqrt(D) * up(keep * gelu(hidden)): a residual in the scale of x's entries, whatever the encoder.
 
     `up` starts at zero. hidden = sum of linear maps of the inputs after layer norm; `keep` [..., R] scales hidden units
     (a dropout mask already divided by its keep rate).
@@ -43,8 +43,9 @@ class LowRank(nn.Module):
         return torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
 
     def shift(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
+        """What is added for each unit of the feature's length: up's columns over sqrt(D), alike in every dimension."""
         active = functional.gelu(hidden)
-        return functional.linear(active if keep is None else active * keep, self.up)
+        return functional.linear(active if keep is None else active * keep, self.up) / math.sqrt(len(self.up))
 
     def forward(self, x: Tensor, *more: Tensor, keep: Tensor | None = None) -> Tensor:
         return x + norm(x) * self.shift(self.hidden(x, *more), keep)
@@ -158,8 +159,8 @@ class RoutedExperts(nn.Module):
 class AttentionBlock(nn.Module):
     """Tokens attend to prompts P and to each other in a narrow space.
 
-    x + |x| W_o attention(W_q x, W_k [P; x], W_v [P; x]), W_o zero at first: the identity. It carries every prompt
-    method and, without prompts, is their control.
+    x + |x| / sqrt(D) W_o attention(W_q x, W_k [P; x], W_v [P; x]), W_o zero at first: the identity. It carries every
+    prompt method and, without prompts, is their control.
     """
 
     def __init__(self, dim: int, width: int, heads: int, generator: torch.Generator) -> None:
@@ -175,13 +176,13 @@ class AttentionBlock(nn.Module):
             context = torch.cat([prompts_NPD, inner_NLD], 1)
             mask = torch.cat([mask_NL.new_ones(prompts_NPD.shape[:2]), mask_NL], 1)
         mixed = attention(inner_NLD @ self.query.T, context @ self.key.T, context @ self.value.T, mask, self.heads)
-        return tokens_NLD + norm(tokens_NLD) * (mixed @ self.out.T)
+        return tokens_NLD + norm(tokens_NLD) * (mixed @ self.out.T) / math.sqrt(len(self.out))
 
 
 class TemporalTransformer(nn.Module):
     """CLIP4Clip's sequential head: a transformer over frames, added to them through a zero projection.
 
-    x + |x| W_out T(LN(x) + position),  LN = layer norm,  T = pre-norm layers of attention and a GELU MLP four times as wide.
+    x + |x| / sqrt(D) W_out LN(T(LN(x) + position)),  T = pre-norm layers of attention and a wide GELU MLP.
     W_out = 0 at first: the identity.
     """
 
@@ -202,7 +203,7 @@ class TemporalTransformer(nn.Module):
             mixed_MFD = attention(inner_MFD @ query.T, inner_MFD @ key.T, inner_MFD @ value.T, mask_MF, self.heads)
             x_MFD = x_MFD + mixed_MFD @ out.T
             x_MFD = x_MFD + functional.gelu(layer_norm(x_MFD) @ widen.T) @ narrow.T
-        return frames_MFD + norm(frames_MFD) * (layer_norm(x_MFD) @ self.out.T)
+        return frames_MFD + norm(frames_MFD) * (layer_norm(x_MFD) @ self.out.T) / math.sqrt(len(self.out))
 
 
 def attention(query_NQD: Tensor, key_NKD: Tensor, value_NKD: Tensor, mask_NK: Tensor, heads: int) -> Tensor:

@@ -148,9 +148,7 @@ def queue_contrastive(
     return _diagonal_cross_entropy(logits_NK.masked_fill(excluded_NK & ~positive_NK, lowest))
 
 
-def topology_preserving(
-    feature_ND: Tensor, teacher_ND: Tensor, scale: float | Tensor, excluded_NN: Tensor
-) -> Tensor:
+def topology_preserving(feature_ND: Tensor, teacher_ND: Tensor, scale: float | Tensor, excluded_NN: Tensor) -> Tensor:
     """How far the batch's similarities within one modality moved from the teacher's, scalar >= 0.
 
     KL_1 of the rows of scale f f^T from those of scale f' f'^T, entries of `excluded_NN` (the diagonal, at least) left
@@ -163,7 +161,7 @@ def topology_preserving(
 
 
 def orthogonality(rows_ND: Tensor) -> Tensor:
-    """mean of ( R R^T - I )^2, scalar >= 0: zero where the rows R are orthonormal.             CODA-Prompt, Smith 2023"""
+    """mean of ( R R^T - I )^2, scalar >= 0; zero where the rows R are orthonormal.        CODA-Prompt, Smith 2023"""
     return (rows_ND @ rows_ND.T - torch.eye(len(rows_ND), dtype=rows_ND.dtype, device=rows_ND.device)).square().mean()
 
 

@@ -54,9 +54,7 @@ def pooled_similarity(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
     if text.attend_ND is None:
         return text.pooled_ND @ video.pooled_MD.T
     assert video.frames_MFD is not None
-    return attended_similarity(
-        text.pooled_ND, text.attend_ND, video.pooled_MD, video.frames_MFD, video.frame_mask_MF
-    )
+    return attended_similarity(text.pooled_ND, text.attend_ND, video.pooled_MD, video.frames_MFD, video.frame_mask_MF)
 
 
 def same_video(video_N: Tensor) -> Tensor:

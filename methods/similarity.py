@@ -86,7 +86,7 @@ def attended_similarity(
 ) -> Tensor:
     """Cosine of every caption with every video as that caption pools it, [N, M], in -1..1.
 
-    r_ij = video_j + sum_f (a_f - 1/F_j) frame_jf,   a = softmax_f(attend_i . frame_jf),   s(i, j) = text_i . r_ij / |r_ij|
+    r_ij = video_j + sum_f (a_f - 1/F_j) frame_jf,   a = softmax_f(attend_i . frame_jf),   s = text_i . r_ij / |r_ij|
     Caption, video and frames have unit norm, so attend_i = 0 (even attention) gives text_i . video_j exactly. The N M D
     vectors r are never made: with d = r - video, s = (t.v + t.d) / sqrt(1 + 2 v.d + d.d), each from frame products.
     Captions are taken 64 at a time, so that memory stays bounded.                           after X-Pool, Gorti 2022

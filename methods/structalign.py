@@ -55,7 +55,7 @@ class StructAlignConfig(TrainedConfig):
     """
 
     scoring: Scoring = "fused"
-    lr: float = 3e-4
+    lr: float = 1e-4
     dropout: float = 0.1
     crp: float = 10.0
     etf: float = 0.1
