@@ -70,12 +70,13 @@ class SuiteResults:
         records = [run.record for row in self.rows for run in row.runs]
         configs = [record.config for record in records]
         stores = {config.store for config in configs}
-        options = {tuple(sorted((k, v) for k, v in c.options.items() if k != "order" and v)) for c in configs}
+        usual = {"shots": None, "long_tail": 1.0, "validation": 0, "seed": 0}
+        options = {tuple((k, c.options[k]) for k in usual if c.options[k] != usual[k]) for c in configs}
         return {
             "store": ", ".join(sorted(f"{s.name} ({s.digest[:12]})" for s in stores)),
             "features": "simulated" if any(s.simulated for s in stores) else "extracted",
             "stream": ", ".join(sorted({config.stream for config in configs})),
-            "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) for option in sorted(options)) or "none",
+            "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options)),
             "headline": "R@1 of all queries of tasks 1..T, text to video, stored galleries, seen scope",
             "selection": ", ".join(sorted({config.selection for config in configs})),
             "seeds": ", ".join(map(str, sorted({config.seed for config in configs}))),

@@ -89,14 +89,14 @@ def kl_divergence(student_RK: Tensor, teacher_RK: Tensor, temperature: float) ->
     return temperature**2 * (log_teacher_RK.exp() * (log_teacher_RK - log_student_RK)).sum(-1).mean()
 
 
-def distillation(student_RK: Tensor, teacher_RK: Tensor, temperature: float) -> Tensor:
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Cross-entropy between the softened rows of teacher and student, scalar >= 0, in nats times T^2.
 
     H_T = -T^2 mean_rows sum_k softmax(teacher/T)_k log softmax(student/T)_k
-    `kl_divergence` plus the teacher's entropy: the same gradient for the student, never zero. Takes logits.
+    `kl_divergence` plus the teacher's entropy: the same gradient for the student, never zero. Takes logits [R, K].
     """
-    target_RK = (teacher_RK / temperature).softmax(-1)
-    return -(temperature**2) * (target_RK * (student_RK / temperature).log_softmax(-1)).sum(-1).mean()
+    target_RK = (teacher / temperature).softmax(-1)
+    return -(temperature**2) * (target_RK * (student / temperature).log_softmax(-1)).sum(-1).mean()
 
 
 def relation_preserving(sim_NN: Tensor, teacher_NN: Tensor, temperature: float) -> Tensor:

@@ -13,7 +13,7 @@ from features.synthetic import SyntheticConfig, generated_structure, synthesise
 
 @cache
 def small_store() -> FeatureStore:
-    """Six categories in three tasks, 32-d, five frames, four captions for each of six training videos a category."""
+    """Six categories in three tasks, 32-d, five frames, six training videos a category with four captions each."""
     path = Path(mkdtemp(prefix="ctvr-tests-")) / "small.h5"
     structure = generated_structure(
         categories=6,
@@ -24,7 +24,7 @@ def small_store() -> FeatureStore:
         captions_per_train_video=4,
         seed=3,
     )
-    synthesise(structure, SyntheticConfig(dim=32, frames=5, latent_dim=16, seed=5), path, name="small")
+    synthesise(structure, SyntheticConfig(dim=32, frames=5, latent_dim=16, seed=5), path, name="small", reference=24)
     return open_store(path)
 
 

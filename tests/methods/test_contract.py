@@ -13,14 +13,14 @@ from torch.testing import assert_close
 from bench.runner import feature_spec
 from bench.training import generator_for, train_task
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, TaskInfo
+from methods.base import FeatureSpec, Method, TaskInfo, TrainedConfig
 from methods.heads import AdaptedVideo
 from methods.registry import known_methods
 from methods.scoring import embed_text, embed_video
 from tests.stores import small_store, small_stream
 
 METHODS = sorted(known_methods())
-TRAINED = [name for name in METHODS if known_methods()[name].method.Config.__name__ != "MethodConfig"]
+TRAINED = [name for name in METHODS if issubclass(known_methods()[name].method.Config, TrainedConfig)]
 SCORINGS = ("cosine", "word_frame", "fused")
 
 
@@ -39,6 +39,9 @@ def learn(method: Method, task: int, data: PairTable, seed: int = 0) -> None:
     method.begin_task(TaskInfo(task, len(data), small_stream().tasks[task].categories))
     if method.is_trained:
         train_task(method, data, seed, task)
+    if method.closed_form:
+        method.fit_task(data, generator_for(seed, "fit", task))
+    if method.is_trained or method.closed_form:
         method.end_task(data, generator_for(seed, "end", task))
 
 

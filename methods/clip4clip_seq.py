@@ -1,0 +1,54 @@
+"""CLIP4Clip with its sequential head: a temporal transformer over frames, whose output is added to them.
+
+video = n( mean_f ( frame_f + |frame_f| W_out T(frames)_f ) ) after the residual adapters of `finetune`, L = its loss.
+T: 4 layers, 8 heads, learned positions (seqTransf).                              Luo et al. 2022, Neurocomputing
+W_out = 0 at first, so that training starts from mean pooling; without it the random transformer would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import VideoBatch
+from methods.base import FeatureSpec
+from methods.finetune import Finetune, FinetuneConfig
+from methods.heads import AdaptedVideo, ResidualHead, TemporalTransformer
+from methods.registry import register
+
+
+@dataclass(frozen=True)
+class Clip4ClipSeqConfig(FinetuneConfig):
+    """layers, heads: of the temporal transformer; heads must divide the feature dimension."""
+
+    layers: int = 4
+    heads: int = 8
+
+
+@register()
+class Clip4ClipSeq(Finetune):
+    """Fine-tuning with a temporal transformer over the adapted frames."""
+
+    name = "clip4clip_seq"
+    paper = "Luo et al. 2022, CLIP4Clip (sequential transformer), trained task after task"
+    idea = "Let frames see each other in order before they are averaged."
+    Config = Clip4ClipSeqConfig
+    config: Clip4ClipSeqConfig
+
+    def __init__(self, config: Clip4ClipSeqConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.head = SequentialHead(config, spec, generator)
+
+
+class SequentialHead(ResidualHead):
+    """The residual head with the temporal transformer after its frame adapter."""
+
+    def __init__(self, config: Clip4ClipSeqConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(spec.dim, config.rank, generator)
+        self.sequence = TemporalTransformer(spec.dim, spec.num_frames, config.layers, config.heads, generator)
+
+    def video_frames(self, video: VideoBatch, keep_MR: Tensor | None = None) -> AdaptedVideo:
+        adapted = super().video_frames(video, keep_MR)
+        return adapted._replace(frames_MFD=self.sequence(adapted.frames_MFD, adapted.frame_mask_MF))

@@ -1,0 +1,116 @@
+"""CODA-Prompt: every prompt is a weighted sum of components, the weights an attention to the input.
+
+p(x) = sum_m alpha_m P_m,   alpha_m = cosine(x * A_m, K_m),   x the frozen pooled feature, * elementwise
+Each task adds its share of the components and freezes those before it. L = L_contrastive + ortho (O(P) + O(K) + O(A)),
+O(B) = mean (B B' - I)^2 over all components so far                                        Smith et al. 2023, CVPR
+Components of later tasks start orthonormal to those before (the authors' Gram-Schmidt), as all are drawn in one
+orthonormal set. Prompt tokens are scaled to the layer-normed tokens that they join.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.attention_head import AttentionConfig, AttentionHead
+from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from methods.heads import masked_mean
+from methods.losses import orthogonality
+from methods.registry import register
+from methods.scoring import embed_text, embed_video
+from methods.similarity import normalise
+
+
+@dataclass(frozen=True)
+class CODAPromptConfig(AttentionConfig):
+    """pool: components over all tasks. length: tokens of a prompt. ortho: weight of the orthogonality terms."""
+
+    pool: int = 100
+    length: int = 8
+    ortho: float = 0.1
+
+
+@register()
+class CODAPrompt(AttentionHead):
+    """The attention block with prompts composed from components that each task adds to."""
+
+    name = "coda_prompt"
+    paper = "Smith et al. 2023, CODA-Prompt: COntinual Decomposed Attention-based Prompting"
+    idea = "Compose the prompt from many parts instead of choosing one; new tasks add parts and leave old ones alone."
+    fidelity = "adapted"
+    deviations = "the prompt joins one trained attention block over frozen tokens, not layers of a frozen transformer"
+    Config = CODAPromptConfig
+    config: CODAPromptConfig
+
+    def __init__(self, config: CODAPromptConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.text_prompts = Components(config, spec, generator)
+        self.video_prompts = Components(config, spec, generator)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.zero_grad()  # components of earlier tasks are stepped no more, and must not count in the clipped norm
+
+    def optimised_parameters(self) -> list[nn.Parameter]:
+        current = max(self.task.position, 0)
+        idle = {*self.text_prompts.all_but(current), *self.video_prompts.all_but(current)}
+        return [parameter for parameter in super().optimised_parameters() if parameter not in idle]
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        overlap = self.text_prompts.overlap(self.task.position) + self.video_prompts.overlap(self.task.position)
+        return {**super().loss(batch), "ortho": self.config.ortho * overlap}
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        prompts_NPD = self.text_prompts(text.pooled_ND, self.task.position)
+        return embed_text(self.attend_text(text, prompts_NPD), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        prompts_MPD = self.video_prompts(masked_mean(*video), self.task.position)
+        return embed_video(self.attend_video(video, prompts_MPD), self.config)
+
+
+class Components(nn.Module):
+    """For each task some prompts P [m, length D], keys K [m, D] and attention vectors A [m, D]."""
+
+    def __init__(self, config: CODAPromptConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.dim, width = spec.dim, config.length * spec.dim
+        share = math.ceil(config.pool / spec.num_tasks)
+        self.prompts, self.keys, self.attentions = (
+            nn.ParameterList(map(nn.Parameter, _orthonormal(share * spec.num_tasks, size, generator).split(share)))
+            for size in (width, spec.dim, spec.dim)
+        )
+
+    def forward(self, query_ND: Tensor, task: int) -> Tensor:
+        """prompts [N, length, D] from the components of the tasks up to `task`."""
+        prompts_MW, keys_MD, attentions_MD = self._until(task)
+        focus_NMD = normalise(query_ND)[:, None] * attentions_MD
+        weight_NM = (normalise(focus_NMD) * normalise(keys_MD)).sum(-1)
+        prompt_NW = weight_NM @ prompts_MW * math.sqrt(prompts_MW.shape[1])
+        return prompt_NW.view(len(query_ND), -1, self.dim)
+
+    def overlap(self, task: int) -> Tensor:
+        """O(P) + O(K) + O(A) over the components of the tasks up to `task`."""
+        return torch.stack([orthogonality(rows) for rows in self._until(task)]).sum()
+
+    def all_but(self, task: int) -> set[nn.Parameter]:
+        """What belongs to all other tasks."""
+        parts = (self.prompts, self.keys, self.attentions)
+        return {parameter for part in parts for other, parameter in enumerate(part) if other != task}
+
+    def _until(self, task: int) -> tuple[Tensor, Tensor, Tensor]:
+        prompts, keys, attentions = (
+            torch.cat([*(old.detach() for old in list(part)[: max(task, 0)]), part[max(task, 0)]])
+            for part in (self.prompts, self.keys, self.attentions)
+        )
+        return prompts, keys, attentions
+
+
+def _orthonormal(rows: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random unit rows, orthonormal as far as `width` dimensions allow."""
+    gaussian = torch.randn(rows, width, generator=generator)
+    return torch.linalg.qr(gaussian.T).Q.T.contiguous() if rows <= width else normalise(gaussian)

@@ -1,0 +1,119 @@
+"""CTP: contrast with a slow copy of the model that both old and new weights feed, and keep the batch's topology.
+
+L = L_contrastive + L_momentum + L_topology
+L_momentum = CE of picking the slow model's video for a caption, and its caption for a video, among batch and queue
+slow <- m slow + (1 - m) theta,                         m = 0.995 in the first task
+slow <- m slow + (1 - m) (theta + theta_old) / 2,       m = 0.9 later, from theta_old at the task's start
+L_topology = KL of the batch's similarities, caption to video, video to caption, caption to caption, video to video
+(a sample with itself left out), from those of theta_old; from the second task on.         Zhu et al. 2023, ICCV
+Every term is the sum of both directions; the authors halve all of them. Queued pairs of the same video are no
+negatives.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch
+from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from methods.finetune import Finetune, FinetuneConfig
+from methods.heads import ResidualHead
+from methods.losses import kl_divergence, queue_contrastive, symmetric_contrastive, topology_preserving
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.weights import set_weights, weights_of
+
+
+@dataclass(frozen=True)
+class CTPConfig(FinetuneConfig):
+    """first_momentum, momentum: m in the first task and later. queue: keys kept of each modality."""
+
+    first_momentum: float = 0.995
+    momentum: float = 0.9
+    queue: int = 1024
+
+
+@register()
+class CTP(Finetune):
+    """Fine-tuning plus contrast with a compatible momentum model and topology preservation."""
+
+    name = "ctp"
+    paper = "Zhu et al. 2023, CTP: Towards Vision-Language Continual Pretraining"
+    idea = "A slow model that remembers the old weights gives the keys; distances within a batch stay as they were."
+    fidelity = "adapted"
+    deviations = "a head over frozen features in place of both encoders; without the masked language modelling terms"
+    stores_samples = "a queue of `queue` embeddings of recent pairs"
+    Config = CTPConfig
+    config: CTPConfig
+    text_queue_QD: Tensor
+    video_queue_QD: Tensor
+    queue_video_Q: Tensor
+    queued: Tensor
+
+    def __init__(self, config: CTPConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+        self.teacher_slow = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("text_queue_QD", torch.zeros(config.queue, spec.dim))
+        self.register_buffer("video_queue_QD", torch.zeros(config.queue, spec.dim))
+        self.register_buffer("queue_video_Q", torch.full((config.queue,), -1))
+        self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.teacher.load_state_dict(self.head.state_dict())
+        self.teacher_slow.load_state_dict(self.head.state_dict())
+
+    @torch.no_grad()
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        text, video = self._embed_with(self.teacher_slow, batch)
+        keys = {"key_text_ND": text.pooled_ND, "key_video_ND": video.pooled_MD}
+        return super().prepare(batch, generator).with_draws(**keys)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, same_NN = self.config, same_video(batch.video_N)
+        text, video = self.embed_batch(batch)
+        logits_NN = config.scale * pair_similarity(text, video, config)
+        terms = {
+            "contrastive": symmetric_contrastive(logits_NN, 1.0, same_NN),
+            "momentum": self._momentum_term(batch, text.pooled_ND, video.pooled_MD),
+        }
+        if self.task.position > 0:
+            with torch.no_grad():
+                old_text, old_video = self._embed_with(self.teacher, batch)
+                old_NN = config.scale * pair_similarity(old_text, old_video, config)
+            itself_NN = torch.eye(len(batch), dtype=torch.bool, device=same_NN.device)
+            terms["topology"] = (
+                kl_divergence(logits_NN, old_NN, 1.0)
+                + kl_divergence(logits_NN.T, old_NN.T, 1.0)
+                + topology_preserving(text.pooled_ND, old_text.pooled_ND, config.scale, itself_NN)
+                + topology_preserving(video.pooled_MD, old_video.pooled_MD, config.scale, same_NN)
+            )
+        return terms
+
+    @torch.no_grad()
+    def after_step(self, batch: PairBatch) -> None:
+        config, slow_P, new_P = self.config, weights_of(self.teacher_slow), weights_of(self.head)
+        momentum = config.momentum if self.task.position > 0 else config.first_momentum
+        mixed_P = (new_P + weights_of(self.teacher)) / 2 if self.task.position > 0 else new_P
+        set_weights(self.teacher_slow, momentum * slow_P + (1 - momentum) * mixed_P)
+        slot_N = (self.queued + torch.arange(len(batch), device=self.queued.device)) % config.queue
+        self.text_queue_QD[slot_N] = batch.draws["key_text_ND"]
+        self.video_queue_QD[slot_N] = batch.draws["key_video_ND"]
+        self.queue_video_Q[slot_N] = batch.video_N
+        self.queued += len(batch)
+
+    def _momentum_term(self, batch: PairBatch, text_ND: Tensor, video_ND: Tensor) -> Tensor:
+        empty_Q = self.queue_video_Q < 0
+        queue_same_NQ = (batch.video_N[:, None] == self.queue_video_Q) | empty_Q
+        excluded_NK = torch.cat([same_video(batch.video_N), queue_same_NQ], 1)
+        scale, keys = self.config.scale, batch.draws
+        to_video = queue_contrastive(text_ND, keys["key_video_ND"], self.video_queue_QD, scale, excluded_NK)
+        return to_video + queue_contrastive(video_ND, keys["key_text_ND"], self.text_queue_QD, scale, excluded_NK)
+
+    def _embed_with(self, head: ResidualHead, batch: PairBatch) -> tuple[TextEmbedding, VideoEmbedding]:
+        return embed_text(head.text(batch.text), self.config), embed_video(head.video_frames(batch.video), self.config)

@@ -1,0 +1,21 @@
+"""Cumulative training: at every task, train on the pairs of all tasks so far.
+
+L = finetune's, over the union of the tasks seen; the head goes on from where the last task left it. What a method could
+reach that forgets nothing because it keeps everything; unlike `joint` it does not know the future.
+"""
+
+from __future__ import annotations
+
+from methods.finetune import Finetune
+from methods.registry import register
+
+
+@register()
+class Cumulative(Finetune):
+    """Fine-tuning on every pair seen so far, again at each task."""
+
+    name = "cumulative"
+    paper = "rehearsal of everything, the replay upper bound of continual learning (Lopez-Paz & Ranzato 2017)"
+    idea = "Keep all data and train on all of it whenever a task arrives."
+    stores_samples = "the training pairs of all tasks seen"
+    sees = "seen"

@@ -1,0 +1,79 @@
+"""Dark Experience Replay ++: stored pairs are replayed twice, for what the old model said and for what is true.
+
+L = L_contrastive(batch) + dark mean (s C - s R)^2 over one draw of stored pairs + replay L_contrastive(another draw)
+C the pooled similarities of the drawn pairs under the head now, R under the head when they were stored. The two draws
+are independent.                                                                          Buzzega et al. 2020, NeurIPS
+A retrieval model has no logits to store: each pair is kept with both of its head embeddings, which give a row of
+similarities with whichever pairs it is drawn together with. They are stored when the pair's task ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch, PairTable
+from methods.base import FeatureSpec
+from methods.finetune import Finetune, FinetuneConfig
+from methods.memory import Reservoir, as_draws, batch_of, from_draws, pair_items
+from methods.registry import register
+
+
+@dataclass(frozen=True)
+class DERppConfig(FinetuneConfig):
+    """buffer: pairs kept. dark: alpha, weight of the stored similarities. replay: beta, weight of the stored pairs."""
+
+    buffer: int = 320
+    dark: float = 0.2
+    replay: float = 0.5
+
+
+@register()
+class DERpp(Finetune):
+    """Fine-tuning plus two replays from a reservoir: of stored similarities and of stored pairs."""
+
+    name = "der_pp"
+    paper = "Buzzega et al. 2020, Dark Experience for General Continual Learning"
+    idea = "Rehearse old pairs together with what the model then thought of them."
+    fidelity = "adapted"
+    deviations = "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs"
+    stores_samples = "features and both embeddings of `buffer` training pairs"
+    Config = DERppConfig
+    config: DERppConfig
+
+    def __init__(self, config: DERppConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.memory = Reservoir(config.buffer)
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        prepared = super().prepare(batch, generator)
+        if not len(self.memory):
+            return prepared
+        for use in ("dark", "replay"):
+            items = self.memory.draw(len(batch), generator)
+            drawn = super().prepare(batch_of(items, batch.category_N.device), generator)
+            stored = {name: items[name] for name in ("stored_text_ND", "stored_video_ND")}
+            prepared = prepared.with_draws(**as_draws(drawn.with_draws(**stored), use))
+        return prepared
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        if len(self.memory):
+            terms["dark"] = self.config.dark * self._dark(from_draws(batch.draws, "dark"))
+            terms["replay"] = self.config.replay * super().loss(from_draws(batch.draws, "replay"))["contrastive"]
+        return terms
+
+    def _dark(self, drawn: PairBatch) -> Tensor:
+        text, video = self.embed_batch(drawn)
+        stored_NN = drawn.draws["stored_text_ND"] @ drawn.draws["stored_video_ND"].T
+        return (self.config.scale * (text.pooled_ND @ video.pooled_MD.T - stored_NN)).square().mean()
+
+    @torch.no_grad()
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        for index_N in data.shuffled(256, generator):
+            batch = data.pairs(index_N)
+            text, video = self.embed_batch(batch)
+            stored = {"stored_text_ND": text.pooled_ND, "stored_video_ND": video.pooled_MD}
+            self.memory.add({**pair_items(batch), **stored}, generator)

@@ -1,0 +1,111 @@
+"""DualPrompt: a general prompt for all tasks, and an expert prompt for each.
+
+x = frozen pooled feature. In training task t uses its own expert; at test the expert e of the largest cosine(x, key_e)
+among the tasks learned. General and expert tokens join the sample's own in attention.
+L = L_contrastive - pull * mean cosine(x, key_t)                                            Wang et al. 2022, ECCV
+One set of prompts per modality; a caption and its video choose separately, each by itself. Keys start near zero, so
+that a task's few steps can turn them; from unit length they would hardly move and routing would be by chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.attention_head import AttentionConfig, AttentionHead
+from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from methods.heads import masked_mean, uniform
+from methods.losses import symmetric_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.similarity import normalise
+
+
+@dataclass(frozen=True)
+class DualPromptConfig(AttentionConfig):
+    """general, length: tokens of the general and of each expert prompt. pull: weight of the key term."""
+
+    general: int = 5
+    length: int = 5
+    pull: float = 1.0
+
+
+@register()
+class DualPrompt(AttentionHead):
+    """The attention block with a general prompt and the expert prompt of the nearest task key."""
+
+    name = "dualprompt"
+    paper = "Wang et al. 2022, DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning"
+    idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
+    fidelity = "adapted"
+    deviations = "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer"
+    Config = DualPromptConfig
+    config: DualPromptConfig
+
+    def __init__(self, config: DualPromptConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.text_prompts = DualPrompts(config, spec, generator)
+        self.video_prompts = DualPrompts(config, spec, generator)
+
+    @property
+    def learned(self) -> int:
+        """Tasks begun: experts that may be chosen."""
+        return max(self.task.position, 0) + 1
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.zero_grad()  # experts of earlier tasks are stepped no more, and must not count in the clipped norm
+
+    def optimised_parameters(self) -> list[nn.Parameter]:
+        idle = {*self.text_prompts.experts_but(self.learned - 1), *self.video_prompts.experts_but(self.learned - 1)}
+        return [parameter for parameter in super().optimised_parameters() if parameter not in idle]
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, own_N = self.config, torch.full_like(batch.category_N, self.learned - 1)
+        text = embed_text(self.attend_text(batch.text, self.text_prompts(own_N)), config)
+        video = embed_video(self.attend_video(batch.video, self.video_prompts(own_N)), config)
+        sim_NN = pair_similarity(text, video, config)
+        match = self.text_prompts.match(batch.text.pooled_ND)[:, self.learned - 1]
+        match = match + self.video_prompts.match(masked_mean(*batch.video))[:, self.learned - 1]
+        return {
+            "contrastive": symmetric_contrastive(sim_NN, config.scale, same_video(batch.video_N)),
+            "pull": -config.pull * match.mean(),
+        }
+
+    def route(self, text: TextBatch) -> Tensor:
+        return self.text_prompts.match(text.pooled_ND)[:, : self.learned].argmax(1)
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return embed_text(self.attend_text(text, self.text_prompts(self.route(text))), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        expert_M = self.video_prompts.match(masked_mean(*video))[:, : self.learned].argmax(1)
+        return embed_video(self.attend_video(video, self.video_prompts(expert_M)), self.config)
+
+
+class DualPrompts(nn.Module):
+    """A general prompt [G, D], and for each of T tasks a key [D] and an expert prompt [length, D]."""
+
+    def __init__(self, config: DualPromptConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        tasks, dim = range(spec.num_tasks), spec.dim
+        self.general_GD = uniform((config.general, dim), 1.0, generator)
+        self.keys = nn.ParameterList(uniform((1, dim), 0.002, generator) for _ in tasks)
+        self.experts = nn.ParameterList(uniform((config.length, dim), 1.0, generator) for _ in tasks)
+
+    def forward(self, expert_N: Tensor) -> Tensor:
+        """prompts [N, G + length, D]: the general one before the chosen expert."""
+        general_NGD = self.general_GD.expand(len(expert_N), -1, -1)
+        return torch.cat([general_NGD, torch.stack(list(self.experts))[expert_N]], 1)
+
+    def match(self, query_ND: Tensor) -> Tensor:
+        """Cosine of each query with each task's key, [N, T]."""
+        return normalise(query_ND) @ normalise(torch.cat(list(self.keys))).T
+
+    def experts_but(self, task: int) -> set[nn.Parameter]:
+        """Keys and prompts of all other tasks."""
+        pairs = zip(self.keys, self.experts, strict=True)
+        return {parameter for other, pair in enumerate(pairs) if other != task for parameter in pair}

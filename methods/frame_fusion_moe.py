@@ -1,0 +1,106 @@
+"""FrameFusionMoE: frame fusion, experts routed with a vector per task, and negatives from earlier tasks.
+
+Video: two gated attention blocks over frames (spec 5.1). Caption: low-rank experts, router input = caption + p_t (5.2);
+gallery j is asked with p_j (1.4). With stored video embeddings m of earlier tasks:
+L = (1 - gamma) L_contrastive + gamma L_ct,
+L_ct = -mean_i log [ e^(s t_i.v_i) / ( sum_k e^(s t_i.v_k) + sum_m e^(s t_i.m) ) ]               CTVR 2025, SIGIR
+The release takes its negatives from the stored galleries, that is from TEST videos (D14), one batch after the other;
+here the training videos of a finished task are stored and drawn at random. Other captions of the same video are no
+negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from methods.heads import keep_mask
+from methods.losses import cross_task_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, same_video
+from methods.structalign import Route, StructAlignConfig, StructAlignHead
+
+
+@dataclass(frozen=True)
+class FrameFusionMoEConfig(TrainedConfig):
+    """gamma: share of the cross-task loss. experts, top_k, rank: text experts; lora_alpha / rank scales their output.
+
+    heads: of the attention over frames. dropout: before the experts' common map A.
+    """
+
+    dropout: float = 0.1
+    rank: int = 64
+    lora_alpha: float = 256.0
+    experts: int = 10
+    top_k: int = 2
+    heads: int = 8
+    gamma: float = 0.6
+
+
+@register()
+class FrameFusionMoE(Method):
+    """Frame fusion and task-aware experts, trained against stored videos of earlier tasks."""
+
+    name = "frame_fusion_moe"
+    paper = "CTVR 2025, Continual Text-to-Video Retrieval with Frame Fusion and Task-Aware Routing"
+    idea = "Route captions by task, and keep new captions away from old videos."
+    fidelity = "adapted"
+    deviations = "modules act on frozen features, not inside CLIP; negatives are training videos, not test videos"
+    stores_samples = "one embedding of every training video"
+    Config = FrameFusionMoEConfig
+    config: FrameFusionMoEConfig
+    negatives_MD: Tensor
+
+    def __init__(self, config: FrameFusionMoEConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        same = {name: getattr(config, name) for name in ("rank", "experts", "top_k", "heads")}
+        modules = StructAlignConfig(scaling=config.lora_alpha / config.rank, **same)  # StructAlign builds on them
+        self.head = StructAlignHead(modules, spec, generator)
+        self.register_buffer("negatives_MD", torch.zeros(0, spec.dim))
+
+    @property
+    def uses_shards(self) -> bool:
+        return True
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        if task.position == 1:
+            self.head.experts.copy_first_to_all()
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        config, device, size = self.config, batch.category_N.device, len(batch)
+        draws = {"keep_ND": keep_mask(size, self.spec.dim, config.dropout, generator).to(device)}
+        if self.task.position > 0:
+            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
+        if len(self.negatives_MD):
+            index_M = torch.randint(len(self.negatives_MD), (config.batch_size,), generator=generator)
+            draws["negatives_MD"] = self.negatives_MD[index_M.to(device)]
+        return batch.with_draws(**draws)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, draws = self.config, batch.draws
+        gates_NE = self.head.route(batch.text, self.task.position, draws.get("noise_NE"))
+        text = embed_text(self.head.text(batch.text, Route(gates_NE, draws["keep_ND"])), config)
+        video = embed_video(self.head.video(batch.video), config)
+        negatives_MD = draws.get("negatives_MD", self.negatives_MD[:0])
+        same_NN = same_video(batch.video_N)
+        pooled = text.pooled_ND, video.pooled_MD
+        return {"cross_task": cross_task_contrastive(*pooled, negatives_MD, config.scale, config.gamma, same_NN)}
+
+    @torch.no_grad()
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        """One pair of each of the task's videos is looked at."""
+        first_pair = {video: pair for pair, video in reversed(list(enumerate(data.video_P.tolist())))}
+        chunks = torch.tensor(sorted(first_pair.values())).split(256)
+        stored = [self.encode_video(data.video(index_M)).pooled_MD for index_M in chunks]
+        self.negatives_MD = torch.cat([self.negatives_MD, *stored])
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return embed_text(self.head.text(text, Route(self.head.route(text, shard))), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return embed_video(self.head.video(video), self.config)

@@ -1,0 +1,65 @@
+"""Mod-X: keep the off-diagonal part of the old model's similarity matrix, where the old model was right.
+
+L = L_contrastive + weight [ KL(R, C) + KL(R', C') ],   R = softmax of rows of s v' t' (old),  C of s v t (new)
+A row of R whose largest entry is not its own pair is replaced by the row of C, so that it pulls nowhere. No softening
+temperature.                                                                            Ni et al. 2023, ICML
+Captions of one video in a batch are all right answers. The old model is the previous task's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch
+from methods.base import FeatureSpec, TaskInfo
+from methods.finetune import Finetune, FinetuneConfig
+from methods.losses import kl_divergence, symmetric_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+
+
+@dataclass(frozen=True)
+class ModXConfig(FinetuneConfig):
+    """weight: of the off-diagonal term."""
+
+    weight: float = 20.0
+
+
+@register()
+class ModX(Finetune):
+    """Fine-tuning plus the old model's rows of batch similarities, only the rows it got right."""
+
+    name = "mod_x"
+    paper = "Ni et al. 2023, Continual Vision-Language Representation Learning with Off-Diagonal Information"
+    idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
+    Config = ModXConfig
+    config: ModXConfig
+
+    def __init__(self, config: ModXConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.teacher.load_state_dict(self.head.state_dict())
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, same_NN = self.config, same_video(batch.video_N)
+        text, video = self.embed_batch(batch)
+        new_NN = config.scale * pair_similarity(text, video, config)
+        with torch.no_grad():
+            old_text = embed_text(self.teacher.text(batch.text), config)
+            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_NN = config.scale * pair_similarity(old_text, old_video, config)
+        kept = off_diagonal(new_NN, old_NN, same_NN) + off_diagonal(new_NN.T, old_NN.T, same_NN)
+        return {"contrastive": symmetric_contrastive(new_NN, 1.0, same_NN), "off_diagonal": config.weight * kept}
+
+
+def off_diagonal(new_NN: Tensor, old_NN: Tensor, same_NN: Tensor) -> Tensor:
+    """KL of the new rows of logits from the old ones that rank a right answer first; the other rows count 0."""
+    right_N1 = same_NN.gather(1, old_NN.argmax(1, keepdim=True))
+    return kl_divergence(new_NN, torch.where(right_N1, old_NN, new_NN.detach()), 1.0)

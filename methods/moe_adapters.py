@@ -1,0 +1,161 @@
+"""MoE-Adapters: a fixed set of adapters, a router for every task, and experts that freeze once a task relied on them.
+
+x + |x| sum_e g_e E_e(x),   g = softmax over the top-k of n(query) R_t (+ noise in training), 0 elsewhere
+E_e a low-rank adapter, R_t task t's router, query the pooled caption or mean frame, one set of experts per modality.
+After a task its most used experts are frozen; its router is never trained again. A gallery of task j, and the queries
+that ask it, are routed by R_j.  L = L_contrastive                                            Yu et al. 2024, CVPR
+The authors choose the router for an unknown image with autoencoders; here the gallery's task says which (DESIGN 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from methods.heads import MASKED, AdaptedVideo, LowRank, fan_in_uniform, keep_mask, layer_norm, masked_mean, norm
+from methods.losses import symmetric_contrastive
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+
+
+@dataclass(frozen=True)
+class MoEAdaptersConfig(TrainedConfig):
+    """experts: per modality. rank: of each. top_k: experts used for a sample. freeze: experts frozen after a task.
+
+    noise: standard deviation added to the router's logits in training.
+    """
+
+    rank: int = 64
+    experts: int = 10
+    top_k: int = 2
+    freeze: int = 1
+    noise: float = 0.7
+
+
+@register()
+class MoEAdapters(Method):
+    """Experts on both sides, routed by the task of the gallery."""
+
+    name = "moe_adapters"
+    paper = "Yu et al. 2024, Boosting Continual Learning of Vision-Language Models via Mixture-of-Experts Adapters"
+    idea = "Tasks share experts through routers of their own; experts that a task used most are left to it."
+    Config = MoEAdaptersConfig
+    config: MoEAdaptersConfig
+
+    def __init__(self, config: MoEAdaptersConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.text_experts = Experts(config, spec, generator)
+        self.video_experts = Experts(config, spec, generator)
+
+    @property
+    def uses_shards(self) -> bool:
+        return True
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.zero_grad()  # what is frozen from now on must not count in the clipped norm
+        if task.position > 0:
+            self.text_experts.freeze(self.config.freeze)
+            self.video_experts.freeze(self.config.freeze)
+
+    def optimised_parameters(self) -> list[nn.Parameter]:
+        current = max(self.task.position, 0)
+        return [*self.text_experts.trained_in(current), *self.video_experts.trained_in(current)]
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        config, device = self.config, batch.category_N.device
+        draws: dict[str, Tensor] = {}
+        for side in ("text", "video"):
+            noise_NE = config.noise * torch.randn(len(batch), config.experts, generator=generator)
+            keep_NR = keep_mask(len(batch), config.rank, config.dropout, generator)
+            draws |= {f"{side}_noise_NE": noise_NE.to(device), f"{side}_keep_NR": keep_NR.to(device)}
+        return batch.with_draws(**draws)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        task, draws = self.task.position, batch.draws
+        text = self._text(batch.text, task, draws["text_noise_NE"], draws["text_keep_NR"])
+        video = self._video(batch.video, task, draws["video_noise_NE"], draws["video_keep_NR"])
+        sim_NN = pair_similarity(text, video, self.config)
+        return {"contrastive": symmetric_contrastive(sim_NN, self.config.scale, same_video(batch.video_N))}
+
+    @torch.no_grad()
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        batches = [data.pairs(index_N) for index_N in data.chunks(256)]
+        self.text_experts.count_uses(torch.cat([batch.text.pooled_ND for batch in batches]), self.task.position)
+        self.video_experts.count_uses(torch.cat([masked_mean(*batch.video) for batch in batches]), self.task.position)
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return self._text(text, shard)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return self._video(video, max(self.task.position, 0))
+
+    def encode_gallery(self, video: VideoBatch, shard: int) -> VideoEmbedding:
+        return self._video(video, shard)
+
+    def _text(
+        self, text: TextBatch, task: int, noise: Tensor | None = None, keep: Tensor | None = None
+    ) -> TextEmbedding:
+        gates_NE = self.text_experts.gates(text.pooled_ND, task, noise)
+        pooled_ND, words_NLD = (self.text_experts(x, gates_NE, keep) for x in text[:2])
+        return embed_text(TextBatch(pooled_ND, words_NLD, text.word_mask_NL), self.config)
+
+    def _video(
+        self, video: VideoBatch, task: int, noise: Tensor | None = None, keep: Tensor | None = None
+    ) -> VideoEmbedding:
+        gates_ME = self.video_experts.gates(masked_mean(*video), task, noise)
+        frames_MFD = self.video_experts(video.frames_MFD, gates_ME, keep) * video.frame_mask_MF[..., None]
+        return embed_video(AdaptedVideo(frames_MFD, video.frame_mask_MF), self.config)
+
+
+class Experts(nn.Module):
+    """E low-rank adapters, a router [E, D] for each task, which experts are frozen, and how often each was used."""
+
+    frozen_E: Tensor
+    uses_E: Tensor
+
+    def __init__(self, config: MoEAdaptersConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.top_k = config.top_k
+        self.experts = nn.ModuleList(LowRank(spec.dim, config.rank, 1, generator) for _ in range(config.experts))
+        shape = (config.experts, spec.dim)
+        self.routers = nn.ParameterList(fan_in_uniform(shape, generator) for _ in range(spec.num_tasks))
+        self.register_buffer("frozen_E", torch.zeros(config.experts, dtype=torch.bool))
+        self.register_buffer("uses_E", torch.zeros(config.experts))
+
+    def gates(self, query_ND: Tensor, task: int, noise_NE: Tensor | None = None) -> Tensor:
+        logits_NE = layer_norm(query_ND) @ self.routers[task].T
+        if noise_NE is not None:
+            logits_NE = logits_NE + noise_NE
+        least_N1 = logits_NE.topk(self.top_k, dim=-1).values[..., -1:]
+        return torch.where(logits_NE >= least_N1, logits_NE, MASKED).softmax(-1)
+
+    def forward(self, x: Tensor, gates_NE: Tensor, keep_NR: Tensor | None = None) -> Tensor:
+        """x [N, D] or [N, L, D] with the chosen experts' residuals added."""
+        tokens = x if x.dim() == 3 else x[:, None]
+        keep = None if keep_NR is None else keep_NR[:, None]
+        shift = torch.zeros_like(tokens)
+        for gate_N, expert in zip(gates_NE.unbind(1), self.experts, strict=True):
+            assert isinstance(expert, LowRank)
+            shift = shift + gate_N[:, None, None] * expert.shift(expert.hidden(tokens), keep)
+        return (tokens + norm(tokens) * shift).view_as(x)
+
+    @torch.no_grad()
+    def count_uses(self, query_ND: Tensor, task: int) -> None:
+        self.uses_E = (self.gates(query_ND, task) > 0).float().mean(0)
+
+    def freeze(self, count: int) -> None:
+        """Freeze the `count` experts that the last task used most and that are not frozen yet."""
+        open_E = self.uses_E.masked_fill(self.frozen_E, -1.0)
+        most = open_E.topk(min(count, len(open_E))).indices
+        self.frozen_E = self.frozen_E.clone()
+        self.frozen_E[most[open_E[most] > 0]] = True
+
+    def trained_in(self, task: int) -> list[nn.Parameter]:
+        """The task's router and what is not frozen."""
+        pairs = zip(self.experts, self.frozen_E.tolist(), strict=True)
+        return [self.routers[task], *(p for expert, frozen in pairs if not frozen for p in expert.parameters())]

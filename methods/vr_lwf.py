@@ -1,0 +1,74 @@
+"""VR-LwF: Learning without Forgetting where the old knowledge is asked with replayed sentences, not the new captions.
+
+R = s v' r'  (old model: batch videos, replayed captions r);   C = s v r  (new model)
+L = L_contrastive + weight H(R, C),   H as in `lwf`, over the replayed captions of each video       Ding et al. 2022
+The paper makes sentences of random words from CLIP's vocabulary; here they are drawn from the store's reference bank,
+which holds captions of no task. Both encoders are distilled, the old model is the previous task's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairBatch
+from methods.base import FeatureSpec, TaskInfo
+from methods.finetune import Finetune, FinetuneConfig
+from methods.losses import distillation, symmetric_contrastive
+from methods.memory import ReferenceSample, captions_alone
+from methods.registry import register
+from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+
+
+@dataclass(frozen=True)
+class VRLwFConfig(FinetuneConfig):
+    """weight: of the distillation. temperature: T. sentences: reference captions replayed in a step."""
+
+    weight: float = 1.0
+    temperature: float = 2.0
+    sentences: int = 128
+
+
+@register()
+class VRLwF(Finetune):
+    """Fine-tuning plus distillation of the old model's similarities with reference captions."""
+
+    name = "vr_lwf"
+    paper = "Ding et al. 2022, Don't Stop Learning: Towards Continual Learning for the CLIP Model"
+    idea = "Similarities of new videos with sentences from everywhere stay near those of the old model."
+    fidelity = "adapted"
+    deviations = "replays captions of a reference bank, not sentences of random vocabulary words; pooled features only"
+    needs_reference = True
+    Config = VRLwFConfig
+    config: VRLwFConfig
+
+    def __init__(self, config: VRLwFConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+        self.reference = ReferenceSample(spec.reference, self.name)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.teacher.load_state_dict(self.head.state_dict())
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        sentences_RD = self.reference.captions(self.config.sentences, generator)
+        return super().prepare(batch, generator).with_draws(sentences_RD=sentences_RD)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        config, sentences = self.config, captions_alone(batch.draws["sentences_RD"])
+        text, video = self.embed_batch(batch)
+        sim_NN = pair_similarity(text, video, config)
+        replayed = embed_text(self.head.text(sentences), config)
+        with torch.no_grad():
+            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_replayed = embed_text(self.teacher.text(sentences), config)
+            old_NR = config.scale * old_video.pooled_MD @ old_replayed.pooled_ND.T
+        new_NR = config.scale * video.pooled_MD @ replayed.pooled_ND.T
+        return {
+            "contrastive": symmetric_contrastive(sim_NN, config.scale, same_video(batch.video_N)),
+            "distillation": config.weight * distillation(new_NR, old_NR, config.temperature),
+        }

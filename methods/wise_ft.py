@@ -1,0 +1,50 @@
+"""WiSE-FT: after each task, go only part of the way from the old weights to the new ones.
+
+theta <- (1 - a) theta_old + a theta_new,  theta_old the weights before the task        Wortsman et al. 2022, CVPR
+The paper interpolates once, from zero-shot; along a stream each task starts from the last interpolation, so that a = 0
+stays zero-shot and a = 1 is fine-tuning, both bit for bit. A sweep over a is one curve from stability to plasticity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from features.streams import PairTable
+from methods.base import FeatureSpec, TaskInfo
+from methods.finetune import Finetune, FinetuneConfig
+from methods.registry import register
+from methods.weights import set_weights, weights_of
+
+
+@dataclass(frozen=True)
+class WiseFTConfig(FinetuneConfig):
+    """mix: a, the share of the way that is gone; 0 is zero-shot, 1 is fine-tuning."""
+
+    mix: float = 0.5
+
+
+@register()
+class WiseFT(Finetune):
+    """Fine-tuning, then interpolation of weights with those before the task."""
+
+    name = "wise_ft"
+    paper = "Wortsman et al. 2022, Robust fine-tuning of zero-shot models"
+    idea = "Between the weights before and after a task lies a better trade-off than at either end."
+    Config = WiseFTConfig
+    config: WiseFTConfig
+    before_P: Tensor
+
+    def __init__(self, config: WiseFTConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.register_buffer("before_P", weights_of(self.head).detach())
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.before_P = weights_of(self.head).detach()
+
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        mix = self.config.mix
+        set_weights(self.head, (1 - mix) * self.before_P + mix * weights_of(self.head))

@@ -1,0 +1,66 @@
+"""X-Pool: every caption pools a video's frames for itself, by attention; the gallery depends on the query.
+
+a_f = softmax_f( (W_q LN(t)) . (W_k frame_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) frame_f
+t and frames from the residual adapters of `finetune`, unit length; score = cosine.  L = finetune's on these scores
+                                                                                     Gorti et al. 2022, CVPR
+W_k = 1 as in the authors' code; W_q = 0 instead of 1, so that attention is even at first and training starts from mean
+pooling. W_k' W_q LN(t) is computed with the caption: a stored gallery holds frames; no weight is needed to score it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from features.streams import PairBatch, TextBatch, VideoBatch
+from methods.base import FeatureSpec, TextEmbedding, VideoEmbedding
+from methods.finetune import Finetune, FinetuneConfig
+from methods.heads import AdaptedVideo, layer_norm
+from methods.registry import register
+from methods.scoring import embed_video
+from methods.similarity import normalise
+
+
+@dataclass(frozen=True)
+class XPoolConfig(FinetuneConfig):
+    """Fields of TrainedConfig, no others; dropout acts in the residual adapters. Word-frame scores do not pool."""
+
+
+@register()
+class XPool(Finetune):
+    """Fine-tuning with caption-conditioned attention over frames."""
+
+    name = "x_pool"
+    paper = "Gorti et al. 2022, X-Pool: Cross-Modal Language-Video Attention for Text-Video Retrieval"
+    idea = "A caption tells about part of a video: let it pick the frames it is about."
+    fidelity = "adapted"
+    deviations = "attention is even at first and shifts the mean frame; values are the frames, without output layers"
+    Config = XPoolConfig
+    config: XPoolConfig
+
+    def __init__(self, config: XPoolConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.query_DD = nn.Parameter(torch.zeros(spec.dim, spec.dim))
+        self.key_DD = nn.Parameter(torch.eye(spec.dim))
+
+    def embed_batch(self, batch: PairBatch) -> tuple[TextEmbedding, VideoEmbedding]:
+        text, _ = super().embed_batch(batch)
+        adapted = self.head.video_frames(batch.video, batch.draws.get("keep_video_NR"))
+        return self._attending(text), self._with_frames(adapted)
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        return self._attending(super().encode_text(text, shard))
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return self._with_frames(self.head.video_frames(video))
+
+    def _attending(self, text: TextEmbedding) -> TextEmbedding:
+        query_ND = layer_norm(text.pooled_ND) @ self.query_DD.T / math.sqrt(self.spec.dim)
+        return text._replace(attend_ND=query_ND @ self.key_DD)
+
+    def _with_frames(self, video: AdaptedVideo) -> VideoEmbedding:
+        frames_MFD = normalise(video.frames_MFD) * video.frame_mask_MF[..., None]
+        return VideoEmbedding(embed_video(video, self.config).pooled_MD, frames_MFD, video.frame_mask_MF)

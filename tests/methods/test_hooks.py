@@ -1,0 +1,156 @@
+"""What the harness does for methods that need more than a loss: banks, closed forms, shards, routes, steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.protocol import Evaluator
+from bench.records import RunConfig
+from bench.runner import Job, feature_spec, make_method, store_id
+from bench.suite import make_suite, plan, run_suite
+from bench.training import generator_for, train_task
+from features.errors import InputError
+from features.store import open_store, verify_store
+from features.streams import PairBatch, PairTable, make_stream
+from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from methods.finetune import Finetune, FinetuneConfig
+from methods.registry import find_method
+from tests.learning import begin, learn, make, small_spec, train_pairs
+from tests.stores import small_store, small_stream
+
+
+def banked_store(path: Path, reference: int = 20, block: int = 128) -> Path:
+    structure = generated_structure(4, 2, train_per_category=4, test_per_category=3, captions_per_train_video=2)
+    config = SyntheticConfig(dim=16, frames=3, latent_dim=8)
+    synthesise(structure, config, path, name="banked", reference=reference, block=block)
+    return path
+
+
+def evaluator() -> Evaluator:
+    tasks = small_stream().tasks
+    return Evaluator(PairTable(small_store(), np.concatenate([t.test for t in tasks])), [len(t.test) for t in tasks])
+
+
+# --- reference banks
+
+
+def test_a_simulated_bank_leaves_the_rest_of_the_store_as_it_was(tmp_path: Path) -> None:
+    without, banked = (open_store(banked_store(tmp_path / f"{n}.h5", n)) for n in (0, 20))
+    assert not without.has_reference
+    assert banked.has_reference
+    for dataset in ("videos/frames", "captions/pooled", "captions/words"):
+        assert np.array_equal(without.feature(dataset), banked.feature(dataset))
+    assert banked.feature("reference/captions").shape == banked.feature("reference/frames").shape == (20, 16)
+    assert verify_store(banked.path) == []
+
+
+def test_a_simulated_bank_does_not_depend_on_the_block(tmp_path: Path) -> None:
+    stores = [open_store(banked_store(tmp_path / f"{block}.h5", block=block)) for block in (3, 128)]
+    assert stores[0].digest == stores[1].digest
+
+
+def test_a_bank_cannot_be_smaller_than_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reference is -1"):
+        banked_store(tmp_path / "a.h5", reference=-1)
+
+
+def test_only_methods_that_declare_it_are_handed_the_bank(tmp_path: Path) -> None:
+    store = open_store(banked_store(tmp_path / "a.h5"))
+    spec = feature_spec(store, make_stream(store))
+    assert spec.reference is not None
+    assert len(spec.reference.captions_RD) == 20
+    for name, expected in (("finetune", False), ("zscl", True), ("vr_lwf", True)):
+        entry = find_method(name)
+        run = RunConfig(method=name, config={}, stream="s", options={}, seed=0, selection="last", store=store_id(store))
+        assert (make_method(Job(entry, run, name, 0), spec, "cpu").spec.reference is not None) == expected
+
+
+@pytest.mark.parametrize("name", ["zscl", "vr_lwf"])
+def test_a_store_without_a_bank_is_refused_before_the_first_run(name: str, tmp_path: Path) -> None:
+    store = open_store(banked_store(tmp_path / "a.h5", reference=0))
+    suite = make_suite({"store": store.path, "methods": [{"name": "finetune"}, {"name": name}]}, "test")
+    with pytest.raises(InputError, match=f"{name} needs a reference bank"):
+        plan(suite, store)
+    entry = find_method(name)
+    with pytest.raises(InputError, match="bank of reference features"):
+        entry.method(entry.config(), small_spec()._replace(reference=None), generator_for(0, "init"))
+
+
+# --- whole runs
+
+
+def test_closed_form_routed_and_banked_methods_run_through_a_suite(tmp_path: Path) -> None:
+    names = ("ridge", "s_prompts", "zscl", "x_pool")
+    methods = [{"name": name, "set": {"features": 30} if name == "ridge" else {"epochs": 1}} for name in names]
+    store = banked_store(tmp_path / "a.h5")
+    suite = make_suite({"store": store, "methods": methods, "seeds": 2, "out": tmp_path, "jobs": 1}, "test")
+    records = run_suite(suite)
+    assert [record.status for record in records] == ["done"] * 8  # two seeds of each, the closed form too
+    ridge, s_prompts = records[0], records[2]
+    assert ridge.cost is not None
+    assert ridge.cost.trainable == 30 * 16
+    assert ridge.cost.steps == 0
+    assert all("routing_accuracy" in stage for stage in s_prompts.geometry)
+    assert not any("routing_accuracy" in stage for stage in ridge.geometry)
+
+
+# --- galleries and routes
+
+
+@pytest.mark.parametrize("name", ["adapter_per_task", "packnet"])
+def test_galleries_of_isolated_tasks_are_encoded_again_as_they_were(name: str) -> None:
+    method, judge = make(name, lr=1e-2), evaluator()
+    for task in range(3):
+        learn(method, task)
+        ranked = judge.finish_task(method).ranked
+    for scope in ("seen", "own"):
+        stored, again = (ranked[gallery, scope, "t2v"].rank_N for gallery in ("stored", "re-encoded"))
+        assert stored.tolist() == again.tolist()
+
+
+def test_routing_accuracy_is_the_share_of_queries_sent_to_their_task() -> None:
+    method, judge = make("s_prompts"), evaluator()
+    for task in range(2):
+        learn(method, task)
+        judge.finish_task(method)
+    right = [
+        int(method.route(judge.test.text(torch.tensor([row])))) == task  # type: ignore[arg-type]
+        for task in range(2)
+        for row in range(judge.rows(task).start, judge.rows(task).stop)
+    ]
+    assert judge.routing_accuracy(method) == pytest.approx(100 * sum(right) / len(right))
+    assert judge.routing_accuracy(make("finetune")) is None
+
+
+# --- hooks of a step
+
+
+class Watched(Finetune):
+    """Fine-tuning that writes down what its hooks see."""
+
+    name = "watched"
+
+    def begin(self) -> None:
+        self.norms: list[float] = []
+        self.batches: list[PairBatch] = []
+
+    def after_backward(self) -> None:
+        self.norms.append(float(sum(p.grad.square().sum() for p in self.parameters() if p.grad is not None)) ** 0.5)
+
+    def after_step(self, batch: PairBatch) -> None:
+        self.batches.append(batch)
+
+
+def test_hooks_see_the_gradient_before_it_is_clipped_and_the_prepared_batch_after_the_step() -> None:
+    config = FinetuneConfig(epochs=1, clip_norm=1e-3)
+    method = Watched(config, small_spec(), generator_for(0, "init"))
+    method.begin()
+    begin(method, 0)
+    steps = train_task(method, train_pairs(0), 0, 0)
+    assert len(method.norms) == len(method.batches) == steps
+    assert min(method.norms) > 10 * config.clip_norm
+    assert all("keep_text_NR" in batch.draws for batch in method.batches)

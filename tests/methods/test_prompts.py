@@ -1,0 +1,189 @@
+"""DualPrompt, CODA-Prompt and S-Prompts: how prompts are made, chosen, kept orthogonal and left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from torch.testing import assert_close
+
+from bench.training import generator_for
+from features.streams import TextBatch
+from methods.base import Method
+from methods.coda_prompt import CODAPrompt
+from methods.dualprompt import DualPrompt
+from methods.losses import orthogonality
+from methods.memory import k_means
+from methods.s_prompts import SPrompts
+from tests.learning import begin, learn, make, train_pairs
+
+
+def state(method: Method, prefix: str) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in method.state_dict().items() if name.startswith(prefix)}
+
+
+# --- CODA-Prompt
+
+
+def test_orthogonality_is_zero_for_orthonormal_rows_only() -> None:
+    rows_ND = torch.linalg.qr(torch.randn(6, 4, generator=torch.Generator().manual_seed(0))).Q.T
+    assert orthogonality(rows_ND).item() == pytest.approx(0, abs=1e-12)
+    assert orthogonality(2 * rows_ND).item() == pytest.approx(9 * 4 / 16)  # the diagonal is 4 instead of 1
+    rows_ND[0] = rows_ND[1]
+    assert orthogonality(rows_ND).item() == pytest.approx(2 / 16)
+
+
+def test_orthogonality_is_the_mean_over_all_pairs_of_rows() -> None:
+    rows_ND = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    expected = sum((float(a @ b) - (i == j)) ** 2 for i, a in enumerate(rows_ND) for j, b in enumerate(rows_ND)) / 25
+    assert orthogonality(rows_ND).item() == pytest.approx(expected, rel=1e-5)
+
+
+def coda(**values: object) -> CODAPrompt:
+    method = make("coda_prompt", **values)
+    assert isinstance(method, CODAPrompt)
+    return method
+
+
+def test_codas_components_start_orthonormal_over_all_tasks() -> None:
+    components = coda(pool=12).text_prompts
+    assert components.overlap(2).item() == pytest.approx(0, abs=1e-8)
+
+
+def test_coda_composes_its_prompt_from_the_components_so_far() -> None:
+    components = coda(pool=12, length=2).text_prompts
+    query_ND = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    for task, parts in ((0, 1), (2, 3)):
+        expected_NPD = torch.zeros(3, 2, 32)
+        for prompt_MW, key_MD, attention_MD in list(
+            zip(components.prompts, components.keys, components.attentions, strict=True)
+        )[:parts]:
+            for prompt_W, key_D, attention_D in zip(prompt_MW, key_MD, attention_MD, strict=True):
+                for row, query_D in enumerate(query_ND):
+                    weight = cosine_similarity(query_D * attention_D, key_D, dim=0)
+                    expected_NPD[row] += weight * prompt_W.detach().view(2, 32) * 8  # sqrt(2 * 32)
+        assert_close(components(query_ND, task), expected_NPD, rtol=1e-4, atol=1e-5)
+
+
+def test_codas_earlier_components_stay_while_a_later_task_uses_them() -> None:
+    method = coda(lr=1e-2)
+    learn(method, 0)
+    first = {name: state(method, f"text_prompts.{name}.0") for name in ("prompts", "keys", "attentions")}
+    learn(method, 1)
+    for name, before in first.items():
+        assert before
+        assert_close(state(method, f"text_prompts.{name}.0"), before, rtol=0, atol=0)
+    begin(method, 1)
+    loss = method.loss(method.prepare(train_pairs(1).pairs(torch.arange(8)), generator_for(0, "x")))
+    torch.stack(list(loss.values())).sum().backward()
+    assert method.text_prompts.prompts[0].grad is None
+    assert method.text_prompts.prompts[1].grad is not None
+
+
+# --- DualPrompt
+
+
+def dualprompt(**values: object) -> DualPrompt:
+    method = make("dualprompt", **values)
+    assert isinstance(method, DualPrompt)
+    return method
+
+
+def test_dualprompts_pull_is_the_cosine_with_the_tasks_own_keys() -> None:
+    method = dualprompt(pull=2.0)
+    learn(method, 0)
+    begin(method, 1)
+    batch = train_pairs(1).pairs(torch.arange(8))
+    video_ND = batch.video.frames_MFD.sum(1)
+    cosines = cosine_similarity(batch.text.pooled_ND, method.text_prompts.keys[1])
+    cosines = cosines + cosine_similarity(video_ND, method.video_prompts.keys[1])
+    assert method.loss(batch)["pull"].item() == pytest.approx(-2.0 * cosines.mean().item(), rel=1e-4)
+
+
+def test_dualprompt_routes_to_the_nearest_key_of_a_learned_task() -> None:
+    method = dualprompt()
+    begin(method, 1)
+    text = train_pairs(0).text(torch.arange(5))
+    with torch.no_grad():
+        method.text_prompts.keys[0].copy_(-text.pooled_ND[:1])
+        method.text_prompts.keys[1].copy_(10 * text.pooled_ND[:1] + 1)
+        method.text_prompts.keys[2].copy_(text.pooled_ND[:1])  # nearer, but not learned yet
+    assert method.route(text)[0] == 1
+    prompts_NPD = method.text_prompts(torch.tensor([0, 1]))
+    assert torch.equal(prompts_NPD[:, :5], method.text_prompts.general_GD.expand(2, -1, -1))
+    assert torch.equal(prompts_NPD[1, 5:], method.text_prompts.experts[1])
+
+
+def test_dualprompts_other_experts_stay() -> None:
+    method = dualprompt(lr=1e-2)
+    learn(method, 0)
+    before = {**state(method, "text_prompts.keys"), **state(method, "video_prompts.experts")}
+    learn(method, 1)
+    moved = {name for name, value in method.state_dict().items() if name in before and not value.equal(before[name])}
+    assert moved == {"text_prompts.keys.1", "video_prompts.experts.1"}
+
+
+# --- S-Prompts
+
+
+def test_k_means_finds_well_separated_groups() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres_KD = 100 * torch.eye(3, 5)
+    x_ND = centres_KD.repeat_interleave(10, 0) + torch.randn(30, 5, generator=generator)
+    best = min((k_means(x_ND, 3, generator_for(seed, "x")) for seed in range(10)), key=lambda c: _inertia(x_ND, c))
+    nearest = torch.cdist(centres_KD, best).argmin(1)
+    assert sorted(nearest.tolist()) == [0, 1, 2]
+    assert_close(best[nearest], x_ND.view(3, 10, 5).mean(1), rtol=1e-4, atol=1e-4)
+
+
+def _inertia(x_ND: Tensor, centroid_KD: Tensor) -> float:
+    return torch.cdist(x_ND, centroid_KD).amin(1).square().sum().item()
+
+
+def test_k_means_of_fewer_rows_than_centroids_repeats_rows() -> None:
+    x_ND = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    centroid_KD = k_means(x_ND, 5, generator_for(0, "x"))
+    assert (torch.cdist(centroid_KD, x_ND).amin(1) == 0).all()
+
+
+def s_prompts(**values: object) -> SPrompts:
+    method = make("s_prompts", **values)
+    assert isinstance(method, SPrompts)
+    return method
+
+
+def test_s_prompts_finds_the_task_of_its_training_captions() -> None:
+    method = s_prompts()
+    learn(method, 0, 1, 2)
+    for task in range(3):
+        text = train_pairs(task).text(torch.arange(48))
+        right = (method.route(text) == task).float().mean().item()
+        assert right > 0.6  # chance is 0.33
+
+
+def test_s_prompts_encodes_each_sample_through_the_task_it_is_routed_to() -> None:
+    method = s_prompts(lr=1e-2)
+    learn(method, 0, 1, 2)
+    text = train_pairs(1).text(torch.arange(40))
+    task_N = method.route(text)
+    assert len(task_N.unique()) > 1
+    with torch.no_grad():
+        together_ND = method.encode_text(text, 0).pooled_ND
+        for row, task in enumerate(task_N.tolist()):
+            own = method.heads[task].attend_text(_row(text, row), method.text_prompts[task][None])
+            assert_close(together_ND[row], torch.nn.functional.normalize(own.pooled_ND[0], dim=0))
+
+
+def _row(text: TextBatch, row: int) -> TextBatch:
+    span = slice(row, row + 1)
+    return TextBatch(text.pooled_ND[span], text.words_NLD[span], text.word_mask_NL[span])
+
+
+def test_s_prompts_tasks_are_independent() -> None:
+    """Whatever was learned before, a task's own prompts and attention end the same."""
+    after, alone = s_prompts(), s_prompts()
+    learn(after, 0, 1)
+    learn(alone, 1)
+    for prefix in ("heads.1", "text_prompts.1", "video_prompts.1"):
+        assert_close(state(after, prefix), state(alone, prefix), rtol=0, atol=0)
