@@ -111,7 +111,7 @@ class Evaluator:
     @torch.no_grad()
     def headline(self, method: Method, task: int) -> float:
         """R@1 in percent of all queries of tasks up to `task`, text to video, earlier galleries as stored."""
-        scores = self._scores(method, [*self.stored[:task], self._encode_video(method, task, task)])
+        scores = self._scores(method, [*self.stored[:task], self._encode_video(method, task)])
         ranked = _rank_blocks([_numpy(scores.combined(method.config.alpha))], "t2v")
         return float(100 * (ranked.rank_N == 1).mean())
 
@@ -119,13 +119,14 @@ class Evaluator:
     def finish_task(self, method: Method) -> StageResult:
         """Store the gallery of the next task in line and rank every query of tasks up to it."""
         task = len(self.stored)
-        current = [self._encode_video(method, j, j) for j in range(task + 1)]
-        newest_text = self._encode_text(method, slice(0, self.ends[task]), task)
+        current = [self._encode_video(method, j) for j in range(task + 1)]
+        text_ND = self._encode_pooled(method, task)
         self.stored.append(current[task])
-        self._frozen_text.append(_text_rows(newest_text, self.rows(task)))
+        self._frozen_text.append(self._encode_text(method, self.rows(task), task))
         unchanged = all(_same(old, new) for old, new in zip(self.stored, current, strict=True))
-        if method.config.scoring == "cosine" and not method.uses_shards and newest_text.attend_ND is None:
-            ranked = self._rank_dense(newest_text.pooled_ND, None if unchanged else current)
+        one_vector_each = not method.uses_shards and self._frozen_text[-1].attend_ND is None
+        if method.config.scoring == "cosine" and one_vector_each:
+            ranked = self._rank_dense(text_ND, None if unchanged else current)
         else:
             ranked = self._rank_exact(method, None if unchanged else current)
         if unchanged:
@@ -133,7 +134,7 @@ class Evaluator:
             ranked |= {("re-encoded", *key[1:]): value for key, value in stored.items()}
         return StageResult(
             ranked,
-            text_ND=_numpy(newest_text.pooled_ND),
+            text_ND=_numpy(text_ND),
             video_ND=_numpy(torch.cat([video.pooled_MD for video in current])),
             frozen_text_ND=_numpy(torch.cat([text.pooled_ND for text in self._frozen_text])),
             stored_video_ND=_numpy(torch.cat([video.pooled_MD for video in self.stored])),
@@ -157,9 +158,18 @@ class Evaluator:
         else:
             self._stored_index(self.stored[-1])
 
-    def _encode_video(self, method: Method, task: int, shard: int) -> VideoEmbedding:
+    def _encode_video(self, method: Method, task: int, shard: int | None = None) -> VideoEmbedding:
+        """Videos of a task as a gallery of `shard` keeps them: their own task's, unless that is still to come."""
+        shard = task if shard is None else shard
         parts = [method.encode_gallery(self.test.video(index), shard) for index in _chunks(self.rows(task))]
         return VideoEmbedding(*(_cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+    def _encode_pooled(self, method: Method, task: int) -> Tensor:
+        """Pooled captions of all queries of tasks up to `task`, as the newest shard is asked."""
+        parts = [
+            method.encode_text(self.test.text(index), task).pooled_ND for index in _chunks(slice(0, self.ends[task]))
+        ]
+        return torch.cat(parts)
 
     def _encode_text(self, method: Method, rows: slice, shard: int) -> TextEmbedding:
         parts = [method.encode_text(self.test.text(index), shard) for index in _chunks(rows)]
@@ -168,13 +178,20 @@ class Evaluator:
         return TextEmbedding(*(_cat(fields) for fields in zip(*wide, strict=True)))  # type: ignore[arg-type]
 
     def _scores(self, method: Method, videos: Sequence[VideoEmbedding]) -> Scores:
-        """Scores of all queries seen against these galleries, each compared with the text encoding for its shard."""
-        rows = slice(0, self.ends[len(videos) - 1])
-        if not method.uses_shards:
-            text = self._encode_text(method, rows, len(videos) - 1)
-            return _side_by_side([compare(text, video, method.config) for video in videos])
-        texts = (self._encode_text(method, rows, shard) for shard in range(len(videos)))
-        return _side_by_side([compare(text, video, method.config) for text, video in zip(texts, videos, strict=True)])
+        """Scores of all queries seen against these galleries, each compared with the text encoding for its shard.
+
+        Queries pass in chunks, so that no more than a chunk's words are in memory.
+        """
+        rows = []
+        for index in _chunks(slice(0, self.ends[len(videos) - 1])):
+            text = self.test.text(index)
+            if method.uses_shards:
+                texts = [method.encode_text(text, shard) for shard in range(len(videos))]
+            else:
+                texts = [method.encode_text(text, len(videos) - 1)] * len(videos)
+            pairs = zip(texts, videos, strict=True)
+            rows.append(_side_by_side([compare(text, video, method.config) for text, video in pairs]))
+        return Scores(*(_cat(parts) for parts in zip(*rows, strict=True)))
 
     def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding] | None) -> dict[Key, Ranked]:
         ranked: dict[Key, Ranked] = {}
@@ -291,10 +308,6 @@ def _widen(text: TextEmbedding, width: int) -> TextEmbedding:
         return text
     more = width - text.words_NLD.shape[1]
     return text._replace(words_NLD=pad(text.words_NLD, (0, 0, 0, more)), word_mask_NL=pad(text.word_mask_NL, (0, more)))
-
-
-def _text_rows(text: TextEmbedding, rows: slice) -> TextEmbedding:
-    return TextEmbedding(**{name: part[rows].clone() for name, part in text._asdict().items() if part is not None})
 
 
 def _same(first: VideoEmbedding, second: VideoEmbedding) -> bool:
