@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -34,25 +35,17 @@ def say(message: str, quiet: bool = False) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-class SuiteProgress:
-    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
+class _Bars:
+    """Progress bars on a terminal: what is done, how much of it, a note that the caller sets, and a clock."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True)
-        self._live = not quiet and self._console.is_terminal
-        self._quiet = quiet
-        self._start = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=not self._live)
-        self._suite = self._progress.add_task("runs", total=None, note="")
-        self._runs: dict[str, TaskID] = {}
+    def __init__(self, clock: ProgressColumn, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._live = not quiet and console.is_terminal
+        note = TextColumn("{task.fields[note]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note, clock)
+        self._progress = Progress(*columns, console=console, disable=not self._live)
 
-    def __enter__(self) -> SuiteProgress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -60,6 +53,17 @@ class SuiteProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class SuiteProgress(_Bars):
+    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(TimeElapsedColumn(), quiet)
+        self._quiet = quiet
+        self._start = time.monotonic()
+        self._suite = self._progress.add_task("runs", total=None, note="")
+        self._runs: dict[str, TaskID] = {}
 
     def watch(self, progress: RunProgress) -> None:
         """Show where one run is."""
@@ -88,39 +92,22 @@ class SuiteProgress:
             say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
 
 
-class StageProgress:
+class StageProgress(_Bars):
     """Live progress with rate and time left for work in stages; a line for each stage where there is no terminal."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = console.is_terminal
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-        )
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not self._live)
+        super().__init__(TimeRemainingColumn())
         self._stages: dict[str, tuple[TaskID, float]] = {}
-
-    def __enter__(self) -> StageProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Say how much of a stage is done."""
         if stage not in self._stages:
-            self._stages[stage] = (self._progress.add_task(stage, total=total, rate=""), time.monotonic())
+            self._stages[stage] = (self._progress.add_task(stage, total=total, note=""), time.monotonic())
             if not self._live:
                 say(f"{stage}: {total}")
         task, start = self._stages[stage]
         rate = done / max(time.monotonic() - start, 1e-3)
-        self._progress.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+        self._progress.update(task, completed=done, total=total, note=f"{rate:.1f}/s")
 
 
 def print_table(table: Table, measured: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """X-Pool: every caption pools a video's frames for itself, by attention; the gallery depends on the query.
 
-a_f = softmax_f( (W_q LN(t)) . (W_k frame_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) frame_f
-t and frames from the residual adapters of `finetune`, unit length; score = cosine.  L = finetune's on these scores
+a_f = softmax_f( (W_q LN(t)) . (W_k f_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) f_f,
+t and frames f_f from the residual adapters of `finetune`, unit length; score = cosine.  L = finetune's on these scores
                                                                                      Gorti et al. 2022, CVPR
 W_k = 1 as in the authors' code; W_q = 0 instead of 1, so that attention is even at first and training starts from mean
 pooling. W_k' W_q LN(t) is computed with the caption: a stored gallery holds frames; no weight is needed to score it.
