@@ -1,13 +1,15 @@
-"""The embedded default store: built on first use, kept in the user's cache folder, the same bytes everywhere."""
+"""The embedded stores: built on first use, kept in the user's cache folder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
 
-_VERSION = 1  # raised when the content changes, so that an old file in a cache is not used
+_SIMULATED_VERSION = 1  # raised when the content changes, so that an old file in a cache is not used
+Progress = Callable[[str, int, int], None]
 
 
 def cache_folder() -> Path:
@@ -16,12 +18,23 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ctvr-bench"
 
 
-def default_store() -> Path:
-    """Path of the default store, built if it is not there: 20 categories in 10 tasks, simulated 128-d features.
+def default_store(progress: Progress = lambda stage, done, total: None) -> Path:
+    """Path of the default store, moving shapes of world 0, built if it is not there (`features.worlds.build`).
 
-    16 training, 8 validation and 40 test videos a category, 10 captions for each training video, 12 frames.
+    progress: called with a stage, what is done of it, and its total.
     """
-    path = cache_folder() / f"simulated-default-{_VERSION}.h5"
+    from features.worlds.build import default_store_path
+
+    return default_store_path(0, progress)
+
+
+def simulated_store() -> Path:
+    """Path of a simulated store of the default store's shape, built if it is not there, the same bytes everywhere.
+
+    128-d features of no video at all, for tests of size and shape. 20 categories in 10 tasks; 16 training, 8
+    validation and 40 test videos a category, 10 captions for each training video, 12 frames.
+    """
+    path = cache_folder() / f"simulated-default-{_SIMULATED_VERSION}.h5"
     if not path.is_file():
         structure = generated_structure(
             categories=20, tasks=10, test_per_category=40, validation_per_category=8, captions_per_train_video=10

@@ -114,6 +114,11 @@ class FeatureStore:
         return self._file.arrays[dataset]
 
     @property
+    def knows_fits(self) -> bool:
+        """Whether it says which videos each query caption fits, beside its own."""
+        return "captions/fit_offsets" in self._file.arrays
+
+    @property
     def stream_names(self) -> list[str]:
         return schema.stream_names(self._file.arrays)
 

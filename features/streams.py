@@ -135,13 +135,18 @@ class StreamOptions:
     long_tail: ratio between the largest and the smallest category in train videos (1: all equal); the number falls
         geometrically over categories in an order drawn with `seed`, at least one video each.
     validation: train videos per category held out as validation, where the store marks none of its own.
-    seed: draws of few-shot, long-tail and hold-out.
+    split: every category is a task of its own, in the order of the stored tasks.
+    blurred: share of each category's train videos that are learned in another task, drawn evenly from all others
+        (Blurry-M of Bang et al. 2021); tests stay where they are. 0: sharp boundaries.
+    seed: draws of few-shot, long-tail, hold-out and blurring.
     """
 
     order: int = 0
     shots: int | None = None
     long_tail: float = 1.0
     validation: int = 0
+    split: bool = False
+    blurred: float = 0.0
     seed: int = 0
 
 
@@ -149,8 +154,9 @@ class StreamOptions:
 class Task:
     """One task. index: position in the stream from 0; published: its position in the published order.
 
-    categories: category rows. train, validation, test: caption rows of its pairs; a test or validation video has one
-    caption (its query), a train video all of its captions.
+    categories: category rows, whose queries are the task's. train, validation, test: caption rows of its pairs; a test
+    or validation video has one caption (its query), a train video all of its captions. With blurred boundaries `train`
+    has videos of other categories too.
     """
 
     index: int
@@ -182,11 +188,14 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
     stored = store.stream(name)
     train_videos, validation_videos = _training_videos(store, stored, options)
     captions_of = _captions_by_video(store)
-    task_N = stored.task_of_category_C[store.category_N]
+    task_of_category_C = _split(stored.task_of_category_C) if options.split else stored.task_of_category_C
+    task_N = task_of_category_C[store.category_N]
+    num_tasks = int(task_of_category_C.max()) + 1
+    learned_in_N = _blur(task_N, train_videos, store.category_N, num_tasks, options)
     tasks = []
-    for index, published in enumerate(task_order(stored.num_tasks, options.order)):
+    for index, published in enumerate(task_order(num_tasks, options.order)):
         mine = task_N == published
-        train = np.flatnonzero(mine & train_videos)
+        train = np.flatnonzero((learned_in_N == published) & train_videos)
         caption_rows = [rows for video in train if (rows := captions_of.get(int(video))) is not None]
         if not caption_rows:
             raise InputError(
@@ -198,7 +207,7 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
             Task(
                 index=index,
                 published=int(published),
-                categories=tuple(np.flatnonzero(stored.task_of_category_C == published).tolist()),
+                categories=tuple(np.flatnonzero(task_of_category_C == published).tolist()),
                 train=np.concatenate(caption_rows),
                 validation=_queries(query_N, captions_of, np.flatnonzero(mine & validation_videos)),
                 test=query_N[np.flatnonzero(mine & (stored.role_of_video_N == TEST))].astype(np.int64),
@@ -226,6 +235,34 @@ def long_tail_counts(largest: int, num_categories: int, ratio: float) -> list[in
     """
     exponents = np.arange(num_categories) / max(num_categories - 1, 1)
     return [max(round(largest * ratio**-exponent), 1) for exponent in exponents.tolist()]
+
+
+def _split(task_of_category_C: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Tasks of one category each, those of the first task first; -1 stays for unused categories."""
+    used = np.flatnonzero(task_of_category_C >= 0)
+    split_C = np.full_like(task_of_category_C, -1)
+    split_C[used[np.argsort(task_of_category_C[used], kind="stable")]] = np.arange(len(used))
+    return split_C
+
+
+def _blur(
+    task_N: npt.NDArray[np.int32],
+    train_videos: npt.NDArray[np.bool_],
+    category_N: Rows,
+    num_tasks: int,
+    options: StreamOptions,
+) -> npt.NDArray[np.int32]:
+    """The task in which each video is learned: its own, but for a share of each category's train videos."""
+    if not 0 <= options.blurred < 1:
+        raise InputError(f"blurred must be a share of the train videos, 0 to below 1; got {options.blurred}")
+    learned_in_N = task_N.copy()
+    if options.blurred and num_tasks > 1:
+        rng = np.random.default_rng((options.seed, 0xB1))
+        for category in np.unique(category_N[train_videos]).tolist():
+            videos = rng.permutation(np.flatnonzero(train_videos & (category_N == category)))
+            moved = videos[: round(options.blurred * len(videos))]
+            learned_in_N[moved] = (task_N[moved] + rng.integers(1, num_tasks, len(moved))) % num_tasks
+    return learned_in_N
 
 
 def _training_videos(

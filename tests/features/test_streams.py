@@ -70,6 +70,43 @@ def test_the_seed_of_the_options_decides_which_videos_stay() -> None:
     assert rows[0] == rows[1] != rows[2]
 
 
+def test_split_makes_each_category_a_task_in_stored_order() -> None:
+    stored, store = small_store().stream(), small_store()
+    stream = make_stream(store, options=StreamOptions(split=True))
+    assert all(len(task.categories) == 1 for task in stream.tasks)
+    home = [int(stored.task_of_category_C[task.categories[0]]) for task in stream.tasks]
+    assert home == sorted(home)
+    whole, parts = make_stream(store), [task.test for task in stream.tasks]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.sort(np.concatenate([t.test for t in whole.tasks])))
+
+
+def test_split_tasks_are_permuted_by_the_order() -> None:
+    first, other = (make_stream(small_store(), options=StreamOptions(order=k, split=True)) for k in (0, 3))
+    assert [t.published for t in other.tasks] == task_order(len(first), 3).tolist()
+    assert {t.categories for t in first.tasks} == {t.categories for t in other.tasks}
+
+
+def test_blurring_moves_a_share_of_each_category_and_loses_nothing() -> None:
+    store = small_store()
+    sharp, blurred = (make_stream(store, options=StreamOptions(blurred=share)) for share in (0.0, 0.34))
+    moved: dict[int, int] = {}
+    for task, twin in zip(blurred.tasks, sharp.tasks, strict=True):
+        assert np.array_equal(task.test, twin.test)
+        assert np.array_equal(task.validation, twin.validation)
+        for video in set(store.caption_video_M[task.train].tolist()):
+            category = int(store.category_N[video])
+            moved[category] = moved.get(category, 0) + (category not in task.categories)
+    assert set(moved.values()) == {2}  # of six
+    together, apart = (np.concatenate([t.train for t in stream.tasks]) for stream in (blurred, sharp))
+    assert np.array_equal(np.sort(together), np.sort(apart))
+    assert len(np.unique(together)) == len(together)
+
+
+def test_a_share_of_one_or_more_cannot_be_blurred() -> None:
+    with pytest.raises(InputError, match="blurred"):
+        make_stream(small_store(), options=StreamOptions(blurred=1.0))
+
+
 @pytest.fixture
 def store_without_validation(tmp_path: Path) -> FeatureStore:
     structure = generated_structure(4, 2, 5, 3, captions_per_train_video=2)
