@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench format clean
+.PHONY: run test check bench scale format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -18,6 +18,10 @@ check: $(VENV)/ready-extract
 
 bench: $(VENV)/ready-extract
 	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name -q
+
+# SCALE=videos x queries
+scale: $(VENV)/ready
+	SCALE=$(or $(SCALE),1000000x10000) $(BIN)/python -m pytest tests/speed/test_scale.py -q -s
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .

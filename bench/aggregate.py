@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.forgetting import intransigence
-from bench.records import RunRecord, read_metrics, read_suite_records
+from bench.records import RunConfig, RunRecord, read_metrics, read_suite_records
 from features.errors import InputError
 
 OWN = "t2v/stored/own/R@1"
@@ -70,8 +70,11 @@ class SuiteResults:
         records = [run.record for row in self.rows for run in row.runs]
         configs = [record.config for record in records]
         stores = {config.store for config in configs}
-        usual = {"shots": None, "long_tail": 1.0, "validation": 0, "seed": 0}
-        options = {tuple((k, c.options[k]) for k in usual if c.options[k] != usual[k]) for c in configs}
+        usual = {"shots": None, "long_tail": 1.0, "validation": 0, "split": False, "blurred": 0.0, "seed": 0}
+        options = {
+            tuple((k, value) for k, value in c.options.items() if k != "order" and value != usual.get(k))
+            for c in configs
+        }
         return {
             "store": ", ".join(sorted(f"{s.name} ({s.digest[:12]})" for s in stores)),
             "features": "simulated" if any(s.simulated for s in stores) else "extracted",
@@ -97,12 +100,31 @@ def read_results(directory: Path) -> SuiteResults:
     rows: dict[str, list[Run]] = {}
     for run in sorted(runs, key=_position):
         rows.setdefault(run.record.label, []).append(run)
+    for label, members in rows.items():
+        _check_one_setting(directory, label, [run.record.config for run in members])
     return SuiteResults(
         directory.name,
         directory,
         tuple(Row(label, tuple(members)) for label, members in rows.items()),
         tuple(record for record in records if record.status != "done"),
     )
+
+
+def _check_one_setting(directory: Path, label: str, configs: Sequence[RunConfig]) -> None:
+    """Runs of a row may differ in order and seed alone; anything else would be averaged unseen."""
+    varies = {"order", "seed", "options", "config"}
+    ways: dict[str, set[str]] = {}
+    for config in configs:
+        values = {key: value for key, value in config.model_dump().items() if key not in varies}
+        options = {key: value for key, value in config.options.items() if key != "order"}
+        for key, value in (values | options | config.config).items():
+            ways.setdefault(key, set()).add(str(value["digest"][:12] if key == "store" else value))
+    different = [f"{key}: {', '.join(sorted(found))}" for key, found in ways.items() if len(found) > 1]
+    if different:
+        raise InputError(
+            f"{directory}: {label!r} was run in several ways ({'; '.join(different)}), which one row would mix; "
+            "remove the runs that are not meant, and give each suite a --name of its own"
+        )
 
 
 def _position(run: Run) -> tuple[int, str, int, int]:

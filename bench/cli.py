@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_features import features
+from bench.cli_methods import add_commands
+from bench.cli_results import check, compare, report, show
 from features.errors import InputError
 
 app = typer.Typer(
@@ -45,23 +47,38 @@ def run(
     orders: Annotated[int | None, typer.Option(help="Task orders: the published one and permutations.")] = None,
     suite: Annotated[Path | None, typer.Option(help="TOML file with the fields of SuiteConfig.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="method.field=value, repeatable.")] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the stream, repeatable: long_tail=50, shots=4, split=true, blurred=0.3, validation=2."),
+    ] = None,
     selection: Annotated[
         str | None, typer.Option(help="Epoch kept: last (default), validation, or test-oracle as the papers did.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="auto (default): many seeds of a method train as one stack; off: each alone.")
+    ] = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write every run as TensorBoard events.")
+    ] = False,
 ) -> None:
     """Run methods over a stream, only what is missing, and report."""
-    from bench.console import SuiteProgress, say
+    from bench.console import StageProgress, SuiteProgress, say
 
     say("loading ...", quiet)
-    from bench.cli_values import parse_methods, parse_settings
+    if tensorboard:
+        from bench.tensorboard import check_tensorboard, with_events
+
+        check_tensorboard()
+    from bench.cli_values import parse_methods, parse_settings, parse_variant
     from bench.report import write_report
-    from bench.suite import make_suite, read_suite, run_suite
+    from bench.stores import store_path
+    from bench.suite import make_suite, read_suites, run_suite
 
     options: dict[str, Any] = {
         "store": store,
@@ -74,18 +91,28 @@ def run(
         "name": name,
         "device": device,
         "jobs": jobs,
+        "ensemble": ensemble,
         "out": out,
+        **parse_variant(variant or []),
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if suite is not None:
-        config = read_suite(suite, given)
-    else:
-        config = make_suite({"store": store or _default_store(quiet), **given}, "command line")
-    with SuiteProgress(quiet) as progress:
-        records = run_suite(config, progress.watch, progress.finished)
-    report = write_report(config.directory, store=config.store)
-    _show(config.directory, json_)
-    say(f"report: {report}", quiet)
+    with StageProgress(quiet) as stages:
+        if store is not None:
+            given["store"] = store_path(store, stages.show)
+        if suite is not None:
+            configs = read_suites(suite, given, stages.show)
+    if suite is None:
+        configs = [make_suite({"store": store or _default_store(quiet), **given}, "command line")]
+    records = []
+    for config in configs:
+        with SuiteProgress(quiet) as progress:
+            finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
+            records += run_suite(config, progress.watch, finished)
+        report = write_report(config.directory, store=config.store)
+        show(config.directory, json_)
+        say(f"report: {report}", quiet)
+    if configs[0].against is not None and not json_:
+        show_contrasts([config.directory for config in configs], configs[0].against)
     unfinished = [record for record in records if record.status != "done"]
     for record in unfinished:
         say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")
@@ -93,32 +120,12 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(
-    directory: Annotated[Path, typer.Argument(help="Folder of a suite, e.g. results/runs/default.")],
-    store: Annotated[Path | None, typer.Option(help="The runs' store, for captions and frames in the page.")] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Derive metrics from ranks.h5 again.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
-) -> None:
-    """Tables and figures of a suite, from its records alone."""
-    from bench.console import say
-    from bench.report import write_report
-
-    path = write_report(directory, recompute=recompute, store=store)
-    _show(directory, json_)
-    say(f"report: {path}")
+app.command()(report)
+app.command()(compare)
+app.command()(check)
 
 
-@app.command(name="methods")
-def methods_(name: Annotated[str | None, typer.Argument(help="Show the card of one method.")] = None) -> None:
-    """The methods, or the card of one: paper, idea, fields with defaults, what it may keep."""
-    from bench.console import print_card, print_methods
-    from methods.registry import find_method, known_methods
-
-    if name is None:
-        print_methods(known_methods())
-    else:
-        print_card(find_method(name))
+add_commands(app)
 
 
 def main() -> None:
@@ -134,32 +141,26 @@ def main() -> None:
 
 
 def _default_store(quiet: bool) -> Path:
-    from bench.console import say
+    from bench.console import StageProgress, say
     from features.default_store import default_store
 
-    say("default store: simulated features (not real video)", quiet)
-    return default_store()
+    say("default store: moving shapes, world 0 (built on first use)", quiet)
+    with StageProgress(quiet) as progress:
+        return default_store(progress.show)
 
 
-def _show(directory: Path, json_: bool) -> None:
-    import json
+def show_contrasts(directories: list[Path], against: str) -> None:
+    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores."""
+    from rich.console import Console
 
     from bench.aggregate import read_results
-    from bench.console import print_table
-    from bench.tables import console_table
+    from bench.console import say
+    from bench.contrasts import contrast_csv, contrast_markdown, contrast_table
+    from bench.records import write_text
 
-    results = read_results(directory)
-    if json_:
-        rows = [
-            {
-                "label": row.label,
-                "order": run.record.config.options["order"],
-                "seed": run.record.config.seed,
-                **run.final,
-            }
-            for row in results.rows
-            for run in row.runs
-        ]
-        print(json.dumps({"measured": results.measured, "runs": rows}, indent=1))
-    else:
-        print_table(console_table(results), results.measured)
+    results = [read_results(directory) for directory in directories]
+    folder = directories[0].parent if len(directories) > 1 else directories[0]
+    write_text(folder / "differences.md", contrast_markdown(results, against))
+    write_text(folder / "differences.csv", contrast_csv(results, against))
+    Console().print(contrast_table(results, against))
+    say(f"differences: {folder / 'differences.md'}")

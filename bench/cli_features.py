@@ -102,6 +102,23 @@ def synth(
     print(f"wrote {out} (simulated features)", file=sys.stderr)
 
 
+@features.command(name="build-world")
+def build_world(
+    seed: Annotated[int, typer.Argument(help="Of the world; 0 is the default store's.")],
+    out: Annotated[Path | None, typer.Option(help="Store to write (default: in the cache folder).")] = None,
+) -> None:
+    """A moving-shapes world as a store: rendered, encoded as H.264, decoded and extracted; under a minute."""
+    from bench.console import StageProgress
+    from features.worlds import build
+
+    with StageProgress() as progress:
+        if out is None:
+            out = build.default_store_path(seed, progress.show)
+        else:
+            build.build_world(out, seed, progress=progress.show, command_line=_command_line())
+    print(out)
+
+
 @features.command()
 def extract(
     videos: Annotated[Path, typer.Option(help="Folder with the video files, named by video id.")],

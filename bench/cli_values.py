@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from features.errors import InputError, unknown_name
+from features.streams import StreamOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _Config = TypeVar("_Config", bound="DataclassInstance")
-_METHOD = re.compile(r"\s*([^\[\],\s]+)\s*(?:\[([^\]]*)\])?\s*(?:,|$)")
+_METHOD = re.compile(r"\s*([^\[\],]*[^\[\],\s])\s*(?:\[([^\]]*)\])?\s*(?:,|$)")
 
 
 def parse_methods(text: str) -> list[dict[str, Any]]:
@@ -51,6 +52,43 @@ def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"--set must read method.field=value; got {setting!r}")
         values.setdefault(method, {})[field] = value
     return values
+
+
+def parse_pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Values by field from 'field=value'.
+
+    >>> parse_pairs(["lr=1e-4", "scoring=fused"], "--set")
+    {'lr': 0.0001, 'scoring': 'fused'}
+    """
+    return dict(_pair(text, option) for text in texts)
+
+
+def parse_variant(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of the stream from 'field=value'.
+
+    >>> parse_variant(["long_tail=50", "split=true"])
+    {'long_tail': 50, 'split': True}
+    """
+    known = {field.name for field in dataclasses.fields(StreamOptions)} - {"order", "seed"}
+    values = parse_pairs(texts, "--variant")
+    for field in values:
+        if field not in known:
+            raise unknown_name("stream variant", field, known)
+    return values
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Values to search by field from 'field=value,value'.
+
+    >>> parse_grid(["lr=1e-4,3e-4", "scoring=cosine,fused"])
+    {'lr': [0.0001, 0.0003], 'scoring': ['cosine', 'fused']}
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        field, _, values = text.partition("=")
+        parts = [_pair(f"{field}={value}", "--grid") for value in values.split(",")]
+        grid.setdefault(parts[0][0], []).extend(value for _, value in parts)
+    return grid
 
 
 def parse_knobs(config: type[_Config], knobs: Sequence[str]) -> _Config:

@@ -109,6 +109,11 @@ COSTS = (
     Column(COST + "stored_bytes", "stored", "kB", "kept beside the parameters at the end", 0, digits=1, scale=1e3),
     Column(COST + "train_s", "training", "s", "seconds of training, all tasks", 0, digits=1),
     Column(COST + "evaluate_s", "evaluation", "s", "seconds of evaluation, all tasks", 0, digits=1),
+    Column(COST + "encode_s", "encoding", "s", "of those, in the encoders; the rest: scores, ranks", 0, digits=1),
+    Column(COST + "load_s", "loading", "s", "seconds of reading features", 0, digits=1),
+    Column(COST + "write_s", "writing", "s", "seconds of writing records and state", 0, digits=1),
+    Column(COST + "train_flops", "operations", "TFLOP", "matrix products of training", 0, digits=2, scale=1e12),
+    Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process", 0, digits=0, scale=1e6),
 )
 GROUPS = (("Retrieval", RETRIEVAL), ("Learning and forgetting", CONTINUAL), ("Cost", COSTS))
 COLUMNS = RETRIEVAL + CONTINUAL + COSTS

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -26,7 +24,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.records import RunRecord
     from bench.runner import Progress as RunProgress
-    from methods.registry import Entry
+    from bench.tune import Trial
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -80,7 +78,7 @@ class SuiteProgress(_Bars):
         done = progress.task - (1 if epoch else 0)
         self._progress.update(self._runs[progress.label], completed=done, note=note)
 
-    def finished(self, number: int, total: int, record: RunRecord) -> None:
+    def finished(self, number: int, total: int, record: RunRecord | Trial) -> None:
         """Count a finished run and say how long the rest will take."""
         elapsed = time.monotonic() - self._start
         left = elapsed / number * (total - number)
@@ -95,8 +93,9 @@ class SuiteProgress(_Bars):
 class StageProgress(_Bars):
     """Live progress with rate and time left for work in stages; a line for each stage where there is no terminal."""
 
-    def __init__(self) -> None:
-        super().__init__(TimeRemainingColumn())
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(TimeRemainingColumn(), quiet)
+        self._quiet = quiet
         self._stages: dict[str, tuple[TaskID, float]] = {}
 
     def show(self, stage: str, done: int, total: int) -> None:
@@ -104,7 +103,7 @@ class StageProgress(_Bars):
         if stage not in self._stages:
             self._stages[stage] = (self._progress.add_task(stage, total=total, note=""), time.monotonic())
             if not self._live:
-                say(f"{stage}: {total}")
+                say(f"{stage}: {total}", self._quiet)
         task, start = self._stages[stage]
         rate = done / max(time.monotonic() - start, 1e-3)
         self._progress.update(task, completed=done, total=total, note=f"{rate:.1f}/s")
@@ -116,33 +115,3 @@ def print_table(table: Table, measured: Mapping[str, str]) -> None:
     console.print(table)
     for key, value in measured.items():
         console.print(f"{key}: {value}", style="dim", highlight=False)
-
-
-def print_methods(entries: Mapping[str, Entry]) -> None:
-    """Every method with its idea."""
-    table = Table("method", "idea", "keeps", "fidelity", box=None, header_style="bold")
-    for name, entry in entries.items():
-        table.add_row(name, entry.method.idea, entry.method.stores_samples, entry.method.fidelity)
-    Console().print(table)
-
-
-def print_card(entry: Entry) -> None:
-    """Everything there is to know about one method before running it."""
-    method = entry.method
-    console = Console(highlight=False)
-    lines: dict[str, Any] = {
-        "paper": method.paper,
-        "idea": method.idea,
-        "fidelity": method.fidelity + (f": {method.deviations}" if method.deviations else ""),
-        "trained on": {"current": "the current task", "seen": "all tasks so far", "all": "all tasks"}[method.sees],
-        "keeps": method.stores_samples,
-    }
-    console.print(entry.name, style="bold")
-    for key, value in lines.items():
-        console.print(f"  {key}: {value}")
-    module = inspect.getmodule(method)
-    console.print("\n" + inspect.cleandoc((module and module.__doc__) or ""), markup=False)
-    console.print(f"\nfields (--set {entry.name}.FIELD=VALUE):", markup=False)
-    config = entry.config()
-    for field in dataclasses.fields(config):
-        console.print(f"  {field.name} = {getattr(config, field.name)!r}", markup=False)

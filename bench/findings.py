@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.aggregate import Row, SuiteResults
+from bench.ambiguity import Ambiguity, ambiguity
 from bench.analysis import QueryRanks, paired, query_ranks
-from bench.columns import ranked, references
+from bench.columns import CONTINUAL, RETRIEVAL, ranked, references
+from bench.contributions import row_intervals
 from bench.statistics import (
     Friedman,
     Interval,
@@ -25,6 +27,8 @@ from bench.statistics import (
     win_rate,
 )
 from bench.summary import HEADLINE
+from features.errors import unknown_name
+from features.store import FeatureStore
 
 ALPHA = 0.05
 
@@ -58,16 +62,17 @@ class Comparison:
 class Evidence:
     """Everything statistical that a report shows.
 
-    intervals: of the headline, by label. against_best: the best continual method minus each other. against_zero_shot:
-    each trained method minus zero-shot with the same scoring. ranks: Friedman's test over runs, where it can be made,
-    with the labels of its methods.
+    intervals: by label and key of the column; the headline always has one. against_best: the best continual method
+    minus each other. against_zero_shot: each trained method minus zero-shot with the same scoring. ranks: Friedman's
+    test over runs, where it can be made, with the labels of its methods. ambiguity: where the store was at hand.
     """
 
-    intervals: Mapping[str, Interval]
+    intervals: Mapping[str, Mapping[str, Interval]]
     against_best: Sequence[Comparison]
     against_zero_shot: Sequence[Comparison]
     ranks: Friedman | None
     ranked_labels: tuple[str, ...]
+    ambiguity: Ambiguity | None = None
 
     @property
     def tied(self) -> list[str]:
@@ -75,19 +80,29 @@ class Evidence:
         return [comparison.second for comparison in self.against_best if not comparison.differs]
 
 
-def evidence(results: SuiteResults) -> Evidence:
-    """Intervals and tests from the ranks of all finished runs."""
+def evidence(results: SuiteResults, store: FeatureStore | None = None) -> Evidence:
+    """Intervals and tests from the ranks of all finished runs. store: theirs, for what it knows of ambiguity."""
     ranks = {row.label: query_ranks(row) for row in results.rows}
     rows, below = ranked(results), references(results)
+    keys = [column.key for column in (*RETRIEVAL, *CONTINUAL)]
     baseline = {_scoring(row): row.label for row in below if not ranks[row.label].trained}
     trained = [row for row in [*rows, *below] if ranks[row.label].trained and _scoring(row) in baseline]
     return Evidence(
-        intervals={label: hierarchical_interval(found.hit_RN, found.order_R) for label, found in ranks.items()},
+        intervals={row.label: row_intervals(row, keys) for row in results.rows},
         against_best=_family(ranks, [(rows[0].label, row.label) for row in rows[1:]]),
         against_zero_shot=_family(ranks, [(row.label, baseline[_scoring(row)]) for row in trained]),
         ranks=rank_test(rows),
         ranked_labels=tuple(row.label for row in rows),
+        ambiguity=ambiguity(results, [*rows, *below], store),
     )
+
+
+def against(results: SuiteResults, label: str) -> list[Comparison]:
+    """Every other row minus the row of that label, corrected together. Raises InputError for an unknown label."""
+    if label not in {row.label for row in results.rows}:
+        raise unknown_name("row to compare against:", label, (row.label for row in results.rows))
+    ranks = {row.label: query_ranks(row) for row in results.rows}
+    return _family(ranks, [(other, label) for other in ranks if other != label])
 
 
 def summary(results: SuiteResults) -> str:
@@ -105,7 +120,7 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     said = []
     rows = ranked(results)
     if rows:
-        best, interval = rows[0].label, found.intervals[rows[0].label]
+        best, interval = rows[0].label, found.intervals[rows[0].label][HEADLINE]
         said.append(
             f"{best} has the highest R@1 of the continual methods: {interval.estimate:.2f} %, "
             f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {_over(interval)}."
@@ -129,7 +144,7 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
             said.append(f"{verdict} {_list([c.first for c in chosen])}.")
     if rows and min(len(row.runs) for row in rows) < 3:
         said.append("With fewer than three runs of a method an interval says little about seeds; use three or more.")
-    return said
+    return said + (found.ambiguity.sentences() if found.ambiguity else [])
 
 
 def rank_test(rows: Sequence[Row]) -> Friedman | None:

@@ -232,8 +232,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def save_figures(results: SuiteResults, directory: Path) -> dict[str, Path]:
-    """Write every figure as PNG and PDF; returns the PNG files by name. The same records give the same bytes."""
+def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png", "pdf")) -> dict[str, Path]:
+    """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for draw, _ in _FIGURES:
@@ -241,11 +241,14 @@ def save_figures(results: SuiteResults, directory: Path) -> dict[str, Path]:
         if figure is None:
             continue
         with rc_context(STYLE):
-            files[name] = directory / f"{name}.png"
-            figure.savefig(buffer := io.BytesIO(), dpi=150)
-            Image.open(buffer).convert("RGB").quantize(256).save(files[name], optimize=True)  # a third of the bytes
-            figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
-            figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+            files[name] = directory / f"{name}.{kinds[0]}"
+            if "png" in kinds:
+                figure.savefig(buffer := io.BytesIO(), dpi=150)
+                quantised = Image.open(buffer).convert("RGB").quantize(256)  # a third of the bytes
+                quantised.save(directory / f"{name}.png", optimize=True)
+                figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
+            if "pdf" in kinds:
+                figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
     return files
 
 

@@ -22,39 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from bench.metrics import ranks
-from bench.search import DenseGallery, Ranked, word_frame_scores
+from bench.scores import ScoreGrid, Scores, cat, chunks, compare, join_texts, same, side_by_side, stack, task_chunks
+from bench.search import DenseGallery, Ranked
 from features.streams import PairTable
 from methods.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
-from methods.scoring import pooled_similarity
-from methods.similarity import fuse
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Key = tuple[str, str, str]
 """gallery, scope, direction, as in 'stored', 'seen', 't2v'."""
 
-_CHUNK = 256
-
-
-class Scores(NamedTuple):
-    """Raw scores [N, M] of the parts that the scoring needs."""
-
-    pooled_NM: Tensor | None = None
-    word_frame_NM: Tensor | None = None
-
-    def block(self, rows: slice, columns: slice) -> Scores:
-        return Scores(*(None if part is None else part[rows, columns] for part in self))
-
-    def combined(self, alpha: float) -> Tensor:
-        """The matrix that is ranked: one part as it is, or both fused over exactly these columns."""
-        if self.pooled_NM is None or self.word_frame_NM is None:
-            part = self.word_frame_NM if self.pooled_NM is None else self.pooled_NM
-            assert part is not None
-            return part
-        return fuse(self.word_frame_NM, self.pooled_NM, alpha)
+_MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
+_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,12 @@ class Evaluator:
         self.stored: list[VideoEmbedding] = []
         self._frozen_text: list[TextEmbedding] = []
         self._frozen_scores: list[Scores] = []
-        self._index: DenseGallery | None = None
+        self._grid = ScoreGrid(test, self.ends)
+
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent so far in the method's encoders."""
+        return self._grid.encoding.seconds
 
     def rows(self, task: int) -> slice:
         """Positions of a task's queries and videos."""
@@ -94,14 +80,17 @@ class Evaluator:
     @torch.no_grad()
     def own_ranks(self, method: Method, task: int, shard: int) -> Ints:
         """Ranks of a task's queries in its own gallery under the current model, text to video; nothing is stored."""
-        return _rank_blocks([self._own(method, shard, self._encode_video(method, task, shard), task)], "t2v").rank_N
+        video, blocks = self._encode_video(method, task, shard), []
+        for index in chunks(self.rows(task)):
+            blocks.append(compare(method.encode_text(self.test.text(index), shard), video, method.config))
+        return _rank_blocks([_numpy(stack(blocks).combined(method.config.alpha))], "t2v").rank_N
 
     @torch.no_grad()
     def routing_accuracy(self, method: Method) -> float | None:
         """Percent of the queries seen that the method sends to their own task; None where it does not route."""
         right: list[Tensor] = []
         for task in range(len(self.stored)):
-            for index in _chunks(self.rows(task)):
+            for index in chunks(self.rows(task)):
                 task_N = method.route(self.test.text(index))
                 if task_N is None:
                     return None
@@ -111,27 +100,30 @@ class Evaluator:
     @torch.no_grad()
     def headline(self, method: Method, task: int) -> float:
         """R@1 in percent of all queries of tasks up to `task`, text to video, earlier galleries as stored."""
-        scores = self._scores(method, [*self.stored[:task], self._encode_video(method, task)])
+        galleries = [*self.stored[:task], self._encode_video(method, task)]
+        scores = self._grid.row(method, task_chunks([0, *self.ends[: task + 1]]), galleries)
         ranked = _rank_blocks([_numpy(scores.combined(method.config.alpha))], "t2v")
         return float(100 * (ranked.rank_N == 1).mean())
+
+    @torch.no_grad()
+    def keep_gallery(self, method: Method) -> None:
+        """Store the gallery of the next task in line and rank nothing: enough for a `headline` after the last task."""
+        self.stored.append(self._encode_video(method, len(self.stored)))
 
     @torch.no_grad()
     def finish_task(self, method: Method) -> StageResult:
         """Store the gallery of the next task in line and rank every query of tasks up to it."""
         task = len(self.stored)
         current = [self._encode_video(method, j) for j in range(task + 1)]
-        text_ND = self._encode_pooled(method, task)
         self.stored.append(current[task])
         self._frozen_text.append(self._encode_text(method, self.rows(task), task))
-        unchanged = all(_same(old, new) for old, new in zip(self.stored, current, strict=True))
         one_vector_each = not method.uses_shards and self._frozen_text[-1].attend_ND is None
-        if method.config.scoring == "cosine" and one_vector_each:
-            ranked = self._rank_dense(text_ND, None if unchanged else current)
+        if method.config.scoring == "cosine" and one_vector_each and self.ends[task] ** 2 > _MOST_SCORES:
+            text_ND, ranked = self._rank_dense(method, current)
         else:
-            ranked = self._rank_exact(method, None if unchanged else current)
-        if unchanged:
-            stored = {key: value for key, value in ranked.items() if key[0] == "stored"}
-            ranked |= {("re-encoded", *key[1:]): value for key, value in stored.items()}
+            text_ND, ranked = self._rank_exact(method, current)
+        stored = {key: value for key, value in ranked.items() if key[0] == "stored"}
+        ranked = {("re-encoded", *key[1:]): value for key, value in stored.items()} | ranked  # where no video moved
         return StageResult(
             ranked,
             text_ND=_numpy(text_ND),
@@ -156,100 +148,63 @@ class Evaluator:
         if scores := _named(state, "scores"):
             self._extend_frozen(Scores(**scores), method.config)
         else:
-            self._stored_index(self.stored[-1])
+            self._frozen_scores.clear()
 
     def _encode_video(self, method: Method, task: int, shard: int | None = None) -> VideoEmbedding:
         """Videos of a task as a gallery of `shard` keeps them: their own task's, unless that is still to come."""
         shard = task if shard is None else shard
-        parts = [method.encode_gallery(self.test.video(index), shard) for index in _chunks(self.rows(task))]
-        return VideoEmbedding(*(_cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
-
-    def _encode_pooled(self, method: Method, task: int) -> Tensor:
-        """Pooled captions of all queries of tasks up to `task`, as the newest shard is asked."""
-        parts = [
-            method.encode_text(self.test.text(index), task).pooled_ND for index in _chunks(slice(0, self.ends[task]))
-        ]
-        return torch.cat(parts)
+        with self._grid.encoding.running():
+            parts = [method.encode_gallery(self.test.video(index), shard) for index in chunks(self.rows(task))]
+        return VideoEmbedding(*(cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
     def _encode_text(self, method: Method, rows: slice, shard: int) -> TextEmbedding:
-        parts = [method.encode_text(self.test.text(index), shard) for index in _chunks(rows)]
-        width = max((part.words_NLD.shape[1] for part in parts if part.words_NLD is not None), default=0)
-        wide = [_widen(part, width) for part in parts]
-        return TextEmbedding(*(_cat(fields) for fields in zip(*wide, strict=True)))  # type: ignore[arg-type]
+        with self._grid.encoding.running():
+            return join_texts([method.encode_text(self.test.text(index), shard) for index in chunks(rows)])
 
-    def _scores(self, method: Method, videos: Sequence[VideoEmbedding]) -> Scores:
-        """Scores of all queries seen against these galleries, each compared with the text encoding for its shard.
-
-        Queries pass in chunks, so that no more than a chunk's words are in memory.
-        """
-        rows = []
-        for index in _chunks(slice(0, self.ends[len(videos) - 1])):
-            text = self.test.text(index)
-            if method.uses_shards:
-                texts = [method.encode_text(text, shard) for shard in range(len(videos))]
-            else:
-                texts = [method.encode_text(text, len(videos) - 1)] * len(videos)
-            pairs = zip(texts, videos, strict=True)
-            rows.append(_side_by_side([compare(text, video, method.config) for text, video in pairs]))
-        return Scores(*(_cat(parts) for parts in zip(*rows, strict=True)))
-
-    def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding] | None) -> dict[Key, Ranked]:
+    def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding]) -> tuple[Tensor, dict[Key, Ranked]]:
+        """Pooled captions, and ranks in every gallery, scope and direction from one matrix for each gallery."""
+        grid = self._grid.make(method, self.stored, current)
         ranked: dict[Key, Ranked] = {}
         alpha = method.config.alpha
-        for gallery, videos in (("stored", self.stored), ("re-encoded", current)):
-            if videos is None:
+        spans = [self.rows(j) for j in range(len(current))]
+        self._extend_frozen(grid.stored.block(spans[-1], slice(None)), method.config)
+        for gallery, scores in (("stored", grid.stored), ("re-encoded", grid.reencoded)):
+            if scores is None:
                 continue
-            scores = self._scores(method, videos)
-            if gallery == "stored":
-                self._extend_frozen(scores.block(self.rows(len(videos) - 1), slice(None)), method.config)
             seen = _numpy(scores.combined(alpha))
-            blocks = [self.rows(j) for j in range(len(videos))]
-            own = [self._own(method, j, video) for j, video in enumerate(videos)]
-            cut = [seen[rows, rows] for rows in blocks]
+            own = [_numpy(scores.block(rows, rows).combined(alpha)) for rows in spans]
+            cut = own if method.config.scoring != "fused" else [seen[rows, rows] for rows in spans]
             for direction in ("t2v", "v2t"):
                 ranked[gallery, "seen", direction] = _rank_blocks([seen], direction)
-                ranked[gallery, "own", direction] = _rank_blocks(own, direction)
-                ranked[gallery, "own-of-seen", direction] = _rank_blocks(cut, direction)
-        frozen = Scores(*(_cat(parts) for parts in zip(*self._frozen_scores, strict=True)))
+                ranked[gallery, "own", direction] = in_own = _rank_blocks(own, direction)
+                ranked[gallery, "own-of-seen", direction] = in_own if cut is own else _rank_blocks(cut, direction)
+        frozen = stack(self._frozen_scores)
         ranked["frozen-query", "seen", "t2v"] = _rank_blocks([_numpy(frozen.combined(alpha))], "t2v")
-        return ranked
-
-    def _own(self, method: Method, shard: int, video: VideoEmbedding, task: int | None = None) -> Floats:
-        """Scores of a task's queries against its own gallery alone.
-
-        Computed by themselves and not cut out of the seen scores, so that an unchanged model gives the same bits after
-        every task, however many others have come.
-        """
-        text = self._encode_text(method, self.rows(shard if task is None else task), shard)
-        return _numpy(compare(text, video, method.config).combined(method.config.alpha))
+        return grid.text_ND, ranked
 
     def _extend_frozen(self, newest: Scores, config: MethodConfig) -> None:
         """Earlier queries meet the newest gallery, in the encoding for their own task's shard; `newest` joins them."""
         for j, scores in enumerate(self._frozen_scores):
             columns = compare(self._frozen_text[j], self.stored[-1], config)
-            self._frozen_scores[j] = _side_by_side([scores, columns])
+            self._frozen_scores[j] = side_by_side([scores, columns])
         self._frozen_scores.append(newest)
 
-    def _stored_index(self, newest: VideoEmbedding) -> DenseGallery:
-        if self._index is None:
-            self._index = DenseGallery(newest.pooled_MD.shape[1])
-        self._index.add(newest.pooled_MD)
-        return self._index
-
-    def _rank_dense(self, text_ND: Tensor, current: Sequence[VideoEmbedding] | None) -> dict[Key, Ranked]:
-        stored_index = self._stored_index(self.stored[-1])
-        texts = [text_ND[self.rows(j)] for j in range(len(self.stored))]
-        text_index = _index_of(texts)
+    def _rank_dense(self, method: Method, current: Sequence[VideoEmbedding]) -> tuple[Tensor, dict[Key, Ranked]]:
+        """The same without the matrix, for one vector a side: for galleries whose scores do not fit in memory."""
+        self._frozen_scores.clear()  # nothing that follows is smaller
+        spans = [self.rows(j) for j in range(len(current))]
+        texts = [self._encode_text(method, rows, len(current) - 1).pooled_ND for rows in spans]
+        text_index, stored_index = _index_of(texts), _index_of([video.pooled_MD for video in self.stored])
         videos = [video.pooled_MD for video in self.stored]
         ranked = self._both_scopes("stored", "t2v", stored_index, texts)
         ranked |= self._both_scopes("stored", "v2t", text_index, videos)
-        if current is not None:
+        if not all(map(same, self.stored, current)):
             videos = [video.pooled_MD for video in current]
             ranked |= self._both_scopes("re-encoded", "t2v", _index_of(videos), texts)
             ranked |= self._both_scopes("re-encoded", "v2t", text_index, videos)
         frozen_ND = torch.cat([text.pooled_ND for text in self._frozen_text])
         ranked["frozen-query", "seen", "t2v"] = stored_index.rank(frozen_ND, np.arange(len(frozen_ND)))
-        return ranked
+        return torch.cat(texts), ranked
 
     def _both_scopes(
         self, gallery: str, direction: str, index: DenseGallery, queries: Sequence[Tensor]
@@ -261,23 +216,21 @@ class Evaluator:
         return {(gallery, "seen", direction): seen} | {(gallery, s, direction): own for s in ("own", "own-of-seen")}
 
 
-def compare(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Scores:
-    """Raw scores of one encoding of queries against one gallery, in the parts that the scoring needs."""
-    return Scores(
-        pooled_NM=None if config.scoring == "word_frame" else pooled_similarity(text, video),
-        word_frame_NM=None if config.scoring == "cosine" else word_frame_scores(text, video),
-    )
-
-
 def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:
     """Ranks of the diagonal in each square block, rows asked for 't2v' and columns for 'v2t'; positions run on."""
     rank, best, first = [], [], 0
     for block in blocks:
         sim = block if direction == "t2v" else block.T
         rank.append(ranks(sim, np.arange(len(sim))))
-        best.append(first + sim.argmax(1))
+        best.append(first + _best(sim))
         first += len(sim)
     return Ranked(np.concatenate(rank), np.concatenate(best))
+
+
+def _best(sim_NM: Floats) -> Ints:
+    """Column of the first of each row's highest scores; a transposed view is copied in parts that stay in the cache."""
+    parts = [np.ascontiguousarray(sim_NM[row : row + _ROWS]).argmax(1) for row in range(0, len(sim_NM), _ROWS)]
+    return np.concatenate(parts)
 
 
 def _index_of(blocks: Sequence[Tensor]) -> DenseGallery:
@@ -287,32 +240,8 @@ def _index_of(blocks: Sequence[Tensor]) -> DenseGallery:
     return index
 
 
-def _side_by_side(parts: Sequence[Scores]) -> Scores:
-    return Scores(*(None if columns[0] is None else torch.cat(columns, 1) for columns in zip(*parts, strict=True)))
-
-
 def _named(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
-
-
-def _chunks(rows: slice) -> tuple[Tensor, ...]:
-    return torch.split(torch.arange(rows.start, rows.stop), _CHUNK)
-
-
-def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
-
-
-def _widen(text: TextEmbedding, width: int) -> TextEmbedding:
-    if text.words_NLD is None or text.word_mask_NL is None:
-        return text
-    more = width - text.words_NLD.shape[1]
-    return text._replace(words_NLD=pad(text.words_NLD, (0, 0, 0, more)), word_mask_NL=pad(text.word_mask_NL, (0, more)))
-
-
-def _same(first: VideoEmbedding, second: VideoEmbedding) -> bool:
-    pairs = zip(first, second, strict=True)
-    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 def _numpy(x: Tensor) -> Floats:

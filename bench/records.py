@@ -42,7 +42,10 @@ class StoreId(pydantic.BaseModel, frozen=True):
 
 
 class RunConfig(pydantic.BaseModel, frozen=True):
-    """Everything that decides a run's numbers. config: all fields of the method's Config. options: of the stream."""
+    """Everything that decides a run's numbers. config: all fields of the method's Config. options: of the stream.
+
+    code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
+    """
 
     method: str
     config: dict[str, Any]
@@ -52,16 +55,23 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     selection: Selection
     store: StoreId
     protocol: int = PROTOCOL
+    code: str = ""
 
     @property
     def run_id(self) -> str:
         """Method, order and seed to read, and a digest of everything to be unique."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        decides = self.model_dump(exclude=None if self.code else {"code"})
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-o{self.options['order']}-s{self.seed}-{digest[:10]}"
 
 
 class Cost(pydantic.BaseModel):
-    """trainable: parameters that training may change. stored_bytes: kept beside them at the end. Times in seconds."""
+    """trainable: parameters that training may change. stored_bytes: kept beside them at the end. Times in seconds.
+
+    encode_s: of evaluate_s, spent in the method's encoders; the rest is scores and ranks. step_flops: operations of one
+    training step of the last task, forward and backward; train_flops: of all steps. pair_flops: of encoding one query
+    and one video. Only matrix products and convolutions are counted, a multiplication and an addition each.
+    """
 
     trainable: int
     stored_bytes: int
@@ -71,13 +81,19 @@ class Cost(pydantic.BaseModel):
     write_s: float
     steps: int
     peak_memory_bytes: int
+    encode_s: float = 0.0
+    step_flops: int = 0
+    train_flops: int = 0
+    pair_flops: int = 0
 
 
 class RunRecord(pydantic.BaseModel):
     """run.json.
 
-    label, position: name and place in the suite's table. reason: why a run diverged or failed. geometry: measures of
-    the embedding space after each task.
+    label, position: name and place in the suite's table. source: how the method was named on the command line.
+    reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
+    trained_on: count and digest of the videos of each training, pair by pair.
+    together: runs in the stacked ensemble that this one was trained in (bench.ensemble), 1 if it was trained alone.
     """
 
     label: str
@@ -86,12 +102,15 @@ class RunRecord(pydantic.BaseModel):
     run_id: str
     status: Status
     reason: str = ""
+    source: str = ""
     sees: str
     stores_samples: str
     fidelity: str
     deviations: str
     cost: Cost | None = None
     geometry: list[dict[str, float | None]] = []
+    trained_on: list[str] = []
+    together: int = 1
     environment: dict[str, Any] = {}
 
 

@@ -11,15 +11,18 @@ from typing import Any
 
 from bench.aggregate import SuiteResults, read_results
 from bench.findings import Comparison, Evidence, evidence, sentences, summary
+from bench.latex import Marks, latex_table
 from bench.records import RankTable, read_suite_records, write_json, write_text
 from bench.summary import metrics_of
-from bench.tables import csv_table, interval_numbers, latex_table, markdown_table, numbers
+from bench.tables import csv_table, interval_numbers, markdown_table, numbers
 from features.errors import InputError
 from features.store import FeatureStore, open_store
 
 
-def write_report(directory: Path, recompute: bool = False, store: Path | None = None) -> Path:
-    """Write `report/` into a suite's folder and return the path of its index.html.
+def write_report(
+    directory: Path, recompute: bool = False, store: Path | None = None, folder: Path | None = None
+) -> Path:
+    """Write the report of a suite and return the path of its index.html. folder: default `report/` beside the runs.
 
     recompute: first derive every finished run's metrics.json from its ranks.h5 again.
     store: the feature store of the runs, for the words of queries and the frames of videos.
@@ -31,12 +34,12 @@ def write_report(directory: Path, recompute: bool = False, store: Path | None = 
     from bench.plots import save_figures
     from bench.report_html import html_report
 
-    opened = _open_store(results, store)
-    found, folder = evidence(results), directory / "report"
+    opened = open_runs_store(results, store)
+    found, folder = evidence(results, opened), folder or directory / "report"
     images = save_figures(results, folder / "figures")
     write_json(folder / "metrics.json", report_numbers(results, found))
-    write_text(folder / "table.csv", csv_table(results, found.intervals))
-    write_text(folder / "table.tex", latex_table(results, tied={results.name: found.tied}))
+    write_text(folder / "table.csv", csv_table(results, intervals=[found.intervals]))
+    write_text(folder / "table.tex", latex_table(results, marks=[Marks(tuple(found.tied))]))
     write_text(folder / "report.md", markdown_report(results, found, list(images)))
     write_text(folder / "index.html", html_report(results, found, images, opened))
     return folder / "index.html"
@@ -108,8 +111,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _open_store(results: SuiteResults, path: Path | None) -> FeatureStore | None:
-    """The store that was named, which must be the one of the runs."""
+def open_runs_store(results: SuiteResults, path: Path | None) -> FeatureStore | None:
+    """The store that was named, which must be the one of the runs; None where none was. Raises InputError."""
     if path is None:
         return None
     store, ids = open_store(path), {run.record.config.store for row in results.rows for run in row.runs}

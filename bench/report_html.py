@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bench.analysis import LostQuery, lost_queries
 from bench.columns import COLUMNS, GROUPS, Column, footnotes, note_of, places, ranked, references
 from bench.findings import Comparison, Evidence, sentences, summary
 from bench.plots import DESCRIPTIONS, png
+from bench.reported import HEADS, NOTE, has_reported, reported_cells
 from bench.tables import interval_text
 from features.errors import InputError
 from features.store import FeatureStore
@@ -41,11 +43,19 @@ _ROWS += "which are not ranked."
 
 
 def html_report(
-    results: SuiteResults, found: Evidence, images: dict[str, Path], store: FeatureStore | None = None
+    results: SuiteResults,
+    found: Evidence,
+    images: dict[str, Path],
+    store: FeatureStore | None = None,
+    *,
+    alone: bool = False,
 ) -> str:
-    """The report as one HTML text. images: PNG file of each figure; store: for captions, video ids and frame strips."""
+    """The report as one HTML text.
+
+    images: PNG file of each figure. store: for captions, video ids and frame strips. alone: nothing lies beside it.
+    """
     notes = footnotes([*ranked(results), *references(results)])
-    figures = _figures(results, images)
+    figures = _figures(results, images, math.inf if alone else _FIGURE_BYTES)
     explorer = _explorer(results, store)
     hidden = {"queries": not explorer, "unfinished": not results.unfinished}
     folder = Path(__file__).parent / "templates"
@@ -60,6 +70,7 @@ def html_report(
         total=sum(len(row.runs) for row in results.rows) + len(results.unfinished),
         sections=[(anchor, title) for anchor, title in _SECTIONS if not hidden.get(anchor)],
         tables=[_result_table(results, title, columns, notes, found) for title, columns in GROUPS],
+        intervals=[_interval_table(results, title, columns, found) for title, columns in GROUPS[:2]],
         figures=figures,
         findings=sentences(results, found),
         comparisons=[
@@ -72,6 +83,7 @@ def html_report(
         ],
         explorer=explorer,
         names_known=store is not None,
+        alone=alone,
         measured=results.measured,
         columns=COLUMNS,
         notes=list(notes),
@@ -80,9 +92,9 @@ def html_report(
     )
 
 
-def _figures(results: SuiteResults, images: dict[str, Path]) -> dict[str, dict[str, str]]:
+def _figures(results: SuiteResults, images: dict[str, Path], left: float) -> dict[str, dict[str, str]]:
     """Every figure with its words; the smallest are put into the page first, what does not fit is linked."""
-    found, left = {}, _FIGURE_BYTES
+    found = {}
     for name, path in sorted(images.items(), key=lambda item: item[1].stat().st_size):
         data = _base64(path.read_bytes())
         fits = len(data) <= left
@@ -108,6 +120,8 @@ def _result_table(
         heads.append(_head(column.title, column.unit + arrow, column.meaning))
         if column is COLUMNS[0]:
             heads.append(_head("95 % interval", "%", "over seeds and queries, and over orders where there are three"))
+    printed = title == "Retrieval" and has_reported(results)
+    heads += [_head(head, meaning=NOTE) for head in HEADS] if printed else []
     if title == "Cost":
         heads += [_head("keeps", text=True), _head("fidelity", text=True)]
 
@@ -119,14 +133,33 @@ def _result_table(
             style = {1: "best", 2: "second"}.get(best[column.key].get(row.label, 0), "")
             cells.append(_cell(cell.mean_text, cell.mean, style, cell.std_text))
             if column is COLUMNS[0]:
-                interval = found.intervals[row.label]
+                interval = found.intervals[row.label][column.key]
                 cells.append(_cell(interval_text(interval), interval.low))
+        cells += [_cell(text) for text in reported_cells(results, row)] if printed else []
         if title == "Cost":
             cells += [_cell(text, style="text") for text in (record.stores_samples, record.fidelity)]
         return {"label": row.label, "note": note_of(row, notes), "cells": cells}
 
     bodies = [("continual", [line(row) for row in rows]), ("references", [line(row) for row in references(results)])]
     return {"title": title, "caption": _ROWS, "heads": heads, "bodies": bodies}
+
+
+def _interval_table(results: SuiteResults, title: str, columns: Sequence[Column], found: Evidence) -> dict[str, Any]:
+    """The 95 % intervals of every column of a result table."""
+
+    def line(row: Row) -> dict[str, Any]:
+        spans = [(column, found.intervals[row.label].get(column.key)) for column in columns]
+        cells = [_cell("–") if span is None else _cell(interval_text(span, column), span.low) for column, span in spans]
+        return {"label": row.label, "note": None, "cells": cells}
+
+    heads = [_head("method", text=True), *(_head(column.title, column.unit, column.meaning) for column in columns)]
+    bodies = [
+        (kind, [line(row) for row in rows(results)])
+        for kind, rows in (("continual", ranked), ("references", references))
+    ]
+    caption = "95 % intervals over seeds and queries, and over orders where there are three. "
+    caption += "Of medians, forgetting from the best moment and intransigence: over runs alone, from two runs on."
+    return {"title": f"{title}: intervals", "caption": caption, "heads": heads, "bodies": bodies}
 
 
 def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:

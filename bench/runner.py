@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -10,22 +11,25 @@ import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from bench import geometry
+from bench.budget import pair_flops, step_flops
+from bench.ensemble import Lesson, Taught, teach
 from bench.protocol import Evaluator, StageResult
 from bench.records import Cost, RankTable, RunConfig, RunRecord, Status, StoreId, write_json, write_text
 from bench.summary import metrics_of
-from bench.training import DivergedError, Epoch, generator_for, train_task
+from bench.training import DivergedError, Epoch, generator_for
 from features.errors import InputError
 from features.store import FeatureStore
 from features.streams import PairTable, Stream
@@ -43,6 +47,10 @@ class Progress:
     epoch: Epoch | None = None
 
 
+class LeakError(RuntimeError):
+    """Training would see a test video."""
+
+
 Watch = Callable[[Progress], None]
 
 
@@ -52,12 +60,21 @@ def ignore(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: the method's registry entry, its configuration, its name and place in tables."""
+    """A run to be made: the method's registry entry, its configuration, its name and place in tables.
+
+    beside: the same run with other seeds, made in step with it so that they are trained together.
+    """
 
     entry: Entry
     config: RunConfig
     label: str
     position: int
+    beside: tuple[Job, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[Job, ...]:
+        """This run and those beside it."""
+        return self, *self.beside
 
 
 def store_id(store: FeatureStore) -> StoreId:
@@ -78,18 +95,51 @@ def run_job(
     An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
     diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
     """
-    run = _Run(job, store, stream, directory, device, watch)
-    run.write_record("running")
-    try:
-        run.learn()
-    except DivergedError as error:
-        return run.write_record("diverged", str(error))
-    except InputError:
-        raise
-    except Exception as error:
-        write_text(directory / "error.txt", traceback.format_exc())
-        return run.write_record("failed", f"{type(error).__name__}: {error}")
-    return run.write_record("done")
+    return run_seeds(replace(job, beside=()), store, stream, directory, device, watch)[0]
+
+
+def run_seeds(
+    job: Job,
+    store: FeatureStore,
+    stream: Stream,
+    directory: Path,
+    device: str = "cpu",
+    watch: Watch = ignore,
+) -> list[RunRecord]:
+    """`run_job` for the job and those beside it: in step, each in its own folder beside `directory`."""
+    folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
+    tables = _Tables(store, device)
+    runs = [
+        _Run(each, store, stream, folder, device, watch, tables)
+        for each, folder in zip(job.seeds, folders, strict=True)
+    ]
+    for run in runs:
+        run.write_record("running")
+    waiting = {run: lesson for run in runs if (lesson := run.advance()) is not None}
+    while waiting:
+        next_task = min(lesson.task for lesson in waiting.values())
+        group = [run for run, lesson in waiting.items() if lesson.task == next_task]
+        for run, taught in zip(group, teach([waiting.pop(run) for run in group]), strict=True):
+            lesson = run.advance(taught)
+            if lesson is not None:
+                waiting[run] = lesson
+    return [run.record for run in runs]
+
+
+class _Tables:
+    """Pairs in memory, one table for all runs that use the same rows at the same time."""
+
+    def __init__(self, store: FeatureStore, device: str) -> None:
+        self._store, self._device = store, device
+        self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
+
+    def of(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
+        joined = np.concatenate(rows)
+        key = joined.tobytes()
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = PairTable(self._store, joined, self._device)
+        return table
 
 
 def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
@@ -110,20 +160,54 @@ def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
     return FeatureSpec(dim, num_frames, len(store.category_names), len(stream), bank)
 
 
+def visible_tasks(method: Method, task: int, total: int) -> range:
+    """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
+    return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[method.sees]
+
+
 class _Run:
     def __init__(
-        self, job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
+        self,
+        job: Job,
+        store: FeatureStore,
+        stream: Stream,
+        directory: Path,
+        device: str,
+        watch: Watch,
+        tables: _Tables,
     ) -> None:
         self.job, self.store, self.stream = job, store, stream
         self.directory, self.device, self.watch = directory, device, watch
-        self.seconds = dict.fromkeys(("load", "train", "evaluate", "write"), 0.0)
+        self.seconds = dict.fromkeys(("load", "train", "evaluate", "encode", "write"), 0.0)
         self.steps = 0
         self._validation: Evaluator | None = None
         self.method = make_method(job, feature_spec(store, stream), device)
         self.geometry: list[dict[str, float | None]] = []
+        self.trained_on: list[str] = []
+        self.together = 1
+        self.flops = self.pair_flops = 0
+        self._tables = tables
+        self._learning: Generator[Lesson, Taught, None] = self.learn()
 
-    def learn(self) -> None:
-        """All tasks in order, from the first that is not finished."""
+    def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
+        """Go on to the next task to be trained, with what became of the last; None where the run has ended."""
+        try:
+            if isinstance(taught, Exception):
+                return self._learning.throw(taught)
+            return self._learning.send(taught) if taught else next(self._learning)
+        except StopIteration:
+            self.record = self.write_record("done")
+        except DivergedError as error:
+            self.record = self.write_record("diverged", str(error))
+        except InputError:
+            raise
+        except Exception as error:
+            write_text(self.directory / "error.txt", traceback.format_exc())
+            self.record = self.write_record("failed", f"{type(error).__name__}: {error}")
+        return None
+
+    def learn(self) -> Generator[Lesson, Taught, None]:
+        """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
             self.test = self._pairs([task.test for task in self.stream.tasks])
             self.evaluator = Evaluator(self.test, [len(task.test) for task in self.stream.tasks])
@@ -133,7 +217,8 @@ class _Run:
             with self._timed("evaluate"):
                 self._rank_before()
         for task in range(first, len(self.stream)):
-            self._learn_task(task)
+            yield from self._learn_task(task)
+        self.pair_flops = pair_flops(self.method, self.test)
         with self._timed("write"):
             self.table.save(self.directory / "ranks.h5")
             write_json(self.directory / "metrics.json", metrics_of(self.table))
@@ -146,6 +231,9 @@ class _Run:
             stored_bytes=method.stored_bytes(),
             steps=self.steps,
             peak_memory_bytes=_peak_memory(self.device),
+            step_flops=self.flops,
+            train_flops=self.flops * self.steps,
+            pair_flops=self.pair_flops,
             **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
         )
         record = RunRecord(
@@ -155,46 +243,55 @@ class _Run:
             run_id=job.config.run_id,
             status=status,
             reason=reason,
+            source=job.entry.written_as,
             sees=method.sees,
             stores_samples=method.stores_samples,
             fidelity=method.fidelity,
             deviations=method.deviations,
             cost=cost,
             geometry=self.geometry,
+            trained_on=self.trained_on,
+            together=self.together,
             environment=environment(self.device),
         )
         write_json(self.directory / "run.json", record.model_dump())
         return record
 
-    def _learn_task(self, task: int) -> None:
+    def _learn_task(self, task: int) -> Generator[Lesson, Taught, None]:
         method, stream = self.method, self.stream
         if (method.is_trained or method.closed_form) and (method.sees != "all" or task == 0):
             with self._timed("load"):
-                data = self._pairs([stream.tasks[j].train for j in self._visible(task)])
+                data = self._pairs([stream.tasks[j].train for j in visible_tasks(method, task, len(stream))])
+                self.trained_on.append(self._training_videos(task, data))
             method.begin_task(TaskInfo(task, len(data), stream.tasks[task].categories))
+            if not method.closed_form:
+                yield from self._train(task, data)
             with self._timed("train"):
                 if method.closed_form:
                     method.fit_task(data, generator_for(self.job.config.seed, "fit", task))
-                else:
-                    self.steps += self._train(task, data)
                 method.end_task(data, generator_for(self.job.config.seed, "end", task))
         else:
             method.task = TaskInfo(task, 0, stream.tasks[task].categories)
         self.watch(Progress(self.job.label, task + 1, len(stream)))
+        encoded = self.evaluator.encode_s
         with self._timed("evaluate"):
             self._record_stage(task, self.evaluator.finish_task(method))
             if task + 1 < len(stream):
                 rows = self.evaluator.rows(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
+        self.seconds["encode"] += self.evaluator.encode_s - encoded
         with self._timed("write"):
             self._save_state(task)
 
-    def _visible(self, task: int) -> range:
-        """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
-        total = len(self.stream)
-        return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[self.method.sees]
+    def _training_videos(self, task: int, data: PairTable) -> str:
+        """Count of the training pairs and digest of their videos. Raises LeakError for a video of the test."""
+        videos = data.video_P.cpu().numpy()
+        leaked = np.intersect1d(videos, self.table.video_N)
+        if len(leaked):
+            raise LeakError(f"{len(leaked)} test videos among the training pairs of task {task + 1}")
+        return f"{len(videos)} pairs, {hashlib.sha256(videos.tobytes()).hexdigest()[:16]}"
 
-    def _train(self, task: int, data: PairTable) -> int:
+    def _train(self, task: int, data: PairTable) -> Generator[Lesson, Taught, None]:
         """Train the task's epochs and keep the last, or the best by validation or (labelled so) by test queries."""
         best_score, best_state = -1.0, None
         lines: list[str] = []
@@ -213,7 +310,12 @@ class _Run:
                     best_state = {name: value.clone() for name, value in self.method.state_dict().items()}
             lines.append(json.dumps(line))
 
-        steps = train_task(self.method, data, self.job.config.seed, task, on_epoch)
+        taught = yield Lesson(self.method, data, self.job.config.seed, task, on_epoch)
+        self.steps += taught.steps
+        if task + 1 == len(self.stream) or self.method.sees == "all":
+            self.flops = step_flops(self.method, data)
+        self.seconds["train"] += taught.seconds
+        self.together = max(self.together, taught.together)
         if best_state is not None:
             self.method.load_tensors(best_state)
             if selector is not self.evaluator and selector is not None:
@@ -222,7 +324,6 @@ class _Run:
         earlier = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         finished = [line for line in earlier if json.loads(line)["task"] <= task]
         write_text(log, "".join(line + "\n" for line in finished + lines))
-        return steps
 
     def _selector(self) -> Evaluator | None:
         """What picks the epoch: nothing, an evaluator of validation queries, or the test evaluator."""
@@ -239,7 +340,7 @@ class _Run:
         return self._validation
 
     def _pairs(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
-        return PairTable(self.store, np.concatenate(rows), self.device)
+        return self._tables.of(rows)
 
     def _empty_table(self) -> RankTable:
         tasks, captions = self.stream.tasks, np.concatenate([task.test for task in self.stream.tasks])
@@ -285,7 +386,14 @@ class _Run:
         _save_tensors(folder / f"gallery-{task}.safetensors", self.evaluator.state())
         _save_tensors(folder / f"method-{task}.safetensors", self.method.state_dict())
         self.table.save(folder / f"ranks-{task}.h5")
-        progress = {"finished": task, "seconds": self.seconds, "steps": self.steps, "geometry": self.geometry}
+        progress = {
+            "finished": task,
+            "seconds": self.seconds,
+            "steps": self.steps,
+            "geometry": self.geometry,
+            "trained_on": self.trained_on,
+            "together": self.together,
+        }
         write_json(folder / "progress.json", progress)
         (folder / f"method-{task - 1}.safetensors").unlink(missing_ok=True)
         (folder / f"ranks-{task - 1}.h5").unlink(missing_ok=True)
@@ -298,7 +406,9 @@ class _Run:
             return 0
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         finished = int(progress["finished"])
-        self.seconds, self.steps, self.geometry = progress["seconds"], progress["steps"], progress["geometry"]
+        self.seconds |= progress["seconds"]
+        self.steps, self.geometry = progress["steps"], progress["geometry"]
+        self.trained_on, self.together = progress.get("trained_on", []), progress.get("together", 1)
         saved = RankTable.load(folder / f"ranks-{finished}.h5")
         for target, source in ((self.table.ranks, saved.ranks), (self.table.best, saved.best)):
             target.update({name: np.array(values) for name, values in source.items()})

@@ -1,11 +1,13 @@
-"""Scores and ranks of queries against a gallery: FAISS for dense vectors, exact blocks for words and frames.
+"""Scores and ranks of queries against a gallery: exact by counting in blocks, or through a FAISS index.
 
-The only file that imports faiss. Axes: N queries, M gallery items, L words, F frames, D feature dimensions.
+Counting needs no sorted list: in every size measured it is as fast as FAISS's exact search or faster
+(results/PERFORMANCE.md), so exact ranks are counted. The only file that imports faiss.
+Axes: N queries, M gallery items, L words, F frames, D feature dimensions.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import faiss
 import numpy as np
@@ -15,12 +17,14 @@ from torch import Tensor
 
 from bench.metrics import ranks
 from methods.base import TextEmbedding, VideoEmbedding
-from methods.similarity import unit_word_frame_similarity
+from methods.similarity import normalise, unit_word_frame_similarity
 
 Ints = npt.NDArray[np.int64]
 
 _TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
 _ROWS = 256  # queries counted together where FAISS did not reach their target
+_QUERIES, _ITEMS = 2048, 8192  # a block of counted scores: 64 MB
+Kind = Literal["flat", "ivf", "hnsw", "pq"]
 
 
 def set_search_threads(count: int) -> None:
@@ -57,13 +61,23 @@ class DenseGallery:
         """First position of a block and the position after its last."""
         return (self._ends[block - 1] if block else 0), self._ends[block]
 
-    def rank(self, query_ND: Tensor, target_N: Ints, block: int | None = None, depth: int = 100) -> Ranked:
+    def rank(
+        self,
+        query_ND: Tensor,
+        target_N: Ints,
+        block: int | None = None,
+        depth: int = 100,
+        engine: Literal["count", "faiss"] = "count",
+    ) -> Ranked:
         """Exact ranks of the targets, among all blocks or inside one.
 
-        FAISS returns the best `depth` items. Where the target is among them, and not level with the last, its rank is
-        counted there; for the rest it is counted over the whole span. Ties count against the query either way.
+        count: scores in blocks of queries, compared and not sorted. faiss: FAISS returns the best `depth` items. Where
+        the target is among them, and not level with the last, its rank is counted there; for the rest it is counted
+        over the whole span. Ties count against the query either way.
         """
         first, last = (0, len(self)) if block is None else self.span(block)
+        if engine == "count":
+            return self._counted(_numpy(query_ND), target_N, first, last)
         depth = min(depth, last - first)
         options = None
         if block is not None:
@@ -79,6 +93,16 @@ class DenseGallery:
             rank_N[open_N] = self._count(query[open_N], target_N[open_N] - first, first, last)
         return Ranked(rank_N.astype(np.int64), item_NK[:, 0].astype(np.int64))
 
+    def _counted(self, query_ND: npt.NDArray[np.float32], target_N: Ints, first: int, last: int) -> Ranked:
+        items_DM = torch.from_numpy(self._index.reconstruct_n(first, last - first)).T
+        rank, best = [], []
+        for start in range(0, len(query_ND), _ROWS):
+            rows = slice(start, start + _ROWS)
+            sim_RM = (torch.from_numpy(query_ND[rows]) @ items_DM).numpy()
+            rank.append(ranks(sim_RM, target_N[rows] - first))
+            best.append(first + sim_RM.argmax(1))
+        return Ranked(np.concatenate(rank), np.concatenate(best))
+
     def _count(self, query_ND: npt.NDArray[np.float32], target_N: Ints, first: int, last: int) -> Ints:
         items_DM = torch.from_numpy(self._index.reconstruct_n(first, last - first)).T
         parts = []
@@ -86,6 +110,79 @@ class DenseGallery:
             rows = slice(start, start + _ROWS)
             parts.append(ranks((torch.from_numpy(query_ND[rows]) @ items_DM).numpy(), target_N[rows]))
         return np.concatenate(parts)
+
+
+def counted_ranks(query_ND: Tensor, gallery_MD: npt.NDArray[Any], target_N: Ints) -> Ints:
+    """Exact ranks of the targets by cosine, ties against the query, with a block of the gallery in memory at a time.
+
+    query_ND: unit rows. gallery_MD: raw rows of any float type, such as a memory map of float16; it is read twice, the
+    first time for the scores of the targets alone.
+    """
+    own_N = np.empty(len(query_ND), np.float32)
+    rank_N = np.ones(len(query_ND), np.int64)
+    for first in range(0, len(gallery_MD), _ITEMS):
+        mine_Q = np.flatnonzero((target_N >= first) & (target_N < first + _ITEMS))
+        if len(mine_Q):
+            sim_QB = (query_ND[torch.from_numpy(mine_Q)] @ _unit_block(gallery_MD, first).T).numpy()
+            own_N[mine_Q] = sim_QB[np.arange(len(mine_Q)), target_N[mine_Q] - first]
+    for first in range(0, len(gallery_MD), _ITEMS):
+        block_DB = _unit_block(gallery_MD, first).T
+        for row in range(0, len(query_ND), _QUERIES):
+            rows = slice(row, row + _QUERIES)
+            sim_QB = (query_ND[rows] @ block_DB).numpy()
+            inside_Q = np.flatnonzero((target_N[rows] >= first) & (target_N[rows] < first + _ITEMS))
+            sim_QB[inside_Q, target_N[rows][inside_Q] - first] = -np.inf  # an item is not its own rival
+            rank_N[rows] += np.count_nonzero(sim_QB >= own_N[rows, None], axis=1)
+    return rank_N
+
+
+def _unit_block(gallery_MD: npt.NDArray[Any], first: int) -> Tensor:
+    return normalise(torch.from_numpy(np.asarray(gallery_MD[first : first + _ITEMS], np.float32)))
+
+
+class IndexLoss(NamedTuple):
+    """What an approximate index costs: R@1, R@5, R@10 in percent through it and exact; found: exact top items it finds.
+
+    found: percent of the queries for which the index returns the exact search's first item.
+    """
+
+    recall: dict[int, float]
+    exact: dict[int, float]
+    found: float
+
+
+def index_loss(query_ND: Tensor, gallery_MD: Tensor, target_N: Ints, kind: Kind, depth: int = 10) -> IndexLoss:
+    """Recall of unit queries among unit items through a FAISS index, beside that of exact search.
+
+    flat: exact. ivf: about sqrt(M) cells, an eighth of them probed. hnsw: a graph of 32 neighbours. pq: products of
+    eight-bit codes, one for each 8 dimensions (4 and fewer where the vectors are shorter).
+    """
+    query, gallery = _numpy(query_ND), _numpy(gallery_MD)
+    built = _index(gallery, kind)
+    _, item_NK = built.search(query, min(depth, len(gallery)))
+    own = DenseGallery(gallery.shape[1])
+    own.add(gallery_MD)
+    exact = own.rank(query_ND, target_N)
+    hit_NK = item_NK == target_N[:, None]
+    return IndexLoss(
+        {k: float(100 * hit_NK[:, :k].any(1).mean()) for k in (1, 5, 10)},
+        {k: float(100 * (exact.rank_N <= k).mean()) for k in (1, 5, 10)},
+        float(100 * (item_NK[:, 0] == exact.best_N).mean()),
+    )
+
+
+def _index(gallery_MD: npt.NDArray[np.float32], kind: Kind) -> Any:
+    count, dim = gallery_MD.shape
+    cells = max(1, round(count**0.5))
+    codes = max(part for part in range(1, max(2, dim // 8) + 1) if dim % part == 0)
+    bits = min(8, max(1, int(np.log2(count))))
+    recipe = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{codes}x{bits}"}[kind]
+    index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
+    index.train(gallery_MD)
+    index.add(gallery_MD)
+    if kind == "ivf":
+        faiss.extract_index_ivf(index).nprobe = max(1, cells // 8)
+    return index
 
 
 def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:

@@ -52,6 +52,7 @@ class Interval:
     """A mean and where it would lie for other seeds, queries and (if `orders`) task orders, at the given level.
 
     seeds: False where one run cannot tell how much seeds matter; the interval then covers queries alone.
+    queries: False where it covers runs alone.
     """
 
     estimate: float
@@ -61,6 +62,7 @@ class Interval:
     variance: Variance
     seeds: bool
     orders: bool
+    queries: bool = True
 
     @property
     def p(self) -> float | None:
@@ -109,6 +111,45 @@ def hierarchical_interval(value_RN: npt.ArrayLike, order_R: Sequence[int], level
     mean, half = float(value.mean()), variance.half_width(level)
     several_orders = len(set(order_R)) >= ORDERS
     return Interval(mean, mean - half, mean + half, level, variance, variance.run_freedom > 0, several_orders)
+
+
+def run_interval(value_R: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95) -> Interval | None:
+    """The mean of single values of runs and its interval over seeds and orders, for the queries that were asked.
+
+    None where its spread cannot be estimated (one run of each order).
+
+    >>> found = run_interval([1, 2, 3], [0, 0, 0])
+    >>> round(found.low, 2), round(found.high, 2), found.queries
+    (-0.48, 4.48, False)
+    """
+    value = np.asarray(value_R, np.float64)
+    (run,), freedom = _between_runs(value[:, None], order_R)
+    if freedom == 0:
+        return None
+    variance = Variance(float(run), 0.0, 0.0, freedom, 0)
+    mean, half = float(value.mean()), variance.half_width(level)
+    return Interval(mean, mean - half, mean + half, level, variance, True, len(set(order_R)) >= ORDERS, queries=False)
+
+
+def unpaired_difference(
+    value_RN: npt.ArrayLike, order_R: Sequence[int], other_RN: npt.ArrayLike, other_R: Sequence[int]
+) -> Interval:
+    """Mean of the first minus mean of the second, answered by other queries or other runs: variances add.
+
+    Degrees of freedom are the smaller of the two, so that the interval is rather too wide.
+    """
+    first, second = (hierarchical_interval(v, o) for v, o in ((value_RN, order_R), (other_RN, other_R)))
+    parts = first.variance, second.variance
+    variance = Variance(
+        sum(part.run for part in parts),
+        sum(part.query for part in parts),
+        sum(part.noise for part in parts),
+        min(part.run_freedom for part in parts),
+        min(part.query_freedom for part in parts),
+    )
+    mean, half = first.estimate - second.estimate, variance.half_width(first.level)
+    seeds, orders = first.seeds and second.seeds, first.orders and second.orders
+    return Interval(mean, mean - half, mean + half, first.level, variance, seeds, orders)
 
 
 def sign_flip_test(difference_R: npt.ArrayLike) -> float:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import torch
 
+from bench.ensemble import FEWEST, LARGEST, may_stack
+from bench.plugins import find_method, names_a_file
 from bench.records import RunConfig, RunRecord, Selection, read_record
-from bench.runner import Job, Watch, ignore, store_id
+from bench.runner import Job, Watch, ignore, run_seeds, store_id
+from bench.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from bench.workers import run_jobs
 from features.errors import InputError, unknown_name
 from features.store import FeatureStore, check_finite, open_store
 from features.streams import StreamOptions, make_stream
 from methods.base import TrainedConfig
-from methods.registry import find_method
 
 OnRun = Callable[[int, int, RunRecord], None]
 
@@ -50,8 +52,11 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
     the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
-    name. shots, long_tail, validation: see features.streams.StreamOptions. jobs: runs at the same time (0: one for each
-    core, or one on CUDA). threads: of each run; the last bits of sums depend on it, so it does not follow the machine.
+    name. ensemble: auto trains many seeds of a method as one stack where that is faster, off each alone; the numbers
+    agree but for rounding. shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
+    jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; the last bits of sums
+    depend on it, so it does not follow the machine. against: the label of a row from which all others' differences
+    are shown, over all stores.
     """
 
     name: str = "default"
@@ -65,10 +70,25 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     shots: int | None = None
     long_tail: float = 1.0
     validation: int = 0
+    split: bool = False
+    blurred: float = 0.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    ensemble: Literal["auto", "off"] = "auto"
     jobs: int = pydantic.Field(default=0, ge=0)
     threads: int = pydantic.Field(default=1, ge=1)
     out: Path = Path("results/runs")
+    against: str | None = None
+
+    @pydantic.field_validator("store", mode="before")
+    @classmethod
+    def _world(cls, store: Any) -> Any:
+        return store_path(store) if is_world(store) else store
+
+    @property
+    def stream_options(self) -> StreamOptions:
+        """Of the published order."""
+        fields = ("shots", "long_tail", "validation", "split", "blurred")
+        return StreamOptions(**{field: getattr(self, field) for field in fields})
 
     @property
     def directory(self) -> Path:
@@ -76,14 +96,36 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 def read_suite(path: Path, overrides: dict[str, Any]) -> SuiteConfig:
-    """A suite from a TOML file; `overrides` (from the command line) win. Raises InputError."""
+    """A suite on one store from a TOML file; `overrides` (from the command line) win. Raises InputError."""
+    suites = read_suites(path, overrides)
+    if len(suites) > 1:
+        raise InputError(f"{path}: names several stores, and this takes one; give it with --store")
+    return suites[0]
+
+
+def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = ignore) -> list[SuiteConfig]:
+    """The suites of a TOML file: one, or with `stores` in place of `store` one for each, NAME/STORE.
+
+    Paths in the file begin where it lies; without a store it is the default one. progress: of worlds that must be
+    built first.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a suite ({error}); give a TOML file") from error
-    if "store" in values:
-        values["store"] = str(path.parent / values["store"])
-    return make_suite({"name": path.stem, **values, **overrides}, str(path))
+    stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
+    if not isinstance(stores, list) or not all(isinstance(store, str) for store in stores):
+        raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
+    for choice in values.get("methods", ()):
+        if isinstance(choice, dict) and names_a_file(str(choice.get("name"))):
+            choice["name"] = str(path.parent / choice["name"])
+    values = {"name": path.stem, **values, **overrides}
+    if "store" in overrides:
+        return [make_suite(values, str(path))]
+    names = [values["name"] if len(stores) == 1 else f"{values['name']}/{short_name(store)}" for store in stores]
+    places = [store_path(store if is_world(store) else path.parent / store, progress) for store in stores]
+    each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
+    return [make_suite(one, str(path)) for one in each]
 
 
 def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:
@@ -120,13 +162,29 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     if missing:
         check_finite(store)
     try:
-        for record in run_jobs(missing, config.store, config.directory, device, config.jobs, config.threads, watch):
-            records[record.run_id] = record
-            on_run(len(records), len(jobs), record)
+        where = (config.store, config.directory, device)
+        groups = together(missing, device) if config.ensemble == "auto" else missing
+        for made in run_jobs(run_seeds, groups, *where, config.jobs, config.threads, watch):
+            for record in made:
+                records[record.run_id] = record
+                on_run(len(records), len(jobs), record)
     except InputError:
         _remove_begun(config.directory, missing)
         raise
     return [records[job.config.run_id] for job in jobs]
+
+
+def together(jobs: Sequence[Job], device: str) -> list[Job]:
+    """The jobs, those that differ in their seed alone beside each other where their method trains many at once."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        config = job.config.model_copy(update={"seed": job.config.seed // LARGEST})
+        alone = not may_stack(job.entry.method) or job.config.selection != "last"
+        groups.setdefault(job.config.run_id if alone else config.run_id, []).append(job)
+    units = []
+    for group in groups.values():
+        units += [replace(group[0], beside=tuple(group[1:]))] if len(group) >= FEWEST[device] else group
+    return units
 
 
 def _finished(directory: Path) -> RunRecord | None:
@@ -148,21 +206,21 @@ def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
 
 def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
     """The suite's runs, every configuration checked; a run that appears twice is planned once."""
+    entries = [find_method(choice.name) for choice in config.methods]
     for name in config.set:
-        if name not in {choice.name for choice in config.methods}:
-            raise unknown_name("method to set values of", name, {choice.name for choice in config.methods})
+        if name not in {entry.name for entry in entries}:
+            raise unknown_name("method to set values of", name, {entry.name for entry in entries})
     stream = store.stream(config.stream).name
-    options = StreamOptions(shots=config.shots, long_tail=config.long_tail, validation=config.validation)
+    options = config.stream_options
     jobs: dict[str, Job] = {}
-    for position, choice in enumerate(config.methods):
-        entry = find_method(choice.name)
-        values = {**choice.set, **config.set.get(choice.name, {})}
+    for position, (choice, entry) in enumerate(zip(config.methods, entries, strict=True)):
+        values = {**choice.set, **config.set.get(entry.name, {})}
         method_config = entry.config(values)
         defaults = asdict(entry.config())
         changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
         if entry.method.needs_reference and not store.has_reference:
             raise InputError(
-                f"{store.path}: {choice.name} needs a reference bank (reference/captions, reference/frames) and this "
+                f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
                 "store has none; build it with one, or leave the method out"
             )
         trained = isinstance(method_config, TrainedConfig)
@@ -171,24 +229,31 @@ def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
             make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
             for seed in range(config.seeds if drawn else 1):
                 run = RunConfig(
-                    method=choice.name,
+                    method=entry.name,
                     config=asdict(method_config),
                     stream=stream,
                     options={**asdict(options), "order": order},
                     seed=seed,
                     selection=config.selection if trained else "last",
                     store=store_id(store),
+                    code=entry.code,
                 )
-                jobs.setdefault(run.run_id, Job(entry, run, label_of(choice.name, changed), position))
+                jobs.setdefault(run.run_id, Job(entry, run, label_of(entry.name, changed, entry.code), position))
+    labels = {job.label for job in jobs.values()}
+    if config.against is not None and config.against not in labels:
+        raise unknown_name("row to compare with (against)", config.against, labels)
     return list(jobs.values())
 
 
-def label_of(name: str, changed: dict[str, Any]) -> str:
-    """How tables call a method with some values changed.
+def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:
+    """How tables call a method with some values changed; one from outside with the first letters of its code's digest.
+
+    Two versions of a file so have a row each.
 
     >>> label_of("zero_shot", {"scoring": "fused"})
     'zero_shot [scoring=fused]'
     """
+    name += f"@{code[:6]}" if code else ""
     return f"{name} [{', '.join(f'{key}={value}' for key, value in sorted(changed.items()))}]" if changed else name
 
 

@@ -1,4 +1,4 @@
-"""The result table as text for a terminal, markdown, CSV, LaTeX and JSON: one set of numbers, see bench.columns.
+"""The result table for a terminal, markdown, CSV and JSON: one set of numbers, see bench.columns and bench.latex.
 
 Zero-shot and upper bounds stand below the continual methods and are never marked as best.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -30,13 +30,18 @@ from bench.columns import (
     ranked,
     references,
 )
+from bench.reported import HEADS, NOTE, has_reported, reported_cells
 from bench.statistics import Interval
+
+Intervals = Mapping[str, Mapping[str, Interval]]
+"""By label and by key of a column, see bench.findings.Evidence."""
 
 # In the order in which they are worth their width; shown in the order of COLUMNS.
 _CONSOLE = (
     RETRIEVAL[0], RETRIEVAL[5], COSTS[2], RETRIEVAL[2], RETRIEVAL[3], RETRIEVAL[1],
     COSTS[0], CONTINUAL[1], RETRIEVAL[4], COSTS[1], RETRIEVAL[6], CONTINUAL[0],
 )  # fmt: skip
+_SURE = (*RETRIEVAL, *CONTINUAL)
 _NOT_RANKED = "below the line: zero-shot and upper bounds, not ranked"
 
 
@@ -64,7 +69,7 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
         table.add_column(f"{column.title}\n[dim]{_unit(column)}[/]", justify="right", no_wrap=True)
     best = {column.key: places(rows, column) for column in columns}
     for row in [*rows, *below]:
-        cells = [_styled(column.cell(row).text, best[column.key].get(row.label), _RICH) for column in columns]
+        cells = [styled(column.cell(row).text, best[column.key].get(row.label), _RICH) for column in columns]
         style = "dim" if is_reference(row) else None
         table.add_row(escape(row.label), str(len(row.runs)), *cells, style=style)
         if rows and row is rows[-1] and below:
@@ -72,10 +77,10 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
     return table
 
 
-def markdown_table(results: SuiteResults, intervals: Mapping[str, Interval] | None = None) -> str:
+def markdown_table(results: SuiteResults, intervals: Intervals | None = None) -> str:
     """Three tables (retrieval; learning and forgetting; cost and what is kept), footnotes, and how it was measured.
 
-    intervals: of the headline, by label.
+    intervals: adds a table of them.
     """
     rows, below = ranked(results), references(results)
     notes = footnotes([*rows, *below])
@@ -83,148 +88,129 @@ def markdown_table(results: SuiteResults, intervals: Mapping[str, Interval] | No
     for title, columns in GROUPS:
         best = {column.key: places(rows, column) for column in columns}
         keeps = ["keeps", "fidelity"] if title == "Cost" else []
-        sure = ["95 % interval"] if title == "Retrieval" and intervals else []
-        head = ["method", "runs", *(f"{column.title} ({_unit(column)})" for column in columns), *sure, *keeps]
+        printed = HEADS if title == "Retrieval" and has_reported(results) else ()
+        head = ["method", "runs", *(f"{column.title} ({_unit(column)})" for column in columns), *printed, *keeps]
         body = []
         for row in [*rows, *below]:
-            cells = [_styled(column.cell(row).text, best[column.key].get(row.label), _MARKDOWN) for column in columns]
-            name = f"*{_md(row.label)}*" if is_reference(row) else _md(row.label)
+            cells = [
+                styled(column.cell(row).text, best[column.key].get(row.label), MARKDOWN_STYLES) for column in columns
+            ]
+            name = f"*{markdown_text(row.label)}*" if is_reference(row) else markdown_text(row.label)
             record, note = row.runs[0].record, note_of(row, notes)
-            kept = [_md(record.stores_samples), record.fidelity + (f" [{note}]" if note else "")] if keeps else []
-            spans = [interval_text(intervals[row.label])] if sure and intervals else []
-            body.append([name, str(len(row.runs)), *cells, *spans, *kept])
-        align = ["---", "--:", *("--:" for _ in [*columns, *sure]), *("---" for _ in keeps)]
-        lines = [head, align, *body]
-        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+            kept = (
+                [markdown_text(record.stores_samples), record.fidelity + (f" [{note}]" if note else "")]
+                if keeps
+                else []
+            )
+            cells += reported_cells(results, row) if printed else ()
+            body.append([name, str(len(row.runs)), *cells, *kept])
+        align = ["---", "--:", *("--:" for _ in [*columns, *printed]), *("---" for _ in keeps)]
+        parts.append(f"**{title}**\n\n" + markdown_lines([head, align, *body]))
+    if intervals:
+        parts.insert(1, _markdown_intervals([*rows, *below], intervals))
     parts.append("In *italics*: zero-shot and upper bounds, not ranked. **Bold**: best; <u>underlined</u>: second.")
+    if has_reported(results):
+        parts.append(NOTE)
     if notes:
-        parts.append("\n".join(f"[{number}] adapted: {_md(text)}  " for text, number in notes.items()))
-    parts.append("\n".join(f"- {key}: {_md(value)}" for key, value in results.measured.items()))
+        parts.append("\n".join(f"[{number}] adapted: {markdown_text(text)}  " for text, number in notes.items()))
+    parts.append("\n".join(f"- {key}: {markdown_text(value)}" for key, value in results.measured.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def csv_table(results: SuiteResults, intervals: Mapping[str, Interval] | None = None) -> str:
+def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str:
     """One line for each row: mean, deviation and number of runs of every column, in full precision.
 
-    How it was measured stands in columns of its own, so that files of several suites can be put together.
-    intervals: of the headline, by label.
+    How it was measured stands in columns of its own, so that several suites stand in one table.
+    intervals: of each suite; adds low and high of every column that has them.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = [f"{column.key} {part}" for column in COLUMNS for part in ("mean", "std", "n")]
-    head += [f"{RETRIEVAL[0].key} {part}" for part in ("low", "high")] if intervals else []
-    writer.writerow(["label", "kind", "runs", *head, "keeps", "fidelity", "deviations", *results.measured])
-    for row in [*ranked(results), *references(results)]:
+    head += [f"{column.key} {part}" for column in _SURE for part in ("low", "high")] if intervals else []
+    writer.writerow(["label", "kind", "runs", *head, "keeps", "fidelity", "deviations", *suites[0].measured])
+    rows = [(number, row) for number, suite in enumerate(suites) for row in (*ranked(suite), *references(suite))]
+    for number, row in rows:
         numbers: list[float | str] = []
         for column in COLUMNS:
             cell = column.cell(row)
             numbers += [_or_empty(cell.mean), _or_empty(cell.std), len(cell.values)]
         if intervals:
-            numbers += [intervals[row.label].low, intervals[row.label].high]
+            spans = [intervals[number][row.label].get(column.key) for column in _SURE]
+            numbers += [bound for span in spans for bound in (("", "") if span is None else (span.low, span.high))]
         record = row.runs[0].record
         kept = [record.stores_samples, record.fidelity, record.deviations]
-        writer.writerow([row.label, _kind(row), len(row.runs), *numbers, *kept, *results.measured.values()])
+        writer.writerow([row.label, _kind(row), len(row.runs), *numbers, *kept, *suites[number].measured.values()])
     return out.getvalue()
 
 
-def latex_table(*suites: SuiteResults, tied: Mapping[str, Collection[str]] | None = None) -> str:
-    r"""A booktabs table in the papers' layout: R@1/5/10, MedR, MeanR, BWF for each suite side by side.
-
-    tied: for each suite's name, the methods that a test cannot tell from the best; they get a dagger.
-    Needs \usepackage{booktabs}. Best in bold, second underlined, references below a rule.
-    """
-    rows = list({row.label: row for suite in suites for row in ranked(suite)}.values())
-    below = list({row.label: row for suite in suites for row in references(suite)}.values())
-    notes = footnotes([*rows, *below])
-    best = [{column.key: places(ranked(suite), column) for column in PAPER} for suite in suites]
-
-    def line(row: Row) -> str:
-        note = note_of(row, notes)
-        cells = [_tex(row.label) + (f"$^{{{note}}}$" if note else "")]
-        for suite, place in zip(suites, best, strict=True):
-            found = next((other for other in suite.rows if other.label == row.label), None)
-            dagger = "$^\\dagger$" if row.label in (tied or {}).get(suite.name, ()) else ""
-            cells += [
-                "--" if found is None else _tex_cell(column, found, place[column.key].get(row.label), dagger)
-                for column in PAPER
-            ]
-        return " & ".join(cells) + r" \\"
-
-    last = 1
-    spans, rules = [], []
-    for suite in suites:
-        spans.append(rf"\multicolumn{{{len(PAPER)}}}{{c}}{{{_tex(suite.measured['stream'])}}}")
-        rules.append(rf"\cmidrule(lr){{{last + 1}-{last + len(PAPER)}}}")
-        last += len(PAPER)
-    titles = [_tex(column.title) + {1: r"$\uparrow$", -1: r"$\downarrow$"}[column.better] for column in PAPER]
-    body = [*map(line, rows), *([r"\midrule"] if rows and below else []), *map(line, below)]
-    remarks = [f"$^{{{number}}}$ adapted: {_tex(text)}" for text, number in notes.items()]
-    remarks += [r"$^\dagger$ not told from the best (paired test, Holm, 5\%)"] if tied and any(tied.values()) else []
-    remarks += [f"{_tex(suite.name)}: {_measured(suite)}" for suite in suites]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            r"\setlength{\tabcolsep}{4pt}",
-            rf"\begin{{tabular}}{{l{'r' * len(PAPER) * len(suites)}}}",
-            r"\toprule",
-            " & ".join(["", *spans]) + r" \\",
-            " ".join(rules),
-            " & ".join(["Method", *titles * len(suites)]) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\smallskip{{\footnotesize {remark}\par}}" for remark in remarks),
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def numbers(results: SuiteResults, intervals: Mapping[str, Interval] | None = None) -> dict[str, Any]:
-    """Every number of every row, for machines: mean, std and the runs' values by column key, in full precision.
-
-    intervals: of the headline, by label.
-    """
+def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[str, Any]:
+    """Every number of every row, for machines: mean, std, interval and the runs' values by column key."""
     rows = []
     for row in [*ranked(results), *references(results)]:
         cells = {column.key: column.cell(row) for column in COLUMNS}
+        spans = (intervals or {}).get(row.label, {})
         record = row.runs[0].record
         rows.append(
             {
                 "label": row.label,
                 "kind": _kind(row),
                 "runs": [run.record.run_id for run in row.runs],
-                "values": {key: {"mean": c.mean, "std": c.std, "runs": list(c.values)} for key, c in cells.items()},
+                "values": {
+                    key: {
+                        "mean": cell.mean,
+                        "std": cell.std,
+                        "interval": interval_numbers(spans[key]) if key in spans else None,
+                        "runs": list(cell.values),
+                    }
+                    for key, cell in cells.items()
+                },
                 "keeps": record.stores_samples,
                 "fidelity": record.fidelity,
                 "deviations": record.deviations,
-                "interval": intervals and interval_numbers(intervals[row.label]),
             }
         )
     units = {column.key: column.unit for column in COLUMNS}
     return {"suite": results.name, "measured": results.measured, "units": units, "rows": rows}
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval, column: Column = RETRIEVAL[0]) -> str:
     """As in '15.02 to 17.30'."""
-    return f"{RETRIEVAL[0].text(interval.low)} to {RETRIEVAL[0].text(interval.high)}"
+    return f"{column.text(interval.low)} to {column.text(interval.high)}"
 
 
 def interval_numbers(interval: Interval) -> dict[str, Any]:
     """An interval for machines; over: what it speaks of beyond the runs that were made."""
-    over = ["orders"] * interval.orders + ["seeds"] * interval.seeds + ["queries"]
+    over = ["orders"] * interval.orders + ["seeds"] * interval.seeds + ["queries"] * interval.queries
     bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "level": interval.level}
     return bounds | {"over": over}
 
 
 _RICH = {1: "[bold]{}[/]", 2: "[underline]{}[/]"}
-_MARKDOWN = {1: "**{}**", 2: "<u>{}</u>"}
-_LATEX = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+MARKDOWN_STYLES = {1: "**{}**", 2: "<u>{}</u>"}
 
 
-def _styled(text: str, place: int | None, styles: Mapping[int, str]) -> str:
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table; the second line aligns."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_intervals(rows: Sequence[Row], intervals: Intervals) -> str:
+    """A table of the intervals of the papers' columns."""
+    head = ["method", *(f"{column.title} ({column.unit})" for column in PAPER)]
+    body = []
+    for row in rows:
+        spans = [(column, intervals[row.label].get(column.key)) for column in PAPER]
+        body.append(
+            [
+                markdown_text(row.label),
+                *("–" if span is None else interval_text(span, column) for column, span in spans),
+            ]
+        )
+    return "**95 % intervals**\n\n" + markdown_lines([head, ["---", *("--:" for _ in PAPER)], *body])
+
+
+def styled(text: str, place: int | None, styles: Mapping[int, str]) -> str:
+    """A number marked by its place (1 best, 2 second)."""
     return styles[place].format(text) if place else text
 
 
@@ -240,25 +226,8 @@ def _or_empty(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text with everything escaped that markdown takes for a sign."""
     for special in "\\|*_<[]":
         text = text.replace(special, "\\" + special)
     return text
-
-
-def _tex(text: str) -> str:
-    replaced = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
-    return "".join(replaced.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in text)
-
-
-def _tex_cell(column: Column, row: Row, place: int | None, dagger: str) -> str:
-    cell = column.cell(row)
-    minus = cell.mean_text.startswith("-")
-    text = _styled(("$-$" if minus else "") + _tex(cell.mean_text.removeprefix("-")), place, _LATEX)
-    if column is PAPER[0]:
-        text += dagger
-    return text + (rf" {{\scriptsize$\pm${cell.std_text}}}" if cell.std_text else "")
-
-
-def _measured(suite: SuiteResults) -> str:
-    return "; ".join(f"{_tex(key)}: {_tex(value)}" for key, value in suite.measured.items())

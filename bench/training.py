@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from features.streams import PairTable
-from methods.base import Method, TrainedConfig
+from features.streams import PairTable, VideoBatch
+from methods.base import Method, TaskInfo, TrainedConfig
+
+_CHUNK = 256
 
 
 class DivergedError(RuntimeError):
@@ -38,6 +40,51 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def learn_task(
+    method: Method, data: PairTable, task: TaskInfo, seed: int, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+) -> int:
+    """A whole task as a run learns it, from `begin_task` to `end_task`; returns the number of steps."""
+    if not (method.is_trained or method.closed_form):
+        method.task = task
+        return 0
+    method.begin_task(task)
+    steps = 0
+    if method.closed_form:
+        method.fit_task(data, generator_for(seed, "fit", task.position))
+    else:
+        steps = train_task(method, data, seed, task.position, on_epoch)
+    method.end_task(data, generator_for(seed, "end", task.position))
+    return steps
+
+
+class FrozenRows:
+    """What a method says stays as it is while it learns a task, made once for each caption and each video."""
+
+    def __init__(self, method: Method, data: PairTable) -> None:
+        self._data = data
+        self._captions = _rows(method.frozen_text(data.text(index)) for index in data.chunks(_CHUNK))
+        videos = (VideoBatch(*parts) for parts in zip(*(x.split(_CHUNK) for x in data.all_videos()), strict=True))
+        self._videos = _rows(map(method.frozen_video, videos))
+
+    def of(self, index_N: Tensor) -> dict[str, Tensor]:
+        """The rows of these pairs, by name."""
+        if not self._captions and not self._videos:
+            return {}
+        index, position = self._data.positions(index_N)
+        captions = {name: rows[index] for name, rows in self._captions.items()}
+        return captions | {name: rows[position] for name, rows in self._videos.items()}
+
+
+def _rows(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {}
+    for part in parts:
+        if not part:
+            return {}
+        for name, rows in part.items():
+            found.setdefault(name, []).append(rows.detach())
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
 def train_task(
     method: Method, data: PairTable, seed: int, task: int, on_epoch: Callable[[Epoch], None] = lambda epoch: None
 ) -> int:
@@ -53,12 +100,14 @@ def train_task(
     total = config.epochs * math.ceil(len(data) / config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, total, config))
     order, draws = generator_for(seed, "batches", task), generator_for(seed, "draws", task)
+    data = data.with_mean_words() if method.averages_words else data
+    frozen = FrozenRows(method, data)
     method.train()
     for epoch in range(config.epochs):
         sums: dict[str, Tensor] = {}
         steps = 0
         for index_N in data.shuffled(config.batch_size, order):
-            batch = method.prepare(data.pairs(index_N), draws)
+            batch = method.prepare(data.pairs(index_N).with_draws(**frozen.of(index_N)), draws)
             terms = method.loss(batch)
             optimiser.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
@@ -72,10 +121,15 @@ def train_task(
             steps += 1
         means = {name: float(value) / steps for name, value in sums.items()}
         if not all(map(math.isfinite, means.values())):
-            raise DivergedError(f"loss is not finite in epoch {epoch + 1} of task {task + 1}: {means}; lower the lr")
+            raise diverged(epoch, task, means)
         on_epoch(Epoch(epoch + 1, config.epochs, steps, means))
     method.eval()
     return total
+
+
+def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:
+    """What to raise where the mean terms of an epoch of a task (both from 0) are not finite."""
+    return DivergedError(f"loss is not finite in epoch {epoch + 1} of task {task + 1}: {means}; lower the lr")
 
 
 def learning_rate_factor(step: int, total: int, config: TrainedConfig) -> float:

@@ -5,39 +5,50 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from bench.records import RunRecord
-from bench.runner import Job, Progress, Watch, run_job
+from bench.runner import Job, Progress, Watch
 from bench.search import set_search_threads
-from features.store import open_store
-from features.streams import StreamOptions, make_stream
+from features.store import FeatureStore, open_store
+from features.streams import Stream, StreamOptions, make_stream
+
+Made = TypeVar("Made")
+Make = Callable[[Job, FeatureStore, Stream, Path, str, Watch], Made]
+"""bench.runner.run_job and its like: what is made of a job, in a folder, on a device, watched."""
 
 _SECONDS = 0.2  # between two looks at the progress of the workers
 _reports: multiprocessing.Queue[Progress] | None = None
 
 
 def run_jobs(
-    jobs: Sequence[Job], store: Path, directory: Path, device: str, workers: int, threads: int, watch: Watch
-) -> Iterator[RunRecord]:
-    """Records as the runs finish. workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
+    make: Make[Made],
+    jobs: Sequence[Job],
+    store: Path,
+    directory: Path,
+    device: str,
+    workers: int,
+    threads: int,
+    watch: Watch,
+) -> Iterator[Made]:
+    """What `make` makes of each job, as they finish.
 
+    workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
     On Ctrl-C the workers stop; what they have finished is on disk, and the same suite goes on from there.
     """
     workers = min(workers or (1 if device != "cpu" else len(os.sched_getaffinity(0))), len(jobs))
     if workers <= 1:
-        yield from _run_here(jobs, store, directory, device, threads, watch)
+        yield from _run_here(make, jobs, store, directory, device, threads, watch)
         return
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[Progress] = context.Queue()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, threads))
     try:
-        pending: set[Future[RunRecord]] = {pool.submit(_run_there, job, store, directory, device) for job in jobs}
+        pending: set[Future[Made]] = {pool.submit(_run_there, make, job, store, directory, device) for job in jobs}
         while pending:
             done, pending = wait(pending, timeout=_SECONDS, return_when=FIRST_COMPLETED)
             for progress in _drain(reports):
@@ -53,26 +64,26 @@ def run_jobs(
 
 
 def _run_here(
-    jobs: Sequence[Job], store: Path, directory: Path, device: str, threads: int, watch: Watch
-) -> Iterator[RunRecord]:
+    make: Make[Made], jobs: Sequence[Job], store: Path, directory: Path, device: str, threads: int, watch: Watch
+) -> Iterator[Made]:
     before = torch.get_num_threads()
     _set_threads(threads)
     try:
         for job in jobs:
-            yield _run(job, store, directory, device, watch)
+            yield _run(make, job, store, directory, device, watch)
     finally:
         _set_threads(before)
 
 
-def _run_there(job: Job, store: Path, directory: Path, device: str) -> RunRecord:
+def _run_there(make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made:
     assert _reports is not None
-    return _run(job, store, directory, device, _reports.put)
+    return _run(make, job, store, directory, device, _reports.put)
 
 
-def _run(job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> RunRecord:
+def _run(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made:
     store = open_store(store_path)
     stream = make_stream(store, job.config.stream, StreamOptions(**job.config.options))
-    return run_job(job, store, stream, directory / job.config.run_id, device, watch)
+    return make(job, store, stream, directory / job.config.run_id, device, watch)
 
 
 def _start_worker(reports: multiprocessing.Queue[Progress], threads: int) -> None:

@@ -5,6 +5,7 @@ Axes: N captions of a batch, M videos, L words, F frames, D feature dimensions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from features.schema import TEST, TRAIN, VALIDATION
 from features.store import FeatureStore, StoredStream
 
 Rows = npt.NDArray[np.int64]
+_CHUNK = 256
 
 
 class TextBatch(NamedTuple):
@@ -97,9 +99,11 @@ class PairTable:
 
     def text(self, index_N: Tensor) -> TextBatch:
         """Captions of the pairs `index_N` (int64, on the host)."""
+        return self._text(index_N, index_N.to(self.device))
+
+    def _text(self, index_N: Tensor, index: Tensor) -> TextBatch:
         length_N = self.lengths_P[index_N]
         width = max(int(length_N.max()), 1) if len(index_N) else 1
-        index = index_N.to(self.device)
         mask_NL = torch.arange(width, device=self.device) < length_N.to(self.device)[:, None]
         if len(self.words_TD):
             rows_NL = self.first_word_P[index][:, None] + torch.arange(width, device=self.device)
@@ -110,12 +114,35 @@ class PairTable:
 
     def video(self, index_N: Tensor) -> VideoBatch:
         """Videos of the pairs `index_N` (int64, on the host)."""
-        position = self.video_position_P[index_N.to(self.device)]
+        return self._video(self.positions(index_N)[1])
+
+    def _video(self, position: Tensor) -> VideoBatch:
         return VideoBatch(self.frames_VFD[position], self.frame_mask_VF[position])
 
-    def pairs(self, index_N: Tensor) -> PairBatch:
+    def all_videos(self) -> VideoBatch:
+        """Every distinct video once, in the order of `positions`."""
+        return VideoBatch(self.frames_VFD, self.frame_mask_VF)
+
+    def positions(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The pairs `index_N` and where their videos are among `all_videos`, on the table's device."""
         index = index_N.to(self.device)
-        return PairBatch(self.text(index_N), self.video(index_N), self.category_P[index], self.video_P[index])
+        return index, self.video_position_P[index]
+
+    def pairs(self, index_N: Tensor) -> PairBatch:
+        index, position = self.positions(index_N)
+        return PairBatch(self._text(index_N, index), self._video(position), self.category_P[index], self.video_P[index])
+
+    def with_mean_words(self) -> PairTable:
+        """The same pairs, each caption with the mean of its words as its only word (none, if it has none)."""
+        table = copy.copy(self)
+        means = []
+        for index_N in self.chunks(_CHUNK):
+            _, words_NLD, mask_NL = self.text(index_N)
+            means.append(words_NLD.sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1))
+        table.words_TD = torch.cat(means)
+        table.lengths_P = self.lengths_P.clamp(max=1)
+        table.first_word_P = torch.arange(len(self), device=self.device)
+        return table
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """Index tensors 0..P-1 in order, at most `size` long."""

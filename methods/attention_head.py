@@ -23,6 +23,7 @@ from methods.scoring import embed_text, embed_video, pair_similarity, same_video
 class AttentionConfig(TrainedConfig):
     """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used."""
 
+    lr: float = 2e-4
     width: int = 128
     heads: int = 4
 

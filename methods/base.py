@@ -93,9 +93,9 @@ class TrainedConfig(MethodConfig):
     """
 
     scale: float = 17.6
-    epochs: int = 10
+    epochs: int = 5
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     warmup: float = 0.1
@@ -124,6 +124,9 @@ class Method(nn.Module):
     """Whether it learns with the store's reference bank; the harness refuses a store without one."""
     closed_form: ClassVar[bool] = False
     """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
+    ensembles: ClassVar[bool] = False
+    """Whether runs of several seeds are trained as one stacked model (bench.ensemble): where that is at least twice as
+    fast, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
@@ -141,9 +144,26 @@ class Method(nn.Module):
         """Whether `encode_text` depends on the gallery's shard."""
         return False
 
+    @property
+    def averages_words(self) -> bool:
+        """Whether `loss` knows a caption's words by their mean alone; its batches then have that as their only word."""
+        return False
+
     def begin_task(self, task: TaskInfo) -> None:
         """Called before the first step of a task: take a snapshot as teacher, grow. Overrides call super()."""
         self.task = task
+
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        """Rows of captions that stay as they are while a task is learned, such as a frozen teacher's embeddings.
+
+        Asked for every caption once, after `begin_task`; a step has its rows in `batch.draws`. `loss` does without them
+        as well. For a method whose `prepare` keeps the batch's pairs as they are.
+        """
+        return {}
+
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        """The same of videos; each is asked for once, however many captions it has."""
+        return {}
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         """The batch with everything random that `loss` needs: replayed pairs, noise, dropout masks; no gradient."""

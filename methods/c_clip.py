@@ -30,7 +30,7 @@ class CCLIPConfig(TrainedConfig):
 
     rank: int = 16
     lora_alpha: float = 32.0
-    merge: float = 0.5
+    merge: float = 0.25
     ckc: float = 1.0
 
 

@@ -23,6 +23,7 @@ from methods.registry import register
 class Clip4ClipSeqConfig(FinetuneConfig):
     """layers, heads: of the temporal transformer; heads must divide the feature dimension."""
 
+    lr: float = 6e-4
     layers: int = 4
     heads: int = 8
 
@@ -34,6 +35,7 @@ class Clip4ClipSeq(Finetune):
     name = "clip4clip_seq"
     paper = "Luo et al. 2022, CLIP4Clip (sequential transformer), trained task after task"
     idea = "Let frames see each other in order before they are averaged."
+    ensembles = False  # measured: no faster, its products fill the cores alone
     Config = Clip4ClipSeqConfig
     config: Clip4ClipSeqConfig
 

@@ -116,4 +116,4 @@ class CTP(Finetune):
         return to_video + queue_contrastive(video_ND, keys["key_text_ND"], self.text_queue_QD, scale, excluded_NK)
 
     def _embed_with(self, head: ResidualHead, batch: PairBatch) -> tuple[TextEmbedding, VideoEmbedding]:
-        return embed_text(head.text(batch.text), self.config), embed_video(head.video_frames(batch.video), self.config)
+        return embed_text(head.text(batch.text), self.config), embed_video(head.scored_video(batch.video), self.config)

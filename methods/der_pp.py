@@ -27,7 +27,7 @@ class DERppConfig(FinetuneConfig):
 
     buffer: int = 320
     dark: float = 0.2
-    replay: float = 0.5
+    replay: float = 1.0
 
 
 @register()
@@ -40,6 +40,7 @@ class DERpp(Finetune):
     fidelity = "adapted"
     deviations = "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs"
     stores_samples = "features and both embeddings of `buffer` training pairs"
+    ensembles = False  # its loss cannot be stacked
     Config = DERppConfig
     config: DERppConfig
 

@@ -32,12 +32,18 @@ class Finetune(Method):
     name = "finetune"
     paper = "Luo et al. 2022, CLIP4Clip (mean pooling), trained task after task"
     idea = "Keep training on whatever task is current."
+    ensembles = True
     Config = FinetuneConfig
     config: TrainedConfig
 
     def __init__(self, config: TrainedConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
-        self.head = ResidualHead(spec.dim, config.rank, generator)
+        self.head = ResidualHead(spec.dim, config.rank, generator, pooled_only=config.scoring == "cosine")
+
+    @property
+    def averages_words(self) -> bool:
+        own = type(self).embed_batch is Finetune.embed_batch and type(self.head).text is ResidualHead.text
+        return own and self.head.pooled_only
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
@@ -54,11 +60,11 @@ class Finetune(Method):
     def embed_batch(self, batch: PairBatch) -> tuple[TextEmbedding, VideoEmbedding]:
         """Both sides of a prepared batch, dropout included."""
         text = self.head.text(batch.text, batch.draws.get("keep_text_NR"))
-        video = self.head.video_frames(batch.video, batch.draws.get("keep_video_NR"))
+        video = self.head.scored_video(batch.video, batch.draws.get("keep_video_NR"))
         return embed_text(text, self.config), embed_video(video, self.config)
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
         return embed_text(self.head.text(text), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        return embed_video(self.head.video_frames(video), self.config)
+        return embed_video(self.head.scored_video(video), self.config)

@@ -22,7 +22,8 @@ from methods.heads import keep_mask
 from methods.losses import cross_task_contrastive
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, same_video
-from methods.structalign import Route, StructAlignConfig, StructAlignHead
+from methods.structalign import StructAlignConfig
+from methods.structalign_head import Route, StructAlignHead
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class FrameFusionMoEConfig(TrainedConfig):
     heads: of the attention over frames. dropout: before the experts' common map A.
     """
 
+    lr: float = 1e-4
     dropout: float = 0.1
     rank: int = 64
     lora_alpha: float = 256.0

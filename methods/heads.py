@@ -56,10 +56,12 @@ class ResidualHead(nn.Module):
 
     caption: from the pooled caption and the mean of its words. word: from the word. frame: from the frame and its
     difference to the one before. video mean: from the mean frame and a temporal convolution over frames (width 3).
+    pooled_only: True where no word and no frame is scored: words stay as they are, `scored_video` averages.
     """
 
-    def __init__(self, dim: int, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, dim: int, rank: int, generator: torch.Generator, pooled_only: bool = False) -> None:
         super().__init__()
+        self.pooled_only = pooled_only
         self.caption = LowRank(dim, rank, 2, generator)
         self.word = LowRank(dim, rank, 1, generator)
         self.frame = LowRank(dim, rank, 2, generator)
@@ -72,6 +74,8 @@ class ResidualHead(nn.Module):
         count_N1 = mask_NL.sum(1, keepdim=True).clamp(min=1)
         mean_ND = (words_NLD * mask_NL[..., None]).sum(1) / count_N1
         pooled_ND = self.caption(text.pooled_ND, mean_ND, keep=keep_NR)
+        if self.pooled_only:
+            return TextBatch(pooled_ND, words_NLD, mask_NL)
         word_keep = None if keep_NR is None else keep_NR[:, None]
         return TextBatch(pooled_ND, self.word(words_NLD, keep=word_keep), mask_NL)
 
@@ -81,11 +85,33 @@ class ResidualHead(nn.Module):
         frame_keep = None if keep_MR is None else keep_MR[:, None]
         adapted_MFD = self.frame(frames_MFD, frames_MFD - before_MFD, keep=frame_keep)
         mean_MD = masked_mean(frames_MFD, mask_MF)
-        path_MRF = functional.linear(layer_norm(frames_MFD), self.temporal_down).transpose(1, 2) * mask_MF[:, None]
+        return AdaptedVideo(adapted_MFD, mask_MF, self._shift(mean_MD, layer_norm(frames_MFD), mask_MF, keep_MR))
+
+    def scored_video(self, video: VideoBatch, keep_MR: Tensor | None = None) -> AdaptedVideo:
+        """`video_frames`, or with `pooled_only` the mean of its frames as the only frame.
+
+        mean_f(x_f + |x_f| up h_f / sqrt(D)) = mean_f x_f + up mean_f(|x_f| h_f) / sqrt(D), which leaves up one row a
+        video in place of one a frame.
+        """
+        if not self.pooled_only:
+            return self.video_frames(video, keep_MR)
+        frames_MFD, mask_MF = video
+        inner_MFD, (still, moving) = layer_norm(frames_MFD), self.frame.down
+        change_MFD = layer_norm(frames_MFD - previous_frame(frames_MFD))
+        hidden_MFR = functional.linear(inner_MFD, still) + functional.linear(change_MFD, moving)
+        active_MR = masked_mean(functional.gelu(hidden_MFR) * norm(frames_MFD), mask_MF)
+        active_MR = active_MR if keep_MR is None else active_MR * keep_MR
+        mean_MD = masked_mean(frames_MFD, mask_MF)
+        adapted_MD = mean_MD + functional.linear(active_MR, self.frame.up) / math.sqrt(len(self.frame.up))
+        shown_M1 = mask_MF.any(1, keepdim=True)
+        return AdaptedVideo(adapted_MD[:, None], shown_M1, self._shift(mean_MD, inner_MFD, mask_MF, keep_MR))
+
+    def _shift(self, mean_MD: Tensor, inner_MFD: Tensor, mask_MF: Tensor, keep_MR: Tensor | None) -> Tensor:
+        """What the mean frame and a temporal convolution over frames add to the video's mean."""
+        path_MRF = functional.linear(inner_MFD, self.temporal_down).transpose(1, 2) * mask_MF[:, None]
         moves_MRF = functional.gelu(functional.conv1d(path_MRF, self.temporal, padding=1)) * mask_MF[:, None]
         moves_MR = moves_MRF.sum(-1) / mask_MF.sum(-1, keepdim=True).clamp(min=1)
-        shift_MD = self.video.shift(self.video.hidden(mean_MD) + moves_MR, keep_MR)
-        return AdaptedVideo(adapted_MFD, mask_MF, shift_MD)
+        return self.video.shift(self.video.hidden(mean_MD) + moves_MR, keep_MR)
 
 
 class FrameFusion(nn.Module):
@@ -104,11 +130,12 @@ class FrameFusion(nn.Module):
     def forward(self, video: VideoBatch) -> AdaptedVideo:
         x_MFD, mask_MF = video
         last_M = mask_MF.sum(1) - 1
+        weights, gate = self.weights.unbind(0), self.alpha.unbind(0)  # one node each in the graph, not one per use
         for block in (0, 1):
             guide_MFD = previous_frame(x_MFD) if block == 0 else next_frame(x_MFD, last_M)
-            query, key, value, out = self.weights[block].unbind(0)
+            query, key, value, out = weights[block].unbind(0)
             fused = attention(guide_MFD @ query.T, x_MFD @ key.T, x_MFD @ value.T, mask_MF, self.heads) @ out.T
-            x_MFD = (1 - self.alpha[block]) * x_MFD + self.alpha[block] * fused
+            x_MFD = (1 - gate[block]) * x_MFD + gate[block] * fused
         return AdaptedVideo(x_MFD * mask_MF[..., None], mask_MF)
 
 

@@ -15,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch
+from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.base import FeatureSpec, TaskInfo
 from methods.finetune import Finetune, FinetuneConfig
 from methods.losses import distillation, symmetric_contrastive
 from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.scoring import pair_similarity, same_video
+from methods.teacher import frozen_text, frozen_video, teacher_text, teacher_video
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ class LwF(Finetune):
         if self.config.teacher == "previous":
             self.teacher.load_state_dict(self.head.state_dict())
 
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        return frozen_text(self.teacher, text, self.config)
+
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        return frozen_video(self.teacher, video, self.config)
+
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config = self.config
         text, video = self.embed_batch(batch)
         with torch.no_grad():
-            old_text = embed_text(self.teacher.text(batch.text), config)
-            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_text = teacher_text(self.teacher, batch, config)
+            old_video = teacher_video(self.teacher, batch, config)
             old_NN = config.scale * pair_similarity(old_text, old_video, config)
         sim_NN = config.scale * pair_similarity(text, video, config)
         compared = old_text if config.variant == "student_teacher_text" else text

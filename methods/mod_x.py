@@ -14,19 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch
+from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.base import FeatureSpec, TaskInfo
 from methods.finetune import Finetune, FinetuneConfig
 from methods.losses import kl_divergence, symmetric_contrastive
 from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.scoring import pair_similarity, same_video
+from methods.teacher import frozen_text, frozen_video, teacher_text, teacher_video
 
 
 @dataclass(frozen=True)
 class ModXConfig(FinetuneConfig):
     """weight: of the off-diagonal term."""
 
-    weight: float = 20.0
+    weight: float = 5.0
 
 
 @register()
@@ -47,13 +48,19 @@ class ModX(Finetune):
         super().begin_task(task)
         self.teacher.load_state_dict(self.head.state_dict())
 
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        return frozen_text(self.teacher, text, self.config)
+
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        return frozen_video(self.teacher, video, self.config)
+
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)
         text, video = self.embed_batch(batch)
         new_NN = config.scale * pair_similarity(text, video, config)
         with torch.no_grad():
-            old_text = embed_text(self.teacher.text(batch.text), config)
-            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_text = teacher_text(self.teacher, batch, config)
+            old_video = teacher_video(self.teacher, batch, config)
             old_NN = config.scale * pair_similarity(old_text, old_video, config)
         kept = off_diagonal(new_NN, old_NN, same_NN) + off_diagonal(new_NN.T, old_NN.T, same_NN)
         return {"contrastive": symmetric_contrastive(new_NN, 1.0, same_NN), "off_diagonal": config.weight * kept}

@@ -29,6 +29,7 @@ class MoEAdaptersConfig(TrainedConfig):
     noise: standard deviation added to the router's logits in training.
     """
 
+    lr: float = 6e-4
     rank: int = 64
     experts: int = 10
     top_k: int = 2

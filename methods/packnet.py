@@ -31,7 +31,7 @@ FREE = 127
 class PackNetConfig(FinetuneConfig):
     """prune: share of its weights that a task gives back. prune_at: share of its steps after which it does."""
 
-    prune: float = 0.5
+    prune: float = 0.7
     prune_at: float = 0.5
 
 

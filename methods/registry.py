@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -20,11 +21,20 @@ _ENTRIES: dict[str, Entry] = {}
 
 @dataclass(frozen=True)
 class Entry:
-    """A name a user may write: a method class, with the Config values that differ from the class's defaults."""
+    """A name a user may write: a method class, with the Config values that differ from the class's defaults.
+
+    code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
+    """
 
     name: str
     method: type[Method]
     preset: Mapping[str, Any]
+    code: str = ""
+
+    @property
+    def written_as(self) -> str:
+        """What a user writes to name it."""
+        return self.name
 
     def config(self, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
         """The validated Config. Raises InputError for an unknown field (with the nearest) or a wrong value."""
@@ -67,6 +77,18 @@ def find_method(name: str) -> Entry:
     if name not in entries:
         raise unknown_name("method", name, entries)
     return entries[name]
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it, what is registered is forgotten again: a file from outside may carry `@register()` or not."""
+    known = known_methods()
+    _ENTRIES.clear()
+    try:
+        yield
+    finally:
+        _ENTRIES.clear()
+        _ENTRIES.update(known)
 
 
 @cache

@@ -1,16 +1,22 @@
-"""Ridge regression in closed form: from a caption to what its video adds to it, over random features.
+"""Ridge regression in closed form: from a caption to its video, over random features, added to the caption itself.
 
-phi(t) = relu(LN(t) R / sqrt(D)),  R random [D, M];   W = (G + lambda 1)^-1 C,   G = sum phi' phi,  C = sum phi' (v - t)
-t, v unit caption and mean frame; a query is n(t + phi(t) W). G and C are sums over all pairs ever seen: the solution is
-that of all data at once, whatever the order of the tasks.                    after McDonnell et al. 2023 (RanPAC)
-lambda: the one of a grid with the least squared error on held-out pairs, W fitted without them; a fifth of the videos
-is held out for this choice and then used as well. Both parts keep their own sums, so this does not depend on the order
-either. Videos stay as they are: galleries never change. Words are left alone: word-frame scores are zero-shot's.
+phi(t) = relu(LN(t) R),  R random [D, M];   W = (G + lambda 1)^-1 C,   G = sum phi' phi,  C = sum phi' (v - mean of v)
+t, v unit caption and mean frame; a query is n(t + s phi(t) W), zero-shot as long as nothing was learned. All sums run
+over all pairs ever seen: the solution is that of all data at once, whatever the order of the tasks.
+                                                                        after McDonnell et al. 2023, NeurIPS (RanPAC)
+lambda and s: for each lambda of a grid, W is fitted without every fifth video, and s maximises on those videos
+    d(s) = sum q . (v - mean of v in its category) / sqrt( sum |q|^2 ),   q = t + s phi(t) W
+how far a query's own video stands out among those of its category. The best are kept and W is fitted again to all
+videos. d comes from sums as well, so that even this choice knows no order.
+Why not the least error of t + phi(t) W against v: it unlearns the directions of t in which few training videos happen
+not to differ, and on 32 videos a task in 512 dimensions it scored far below zero-shot. Galleries never change. Words
+are left alone: word-frame scores are zero-shot's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +48,7 @@ class Ridge(Method):
     paper = "McDonnell et al. 2023, RanPAC: Random Projections and Pre-trained Models for Continual Learning"
     idea = "Least squares forgets nothing: its sums over all data are small, and adding to them is learning."
     closed_form = True
-    stores_samples = "sums of products of features over all pairs, [M, M] and [M, D], twice"
+    stores_samples = "sums of products of features over all pairs"
     Config = RidgeConfig
     config: RidgeConfig
     projection_DM: Tensor
@@ -52,22 +58,24 @@ class Ridge(Method):
         self.map_MD = nn.Parameter(torch.zeros(config.features, spec.dim))
         projection_DM = torch.randn(spec.dim, config.features, generator=generator) / spec.dim**0.5
         self.register_buffer("projection_DM", projection_DM)
-        self.fitted = Sums(config.features, spec.dim)
-        self.held_out = Sums(config.features, spec.dim)
+        self.fitted = Sums(config.features, spec.dim, spec.num_categories)
+        self.held_out = Sums(config.features, spec.dim, spec.num_categories)
 
     @torch.no_grad()
     def fit_task(self, data: PairTable, generator: torch.Generator) -> None:
         for index_N in data.chunks(256):
             batch = data.pairs(index_N)
             random_NM = self._random_features(batch.text.pooled_ND)
-            missing_ND = normalise(masked_mean(*batch.video)) - normalise(batch.text.pooled_ND)
+            text_ND, video_ND = normalise(batch.text.pooled_ND), normalise(masked_mean(*batch.video))
             held_N = batch.video_N % self.config.hold_out == 0
-            self.held_out.add(random_NM[held_N], missing_ND[held_N])
-            self.fitted.add(random_NM[~held_N], missing_ND[~held_N])
+            for sums, mine_N in ((self.held_out, held_N), (self.fitted, ~held_N)):
+                sums.add(random_NM[mine_N], text_ND[mine_N], video_ND[mine_N], batch.category_N[mine_N])
+        count = self.fitted.count_C.sum() + self.held_out.count_C.sum()
+        video_D = (self.fitted.video_CD.sum(0) + self.held_out.video_CD.sum(0)) / count
         grid = [10.0**power for power in range(self.config.lowest, self.config.highest + 1)]
-        errors = [float(self.held_out.squared_error(self.fitted.solve(ridge))) for ridge in grid]
-        best = grid[errors.index(min(errors))]
-        self.map_MD.copy_(self.fitted.solve(best, self.held_out))
+        choices = [self.held_out.best_share(self.fitted.solve(ridge, video_D)) for ridge in grid]
+        best = max(range(len(grid)), key=lambda i: choices[i].distinctness)
+        self.map_MD.copy_(choices[best].share * self.fitted.solve(grid[best], video_D, self.held_out))
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
         shift_ND = self._random_features(text.pooled_ND) @ self.map_MD
@@ -80,32 +88,64 @@ class Ridge(Method):
         return functional.relu(layer_norm(caption_ND) @ self.projection_DM)
 
 
+class Choice(NamedTuple):
+    """s, and d(s)."""
+
+    share: float
+    distinctness: float
+
+
 class Sums(nn.Module):
-    """Gram and cross sums of pairs of rows x [M] and y [D], in float64, and the number sum |y|^2."""
+    """Sums over pairs of random features x [M], captions t [D] and videos v [D], some for each category; float64."""
 
     gram_MM: Tensor
-    cross_MD: Tensor
-    square: Tensor
+    random_text_MD: Tensor
+    random_video_MD: Tensor
+    text_text: Tensor
+    text_video: Tensor
+    random_CM: Tensor
+    text_CD: Tensor
+    video_CD: Tensor
+    count_C: Tensor
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, dim: int, num_categories: int) -> None:
         super().__init__()
-        self.register_buffer("gram_MM", torch.zeros(rows, rows, dtype=torch.float64))
-        self.register_buffer("cross_MD", torch.zeros(rows, columns, dtype=torch.float64))
-        self.register_buffer("square", torch.zeros((), dtype=torch.float64))
+        shapes: dict[str, tuple[int, ...]] = {"gram_MM": (rows, rows), "text_text": (), "text_video": ()}
+        shapes |= {f"random_{side}_MD": (rows, dim) for side in ("text", "video")}
+        shapes |= {f"{side}_CD": (num_categories, dim) for side in ("text", "video")}
+        for name, shape in {**shapes, "random_CM": (num_categories, rows), "count_C": (num_categories,)}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def add(self, x_NM: Tensor, y_ND: Tensor) -> None:
-        x_NM, y_ND = x_NM.double(), y_ND.double()
-        self.gram_MM += x_NM.T @ x_NM
-        self.cross_MD += x_NM.T @ y_ND
-        self.square += y_ND.square().sum()
+    def add(self, x_NM: Tensor, text_ND: Tensor, video_ND: Tensor, category_N: Tensor) -> None:
+        x, text, video = x_NM.double(), text_ND.double(), video_ND.double()
+        member_CN = functional.one_hot(category_N, len(self.count_C)).T.double()
+        self.gram_MM += x.T @ x
+        self.random_text_MD += x.T @ text
+        self.random_video_MD += x.T @ video
+        self.text_text += text.square().sum()
+        self.text_video += (text * video).sum()
+        self.random_CM += member_CN @ x
+        self.text_CD += member_CN @ text
+        self.video_CD += member_CN @ video
+        self.count_C += member_CN.sum(1)
 
-    def solve(self, ridge: float, more: Sums | None = None) -> Tensor:
-        """map_MD that minimises |x map - y|^2 + ridge |map|^2 over these pairs and those of `more`."""
-        gram_MM = self.gram_MM + (0 if more is None else more.gram_MM)
-        cross_MD = self.cross_MD + (0 if more is None else more.cross_MD)
+    def solve(self, ridge: float, video_D: Tensor, more: Sums | None = None) -> Tensor:
+        """map_MD that minimises sum |x map - (v - video_D)|^2 + ridge |map|^2 over these pairs and those of `more`."""
+        parts = [self] if more is None else [self, more]
+        gram_MM = torch.stack([part.gram_MM for part in parts]).sum(0)
+        cross_MD = torch.stack([p.random_video_MD - p.random_CM.sum(0)[:, None] * video_D for p in parts]).sum(0)
         ridge_MM = ridge * torch.eye(len(gram_MM), dtype=gram_MM.dtype, device=gram_MM.device)
         return torch.cholesky_solve(cross_MD, torch.linalg.cholesky(gram_MM + ridge_MM))
 
-    def squared_error(self, map_MD: Tensor) -> Tensor:
-        """sum |x map - y|^2 over these pairs, from the sums alone."""
-        return self.square - 2 * (map_MD * self.cross_MD).sum() + (map_MD * (self.gram_MM @ map_MD)).sum()
+    def best_share(self, map_MD: Tensor) -> Choice:
+        """The s in 0..100 of largest d(s) = (a + b s) / sqrt(c + 2 e s + f s^2), which is where it turns."""
+        mean_CD = self.video_CD / self.count_C.clamp(min=1)[:, None]
+        a = self.text_video - (self.text_CD * mean_CD).sum()
+        b = (map_MD * (self.random_video_MD - self.random_CM.T @ mean_CD)).sum()
+        c, e = self.text_text, (map_MD * self.random_text_MD).sum()
+        f = (map_MD * (self.gram_MM @ map_MD)).sum()
+        turn = ((b * c - a * e) / (a * f - b * e)).nan_to_num(0.0).clamp(0, 100)
+        shares = torch.stack([torch.zeros_like(a), turn, torch.full_like(a, 100)])
+        distinct = (a + b * shares) / (c + 2 * e * shares + f * shares.square()).clamp(min=1e-30).sqrt()
+        best = int(distinct.argmax())
+        return Choice(float(shares[best]), float(distinct[best]))

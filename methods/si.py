@@ -64,6 +64,7 @@ class SI(Finetune):
     @torch.no_grad()
     def after_step(self, batch: PairBatch) -> None:
         self.path.step(self.gradient_P, weights_of(self.head))
+        del self.gradient_P
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         self.path.end(weights_of(self.head).detach(), self.config.damping)

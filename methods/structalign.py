@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, Scoring, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
 from methods.etf import random_projection_etf, simplex_etf
-from methods.heads import AdaptedVideo, FrameFusion, RoutedExperts, fan_in_uniform, keep_mask
+from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask
 from methods.losses import (
     etf_alignment,
     prototype_contrastive,
@@ -36,6 +36,7 @@ from methods.memory import PrototypeBank
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, same_video
 from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
+from methods.structalign_head import Route, StructAlignHead, distinct_videos
 
 
 @dataclass(frozen=True)
@@ -103,44 +104,6 @@ RELEASED = {
 }
 
 
-class Route(NamedTuple):
-    """How captions go through the experts: gates_NE, and the dropout mask before A in training."""
-
-    gates_NE: Tensor
-    keep_ND: Tensor | None = None
-
-
-class StructAlignHead(nn.Module):
-    """Frame fusion on the video side, routed low-rank experts with a vector per task on the text side."""
-
-    def __init__(self, config: StructAlignConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
-        super().__init__()
-        self.config = config
-        self.fusion = FrameFusion(spec.dim, config.heads)
-        self.experts = RoutedExperts(spec.dim, config.rank, config.experts, config.top_k, config.scaling, generator)
-        vectors = torch.randn(spec.num_tasks, spec.dim, generator=generator) / math.sqrt(spec.dim)
-        self.task_vectors = nn.ParameterList(nn.Parameter(vector) for vector in vectors)
-
-    def route(self, text: TextBatch, shard: int | None, noise_NE: Tensor | None = None) -> Tensor:
-        """g_NE of spec 2.10 from sqrt(D) n(caption) + the shard's task vector (None: no vector)."""
-        config = self.config
-        first_alone = shard == 0 and not config.route_first_task
-        if not config.routing or first_alone:
-            return self.experts.first_expert(len(text.pooled_ND))
-        router_ND = normalise(text.pooled_ND) * math.sqrt(text.pooled_ND.shape[1])
-        if shard is not None:
-            router_ND = router_ND + self.task_vectors[shard]
-        return self.experts.gates(router_ND, noise_NE)
-
-    def text(self, text: TextBatch, route: Route) -> TextBatch:
-        pooled_ND = text.pooled_ND + self.experts(text.pooled_ND, *route)
-        words_NLD = text.words_NLD + self.experts(text.words_NLD, *route)
-        return TextBatch(pooled_ND, words_NLD, text.word_mask_NL)
-
-    def video(self, video: VideoBatch) -> AdaptedVideo:
-        return self.fusion(video) if self.config.frame_fusion else AdaptedVideo(*video)
-
-
 @register(name="structalign_released", **RELEASED)
 @register()
 class StructAlign(Method):
@@ -204,9 +167,16 @@ class StructAlign(Method):
         for label, category in enumerate(task.categories):
             self.local_label_C[category] = label
 
+    @torch.no_grad()
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        used = self.remembers and self.config.crp
+        return {"teacher_frames_NFD": self.teacher.video(video).frames_MFD} if used else {}
+
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
         draws: dict[str, Tensor] = {}
+        if device.type == "cpu":  # how many there are would be a wait on a GPU
+            draws |= distinct_videos(batch.video_N)
         if config.dropout:
             draws["keep_ND"] = keep_mask(size, self.spec.dim, config.dropout, generator).to(device)
         if config.routing and (self.remembers or config.route_first_task):
@@ -222,7 +192,7 @@ class StructAlign(Method):
         scale = config.tau / math.sqrt(len(batch)) if config.scale_by_batch else config.scale
         gates_NE = self.head.route(batch.text, position, draws.get("noise_NE"))
         text = self.head.text(batch.text, Route(gates_NE, draws.get("keep_ND")))
-        video = self.head.video(batch.video)
+        video = self._student_video(batch)
         sim_NN = self._similarity(text, video)
         same_NN = None if config.same_video_negatives else same_video(batch.video_N)
         terms = {"scl": symmetric_contrastive(sim_NN, scale, same_NN)}
@@ -230,7 +200,7 @@ class StructAlign(Method):
             with torch.no_grad():
                 old_gates_NE = self.teacher.route(batch.text, position - 1)
                 old_text = self.teacher.text(batch.text, Route(old_gates_NE))
-                old_NN = self._similarity(old_text, self.teacher.video(batch.video))
+                old_NN = self._similarity(old_text, self._teacher_video(batch))
             terms["crp"] = config.crp * relation_preserving(scale * sim_NN, scale * old_NN, config.temperature)
         if config.etf:
             base = torch.stack(list(terms.values())).sum()
@@ -239,6 +209,18 @@ class StructAlign(Method):
         if self.remembers and config.proto:
             terms["proto"] = config.proto * self._proto_term(batch, text, video)
         return terms
+
+    def _student_video(self, batch: PairBatch) -> AdaptedVideo:
+        """The batch's videos: each adapted once and handed to every caption of its, where `prepare` told them apart."""
+        if "pair_U" not in batch.draws:
+            return self.head.video(batch.video)
+        pair_U, row_N = batch.draws["pair_U"], batch.draws["row_N"]
+        frames_UFD, _, _ = self.head.video(VideoBatch(*(part[pair_U] for part in batch.video)))
+        return AdaptedVideo(frames_UFD[row_N], batch.video.frame_mask_MF)
+
+    def _teacher_video(self, batch: PairBatch) -> AdaptedVideo:
+        frames_NFD = batch.draws.get("teacher_frames_NFD")
+        return self.teacher.video(batch.video) if frames_NFD is None else AdaptedVideo(frames_NFD, batch.video[1])
 
     def _similarity(self, text: TextBatch, video: AdaptedVideo) -> Tensor:
         """Word-frame similarity, also where scoring is fused (2.3); the pooled cosine where scoring is cosine."""

@@ -23,7 +23,7 @@ from methods.weights import set_weights, weights_of
 class TaskArithmeticConfig(FinetuneConfig):
     """merge: factor on the sum of the tasks' weight changes."""
 
-    merge: float = 0.4
+    merge: float = 0.2
 
 
 @register()

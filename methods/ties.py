@@ -24,7 +24,7 @@ from methods.weights import set_weights, weights_of
 class TIESConfig(FinetuneConfig):
     """keep: share of a task's weight changes that is not trimmed. merge: factor on the merged change."""
 
-    keep: float = 0.2
+    keep: float = 0.5
     merge: float = 1.0
 
 

@@ -14,20 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch
+from features.streams import PairBatch, VideoBatch
 from methods.base import FeatureSpec, TaskInfo
 from methods.finetune import Finetune, FinetuneConfig
 from methods.losses import distillation, symmetric_contrastive
 from methods.memory import ReferenceSample, captions_alone
 from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.scoring import embed_text, pair_similarity, same_video
+from methods.teacher import frozen_video, teacher_video
 
 
 @dataclass(frozen=True)
 class VRLwFConfig(FinetuneConfig):
     """weight: of the distillation. temperature: T. sentences: reference captions replayed in a step."""
 
-    weight: float = 1.0
+    weight: float = 3.0
     temperature: float = 2.0
     sentences: int = 128
 
@@ -42,6 +43,7 @@ class VRLwF(Finetune):
     fidelity = "adapted"
     deviations = "replays captions of a reference bank, not sentences of random vocabulary words; pooled features only"
     needs_reference = True
+    ensembles = False  # not measured
     Config = VRLwFConfig
     config: VRLwFConfig
 
@@ -58,13 +60,16 @@ class VRLwF(Finetune):
         sentences_RD = self.reference.captions(self.config.sentences, generator)
         return super().prepare(batch, generator).with_draws(sentences_RD=sentences_RD)
 
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        return frozen_video(self.teacher, video, self.config)
+
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, sentences = self.config, captions_alone(batch.draws["sentences_RD"])
         text, video = self.embed_batch(batch)
         sim_NN = pair_similarity(text, video, config)
         replayed = embed_text(self.head.text(sentences), config)
         with torch.no_grad():
-            old_video = embed_video(self.teacher.video_frames(batch.video), config)
+            old_video = teacher_video(self.teacher, batch, config)
             old_replayed = embed_text(self.teacher.text(sentences), config)
             old_NR = config.scale * old_video.pooled_MD @ old_replayed.pooled_ND.T
         new_NR = config.scale * video.pooled_MD @ replayed.pooled_ND.T

@@ -23,7 +23,7 @@ from methods.weights import set_weights, weights_of
 class WiseFTConfig(FinetuneConfig):
     """mix: a, the share of the way that is gone; 0 is zero-shot, 1 is fine-tuning."""
 
-    mix: float = 0.5
+    mix: float = 0.75
 
 
 @register()

@@ -28,6 +28,8 @@ from methods.similarity import normalise
 class XPoolConfig(FinetuneConfig):
     """Fields of TrainedConfig, no others; dropout acts in the residual adapters. Word-frame scores do not pool."""
 
+    lr: float = 6e-4
+
 
 @register()
 class XPool(Finetune):
@@ -38,6 +40,7 @@ class XPool(Finetune):
     idea = "A caption tells about part of a video: let it pick the frames it is about."
     fidelity = "adapted"
     deviations = "attention is even at first and shifts the mean frame; values are the frames, without output layers"
+    ensembles = False  # not measured
     Config = XPoolConfig
     config: XPoolConfig
 

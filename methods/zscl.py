@@ -83,7 +83,7 @@ class ZSCL(Finetune):
         config = self.config
         text_RD, frame_RD = batch.draws["reference_text_RD"], batch.draws["reference_frame_RD"]
         text = embed_text(self.head.text(captions_alone(text_RD)), config)
-        video = embed_video(self.head.video_frames(frames_alone(frame_RD)), config)
+        video = embed_video(self.head.scored_video(frames_alone(frame_RD)), config)
         kept = similarity_distillation(
             text.pooled_ND,
             video.pooled_MD,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.runner import feature_spec
-from bench.training import generator_for, train_task
+from bench.training import generator_for, learn_task
 from features.streams import PairTable
 from methods.base import FeatureSpec, Method, ReferenceBank, TaskInfo
 from methods.registry import find_method
@@ -46,12 +46,7 @@ def learn(method: Method, *tasks: int, seed: int = 0) -> None:
     """Learn these tasks as a run does."""
     for task in tasks:
         data = train_pairs(task)
-        begin(method, task, len(data))
-        if method.is_trained:
-            train_task(method, data, seed, task)
-        if method.closed_form:
-            method.fit_task(data, generator_for(seed, "fit", task))
-        method.end_task(data, generator_for(seed, "end", task))
+        learn_task(method, data, TaskInfo(task, len(data), small_stream().tasks[task].categories), seed)
 
 
 @torch.no_grad()

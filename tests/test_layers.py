@@ -14,6 +14,7 @@ OWNERS = {
     "faiss": {"bench/search.py"},
     "matplotlib": {"bench/plots.py"},
     "av": {"features/video.py"},
+    "tensorboard": {"bench/tensorboard.py"},
 }
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py")
 

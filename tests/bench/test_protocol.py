@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import protocol, scores
 from bench.forgetting import backward_forgetting, backward_forgetting_curve
 from bench.metrics import retrieval_metrics
 from bench.protocol import Evaluator, StageResult
@@ -151,6 +152,32 @@ def naive_score(text: TextEmbedding, query: int, video: VideoEmbedding, item: in
     words = text.words_NLD[query][text.word_mask_NL[query]]
     cosines = words @ video.frames_MFD[item][video.frame_mask_MF[item]].T
     return float((cosines.max(1).values.mean() + cosines.max(0).values.mean()) / 2)
+
+
+@pytest.mark.parametrize("scoring", ["word_frame", "fused"])
+def test_a_frozen_model_is_scored_once_and_gets_the_ranks_of_scoring_it_anew(
+    monkeypatch: pytest.MonkeyPatch, scoring: str
+) -> None:
+    made = []
+    original = scores.compare
+    monkeypatch.setattr(scores, "compare", lambda *sides: made.append(sides) or original(*sides))
+    _, _, kept = trained("zero_shot", scoring=scoring)
+    assert len(made) == 9  # three tasks' queries against three galleries, once each
+    monkeypatch.setattr(scores.ScoreGrid, "_kept_or", lambda self, make, key, mark: make())
+    _, _, anew = trained("zero_shot", scoring=scoring)
+    assert len(made) == 9 + 1 + 4 + 9
+    assert ranks_of(kept) == ranks_of(anew)
+
+
+def test_galleries_too_large_for_a_matrix_get_the_same_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, whole = trained("finetune", epochs=2, lr=3e-3)
+    monkeypatch.setattr(protocol, "_MOST_SCORES", 0)
+    _, _, blocks = trained("finetune", epochs=2, lr=3e-3)
+    assert ranks_of(whole) == ranks_of(blocks)
+
+
+def ranks_of(results: list[StageResult]) -> list[dict[Any, list[int]]]:
+    return [{key: ranked.rank_N.tolist() for key, ranked in result.ranked.items()} for result in results]
 
 
 def test_a_stored_gallery_is_never_embedded_again() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from bench.aggregate import read_results
 from bench.analysis import lost_queries, paired, query_ranks
-from bench.columns import COLUMNS, PAPER
+from bench.columns import COLUMNS, CONTINUAL, PAPER, RETRIEVAL
 from bench.findings import evidence, sentences
 from bench.report import write_report
 from features.errors import InputError
@@ -105,11 +105,17 @@ def test_html_latex_csv_json_and_markdown_have_the_same_numbers(suite, page):
             assert any(text in line for line in markdown.splitlines() if name in line)
             if column in PAPER:
                 assert any(text.replace("-", "$-$") in line for line in latex.splitlines() if name in line)
-        interval = row["interval"]
-        assert float(lines[row["label"]][f"{COLUMNS[0].key} low"]) == interval["low"]
-        between = f"{COLUMNS[0].text(interval['low'])} to {COLUMNS[0].text(interval['high'])}"
-        assert between.replace("-", "−") in html
-        assert between in markdown
+        for column in (*RETRIEVAL, *CONTINUAL):
+            interval = row["values"][column.key]["interval"]
+            assert (interval is None) == (lines[row["label"]][f"{column.key} low"] == "")
+            if interval is None:
+                continue
+            assert float(lines[row["label"]][f"{column.key} low"]) == interval["low"]
+            assert float(lines[row["label"]][f"{column.key} high"]) == interval["high"]
+            between = f"{column.text(interval['low'])} to {column.text(interval['high'])}"
+            assert between.replace("-", "−") in html
+            if column in PAPER:
+                assert any(between in line for line in markdown.splitlines() if name in line)
 
 
 def test_runs_that_did_not_finish_are_listed_with_their_reason(suite):

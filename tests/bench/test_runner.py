@@ -41,8 +41,20 @@ def test_a_run_leaves_its_records_and_nothing_half_written(tmp_path: Path) -> No
     assert [line["task"] for line in log] == [1, 2, 3]
     assert record.cost.steps == sum(line["steps"] for line in log)
     assert record.cost.trainable > 0
+    assert record.cost.train_flops == record.cost.steps * record.cost.step_flops > 0
+    assert 0 < record.cost.encode_s < record.cost.evaluate_s
     assert len(record.geometry) == 3
     assert record.geometry[2]["drift_text"] > 0
+
+
+def test_operations_are_those_of_the_products_by_hand(tmp_path: Path) -> None:
+    (record,) = run_suite(suite(tmp_path, "zero_shot"))
+    assert record.cost.step_flops == record.cost.pair_flops == 0
+    (record,) = run_suite(suite(tmp_path, "finetune"))
+    rank, dim, frames = 32, 32, 5
+    text, video = 2 * dim * rank + rank * dim, 3 * frames * dim * rank + 2 * rank * dim + dim * rank
+    convolution = 3 * frames * rank * rank
+    assert record.cost.pair_flops == 2 * (text + video + convolution)
 
 
 def test_metrics_can_be_derived_again_from_ranks(tmp_path: Path) -> None:
@@ -118,10 +130,10 @@ def test_a_run_cut_off_after_any_task_continues_to_the_same_numbers(
     original = runner._Run._learn_task
     for stop in (1, 2):
 
-        def cut_off(self: Any, task: int, stop: int = stop) -> None:
+        def cut_off(self: Any, task: int, stop: int = stop) -> Any:
             if task == stop:
                 raise KeyboardInterrupt
-            original(self, task)
+            return original(self, task)
 
         monkeypatch.setattr(runner._Run, "_learn_task", cut_off)
         with pytest.raises(KeyboardInterrupt):

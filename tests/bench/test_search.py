@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from bench import search
 from bench.metrics import ranks
-from bench.search import DenseGallery, word_frame_scores
+from bench.scores import fingerprint
+from bench.search import DenseGallery, counted_ranks, index_loss, word_frame_scores
 from methods.base import TextEmbedding, VideoEmbedding
 from methods.similarity import normalise, word_frame_similarity
+
+ENGINES = [("count", 100), ("faiss", 1), ("faiss", 10), ("faiss", 1000)]
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -21,32 +27,32 @@ def gallery_of(blocks: list[torch.Tensor]) -> DenseGallery:
     return gallery
 
 
-@pytest.mark.parametrize("depth", [1, 10, 1000])
-def test_faiss_ranks_are_those_of_counting_whatever_the_depth(depth: int) -> None:
+@pytest.mark.parametrize(("engine", "depth"), ENGINES)
+def test_ranks_are_those_of_the_whole_matrix(engine: Any, depth: int) -> None:
     blocks = [unit(50, 16, seed=1), unit(70, 16, seed=2), unit(30, 16, seed=3)]
     query, target = unit(150, 16, seed=4), np.arange(150)
-    ranked = gallery_of(blocks).rank(query, target, depth=depth)
+    ranked = gallery_of(blocks).rank(query, target, depth=depth, engine=engine)
     sim = (query @ torch.cat(blocks).T).numpy()
     assert np.array_equal(ranked.rank_N, ranks(sim, target))
     assert np.array_equal(ranked.best_N, sim.argmax(1))
 
 
-@pytest.mark.parametrize("depth", [1, 10, 1000])
-def test_the_own_scope_ranks_inside_one_block_only(depth: int) -> None:
+@pytest.mark.parametrize(("engine", "depth"), ENGINES)
+def test_the_own_scope_ranks_inside_one_block_only(engine: Any, depth: int) -> None:
     blocks = [unit(50, 16, seed=1), unit(70, 16, seed=2), unit(30, 16, seed=3)]
     gallery, query = gallery_of(blocks), unit(70, 16, seed=4)
-    ranked = gallery.rank(query, np.arange(50, 120), block=1, depth=depth)
+    ranked = gallery.rank(query, np.arange(50, 120), block=1, depth=depth, engine=engine)
     sim = (query @ blocks[1].T).numpy()
     assert gallery.span(1) == (50, 120)
     assert np.array_equal(ranked.rank_N, ranks(sim, np.arange(70)))
     assert np.array_equal(ranked.best_N, 50 + sim.argmax(1))
 
 
-@pytest.mark.parametrize("depth", [1, 3, 5, 20])
-def test_ties_count_against_the_query_also_at_the_end_of_the_list(depth: int) -> None:
+@pytest.mark.parametrize(("engine", "depth"), [("count", 1), ("faiss", 1), ("faiss", 3), ("faiss", 5), ("faiss", 20)])
+def test_ties_count_against_the_query_also_at_the_end_of_the_list(engine: Any, depth: int) -> None:
     axes = torch.eye(4)
     items = torch.cat([axes[:1]] * 5 + [axes[1:2]] * 3)
-    ranked = gallery_of([items]).rank(axes[[0, 1, 1]], np.array([4, 6, 0]), depth=depth)
+    ranked = gallery_of([items]).rank(axes[[0, 1, 1]], np.array([4, 6, 0]), depth=depth, engine=engine)
     assert ranked.rank_N.tolist() == [5, 3, 8]
 
 
@@ -65,3 +71,39 @@ def test_word_frame_scores_in_blocks_equal_the_whole_matrix_at_once() -> None:
 def test_word_frame_scores_need_words_and_frames() -> None:
     with pytest.raises(ValueError, match="set scoring"):
         word_frame_scores(TextEmbedding(unit(2, 4)), VideoEmbedding(unit(3, 4)))
+
+
+@pytest.mark.parametrize("block", [7, 64, 1000])
+def test_counted_ranks_in_blocks_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(search, "_ITEMS", block)
+    monkeypatch.setattr(search, "_QUERIES", 16)
+    items = (3 * unit(150, 16, seed=1)).half()
+    items[90] = items[20]
+    query, target = unit(60, 16, seed=2), np.random.default_rng(0).integers(0, 150, 60)
+    target[:2] = 20, 90
+    sim = (query @ normalise(items.float()).T).numpy()
+    assert np.array_equal(counted_ranks(query, items.numpy(), target), ranks(sim, target))
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])
+def test_an_index_finds_no_more_than_exact_search_and_flat_finds_all(kind: Any) -> None:
+    video = unit(600, 32, seed=1)
+    query = normalise(video[:200] + 0.8 * unit(200, 32, seed=2))
+    loss = index_loss(query, video, np.arange(200), kind)
+    assert 0 < loss.recall[1] <= loss.recall[5] <= loss.recall[10]
+    sim = (query @ video.T).numpy()
+    assert loss.exact == {k: 100 * np.mean(ranks(sim, np.arange(200)) <= k) for k in (1, 5, 10)}
+    if kind == "flat":
+        assert loss.recall == loss.exact
+        assert loss.found == 100
+    else:
+        assert loss.found < 100 or loss.recall == loss.exact
+
+
+def test_a_fingerprint_shows_a_change_of_one_bit() -> None:
+    words, mask = unit(20, 6, 16, seed=1), torch.ones(20, 6, dtype=torch.bool)
+    before = fingerprint(TextEmbedding(words[:, 0], words, mask))
+    other = words.clone()
+    other[7, 3, 5] = torch.nextafter(other[7, 3, 5], torch.tensor(2.0))
+    assert torch.equal(before, fingerprint(TextEmbedding(words[:, 0], words.clone(), mask)))
+    assert not torch.equal(before, fingerprint(TextEmbedding(words[:, 0], other, mask)))

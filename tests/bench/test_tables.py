@@ -6,7 +6,8 @@ from rich.console import Console
 
 from bench.aggregate import read_results
 from bench.columns import COLUMNS, PAPER, places, ranked, references
-from bench.tables import console_table, csv_table, latex_table, markdown_table, numbers
+from bench.latex import Marks, latex_table
+from bench.tables import console_table, csv_table, markdown_table, numbers
 from tests.bench.fake_suite import write_suite
 
 
@@ -81,7 +82,7 @@ def test_two_suites_stand_side_by_side_in_the_papers_layout(results, tmp_path):
 
 
 def test_latex_escapes_what_a_label_or_note_may_hold(results):
-    latex = latex_table(results, tied={results.name: ["er"]})
+    latex = latex_table(results, marks=[Marks(("er",))])
     assert r"zero\_shot" in latex
     assert r"fake\_store" in latex
     assert "$^\\dagger$" in _latex_line(latex, "er")

@@ -10,7 +10,7 @@ from bench.training import DivergedError, Epoch, generator_for, learning_rate_fa
 from features.streams import PairBatch, PairTable
 from methods.base import TaskInfo, TrainedConfig
 from methods.registry import find_method
-from tests.methods.test_contract import make
+from tests.learning import make
 from tests.stores import small_store, small_stream
 
 Prepare = Callable[[PairBatch, torch.Generator], PairBatch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,12 +24,21 @@ def ridge(*tasks: int, **values: object) -> Ridge:
     return method
 
 
-def all_pairs() -> tuple[Tensor, Tensor, Tensor]:
-    """Captions, what their videos add to them, and video rows of all tasks, in float64."""
+class Pairs(NamedTuple):
+    """All training pairs: raw captions, unit captions and videos, video and category rows."""
+
+    caption_ND: Tensor
+    text_ND: Tensor
+    video_ND: Tensor
+    video_N: Tensor
+    category_N: Tensor
+
+
+def all_pairs() -> Pairs:
     data = train_pairs(0, 1, 2)
     batch = data.pairs(torch.arange(len(data)))
-    missing_ND = normalize(masked_mean(*batch.video)) - normalize(batch.text.pooled_ND)
-    return batch.text.pooled_ND, missing_ND.double(), batch.video_N
+    text_ND, video_ND = normalize(batch.text.pooled_ND).double(), normalize(masked_mean(*batch.video)).double()
+    return Pairs(batch.text.pooled_ND, text_ND, video_ND, batch.video_N, batch.category_N)
 
 
 def random_features(method: Ridge, caption_ND: Tensor) -> Tensor:
@@ -37,51 +47,73 @@ def random_features(method: Ridge, caption_ND: Tensor) -> Tensor:
     return (scaled_ND @ method.projection_DM).clamp(min=0).double()
 
 
+def least_squares(x_NM: Tensor, y_ND: Tensor, penalty: float) -> Tensor:
+    """The ridge solution, as ordinary least squares with rows that ask for zero."""
+    rows = torch.cat([x_NM, penalty**0.5 * torch.eye(x_NM.shape[1], dtype=torch.float64)])
+    targets = torch.cat([y_ND, torch.zeros(x_NM.shape[1], y_ND.shape[1], dtype=torch.float64)])
+    return torch.from_numpy(np.linalg.lstsq(rows.numpy(), targets.numpy(), rcond=None)[0])
+
+
 def test_ridge_is_the_least_squares_solution_on_all_data_at_once() -> None:
-    method = ridge(0, 1, 2, lowest=1, highest=1)
-    caption_ND, missing_ND, _ = all_pairs()
-    x_NM = random_features(method, caption_ND)
-    rows = torch.cat([x_NM, 10**0.5 * torch.eye(60, dtype=torch.float64)])
-    targets = torch.cat([missing_ND, torch.zeros(60, 32, dtype=torch.float64)])
-    expected_MD = np.linalg.lstsq(rows.numpy(), targets.numpy(), rcond=None)[0]
-    assert_close(method.map_MD.detach().double(), torch.from_numpy(expected_MD), rtol=1e-4, atol=1e-5)
+    method, pairs = ridge(0, 1, 2, lowest=1, highest=1, hold_out=3), all_pairs()
+    centred_ND = pairs.video_ND - pairs.video_ND.mean(0)
+    expected_MD = least_squares(random_features(method, pairs.caption_ND), centred_ND, 10.0)
+    learned_MD = method.map_MD.detach().double()
+    share = (learned_MD * expected_MD).sum() / expected_MD.square().sum()
+    assert share > 0.1
+    assert_close(learned_MD, share * expected_MD, rtol=1e-4, atol=1e-6)
 
 
 def test_ridge_does_not_depend_on_the_order_of_tasks() -> None:
-    maps = [ridge(*order).map_MD for order in itertools.permutations(range(3))]
+    maps = [ridge(*order, hold_out=3).map_MD for order in itertools.permutations(range(3))]
     for other in maps[1:]:
         assert_close(maps[0], other, rtol=1e-5, atol=1e-7)
-    assert (ridge(0, 1).map_MD - maps[0]).abs().max() > 1e-3
+    assert (ridge(0, 1, hold_out=3).map_MD - maps[0]).abs().max() > 1e-3
 
 
-def test_the_held_out_error_from_sums_is_that_of_the_pairs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x_NM, y_ND, map_MD = (torch.randn(*shape, generator=generator).double() for shape in ((9, 4), (9, 3), (4, 3)))
-    sums = Sums(4, 3)
-    sums.add(x_NM[:5], y_ND[:5])
-    sums.add(x_NM[5:], y_ND[5:])
-    assert_close(sums.squared_error(map_MD), (x_NM @ map_MD - y_ND).square().sum())
+def distinctness(x_NM: Tensor, pairs: Pairs, map_MD: Tensor) -> float:
+    """d of the docstring, a pair at a time."""
+    own, squares = 0.0, 0.0
+    for x_M, text_D, video_D, category in zip(x_NM, pairs.text_ND, pairs.video_ND, pairs.category_N, strict=True):
+        query_D = text_D + x_M @ map_MD
+        own += float(query_D @ (video_D - pairs.video_ND[pairs.category_N == category].mean(0)))
+        squares += float(query_D @ query_D)
+    return own / squares**0.5
 
 
-def test_ridges_lambda_has_the_least_error_on_videos_it_was_not_fitted_to() -> None:
-    method = ridge(0, 1, 2, lowest=-2, highest=4, hold_out=3)
-    caption_ND, missing_ND, video_N = all_pairs()
-    x_NM, held_N = random_features(method, caption_ND), video_N % 3 == 0
-    assert 0 < held_N.sum() < len(held_N)
-    solutions, errors = [], []
+def test_lambda_and_share_let_held_out_videos_stand_out_most() -> None:
+    method, pairs = ridge(0, 1, 2, lowest=-2, highest=4, hold_out=3), all_pairs()
+    x_NM, held_N = random_features(method, pairs.caption_ND), pairs.video_N % 3 == 0
+    held = Pairs(*(part[held_N] for part in pairs))
+    centred_ND = pairs.video_ND - pairs.video_ND.mean(0)
+    found = {}
     for power in range(-2, 5):
-        penalty_MM = 10.0**power * torch.eye(60, dtype=torch.float64)
-        fit, held = x_NM[~held_N], x_NM[held_N]
-        map_MD = torch.linalg.solve(fit.T @ fit + penalty_MM, fit.T @ missing_ND[~held_N])
-        errors.append((held @ map_MD - missing_ND[held_N]).square().sum().item())
-        solutions.append(torch.linalg.solve(x_NM.T @ x_NM + penalty_MM, x_NM.T @ missing_ND))
-    best = errors.index(min(errors))
-    assert 0 < best < 6  # a real choice
-    assert_close(method.map_MD.detach().double(), solutions[best], rtol=1e-3, atol=1e-4)
+        map_MD = least_squares(x_NM[~held_N], centred_ND[~held_N], 10.0**power)
+        for share in np.linspace(0, 8, 33).tolist():
+            found[power, share] = distinctness(x_NM[held_N], held, share * map_MD)
+    power, share = max(found, key=lambda choice: found[choice])
+    assert -2 < power < 4  # real choices
+    assert 0 < share < 8
+    expected_MD = least_squares(x_NM, centred_ND, 10.0**power)
+    learned_MD = method.map_MD.detach().double()
+    assert ((learned_MD * expected_MD).sum() / expected_MD.square().sum()).item() == pytest.approx(share, abs=0.25)
+    alike = (learned_MD * expected_MD).sum() / learned_MD.norm() / expected_MD.norm()
+    assert alike.item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_query_is_the_caption_and_what_its_video_adds() -> None:
-    method = ridge(0)
+def test_where_regression_only_hurts_the_share_is_zero() -> None:
+    """Maps that point away from every video are not used at all; maps that are twice the query, wholly."""
+    x_NM, text_ND = torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    video_ND, category_N = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+    sums = Sums(2, 2, 1)
+    sums.add(x_NM, text_ND, video_ND, category_N)
+    assert sums.best_share(-video_ND.double()).share == 0
+    assert sums.best_share(video_ND.double()).share == 100
+
+
+def test_a_query_is_the_caption_and_what_is_predicted_of_its_video() -> None:
+    method = ridge(0, hold_out=3)
+    assert method.map_MD.abs().max() > 0.01
     text = train_pairs(0).text(torch.arange(4))
     with torch.no_grad():
         expected_ND = normalize(text.pooled_ND) + random_features(method, text.pooled_ND).float() @ method.map_MD
@@ -91,8 +123,8 @@ def test_a_query_is_the_caption_and_what_its_video_adds() -> None:
 def test_ridge_counts_its_map_as_learned_and_its_sums_as_stored() -> None:
     method = ridge(0)
     assert method.trainable_parameters() == 60 * 32
-    sums = 2 * (60 * 60 + 60 * 32 + 1) * 8
-    assert method.stored_bytes() == sums + 32 * 60 * 4
+    by_category = 6 * (60 + 32 + 32 + 1)
+    assert method.stored_bytes() == 2 * 8 * (60 * 60 + 2 * 60 * 32 + 2 + by_category) + 32 * 60 * 4
 
 
 def test_a_task_of_one_video_can_be_fitted() -> None:

@@ -17,8 +17,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.metrics import ranks
-from bench.protocol import Evaluator, compare
+from bench.protocol import Evaluator
 from bench.runner import feature_spec
+from bench.scores import compare
 from bench.search import DenseGallery, word_frame_scores
 from bench.training import generator_for
 from features.store import FeatureStore, open_store

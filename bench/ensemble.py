@@ -1,0 +1,213 @@
+"""Runs that differ in their seed alone, trained as one stacked model: every weight has a leading axis S of seeds.
+
+Each seed keeps its own order of batches and its own draws, those of the run alone; captions are padded to the longest
+of all seeds' batches. Gradients, norms and moments are each seed's own, so a seed learns what it learns alone, up to
+the rounding of sums that are made in another order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import pad
+
+from bench.training import DivergedError, Epoch, FrozenRows, diverged, generator_for, learning_rate_factor, train_task
+from features.streams import PairBatch, PairTable
+from methods.base import Method, TrainedConfig
+from methods.memory import batch_of, pair_items
+
+LARGEST = 10
+"""Seeds of one stack: 0..9, 10..19 and so on, whatever the number of workers, so that no number depends on it."""
+FEWEST = {"cpu": 5, "cuda": 2}
+"""Seeds from which on a stack is worth its while: see results/PERFORMANCE.md."""
+_DRAW = "draw."
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A task that a run wants its method to be trained on."""
+
+    method: Method
+    data: PairTable
+    seed: int
+    task: int
+    on_epoch: Callable[[Epoch], None]
+
+
+class Taught(NamedTuple):
+    """steps made; seconds of this run's share of the time; together: runs in the stack, 1 if it was trained alone."""
+
+    steps: int
+    seconds: float
+    together: int
+
+
+def may_stack(method: type[Method]) -> bool:
+    """Whether the method says that its seeds train together, and has no hook between or after their steps."""
+    hooks = ("after_backward", "after_step")
+    return method.ensembles and all(getattr(method, hook) is getattr(Method, hook) for hook in hooks)
+
+
+def teach(lessons: Sequence[Lesson]) -> list[Taught | Exception]:
+    """Train each lesson's method, together where that can be done; what went wrong in place of a run that failed."""
+    if len(lessons) > 1 and may_stack(type(lessons[0].method)):
+        stacked = _Stack.of(lessons)
+        if stacked is not None:
+            return stacked.train()
+    return [_alone(lesson) for lesson in lessons]
+
+
+def _alone(lesson: Lesson) -> Taught | Exception:
+    start = time.perf_counter()
+    try:
+        steps = train_task(lesson.method, lesson.data, lesson.seed, lesson.task, lesson.on_epoch)
+    except Exception as error:
+        return error
+    return Taught(steps, time.perf_counter() - start, 1)
+
+
+class _Loss(nn.Module):
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        draws = {name.removeprefix(_DRAW): value for name, value in tensors.items() if name.startswith(_DRAW)}
+        return self.method.loss(batch_of(tensors, tensors["category_N"].device).with_draws(**draws))
+
+
+class _Stack:
+    """Weights of all seeds, stacked; the methods' own parameters are views of them while they are trained."""
+
+    def __init__(self, lessons: Sequence[Lesson]) -> None:
+        self.lessons, first = lessons, lessons[0].method
+        self.methods = [lesson.method for lesson in lessons]
+        assert isinstance(first.config, TrainedConfig)
+        data = lessons[0].data
+        self.config, self.data = first.config, data.with_mean_words() if first.averages_words else data
+        optimised = {id(parameter) for parameter in first.optimised_parameters()}
+        self.weights: dict[str, Tensor] = {}
+        self.fixed: dict[str, Tensor] = {}
+        for name, parameter in first.named_parameters():
+            stacked = torch.stack([method.get_parameter(name).detach() for method in self.methods])
+            if id(parameter) in optimised:
+                self.weights[name] = stacked.requires_grad_()
+            else:
+                self.fixed[name] = stacked
+        for name, _ in first.named_buffers():
+            self.fixed[name] = torch.stack([method.get_buffer(name) for method in self.methods])
+        self.frozen = [FrozenRows(method, self.data) for method in self.methods]
+        self.draws = [generator_for(lesson.seed, "draws", lesson.task) for lesson in lessons]
+        self.orders = [generator_for(lesson.seed, "batches", lesson.task) for lesson in lessons]
+        self._loss = _Loss(first)
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson]) -> _Stack | None:
+        """None where the loss cannot be stacked: shapes differ, or it looks at values."""
+        try:
+            probe = cls(lessons)
+            indices = [next(probe.data.shuffled(probe.config.batch_size, order)) for order in probe.orders]
+            with torch.no_grad():
+                probe.losses(probe.batches(indices))
+        except (RuntimeError, ValueError, TypeError):
+            return None
+        return cls(lessons)
+
+    def train(self) -> list[Taught | Exception]:
+        """As `bench.training.train_task` trains one."""
+        start, config, lesson = time.perf_counter(), self.config, self.lessons[0]
+        parameters = list(self.weights.values())
+        optimiser = torch.optim.AdamW(
+            parameters, lr=lesson.method.learning_rate(), weight_decay=config.weight_decay, fused=True
+        )
+        total = config.epochs * math.ceil(len(self.data) / config.batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, total, config))
+        self._tie(own=False)
+        failed: dict[int, Exception] = {}
+        for epoch in range(config.epochs):
+            sums: dict[str, Tensor] = {}
+            steps = 0
+            orders = [self.data.shuffled(config.batch_size, order) for order in self.orders]
+            for indices in zip(*orders, strict=True):
+                terms = self.losses(self.batches(indices))
+                optimiser.zero_grad()
+                torch.stack(list(terms.values())).sum().backward()
+                self._clip(parameters)
+                optimiser.step()
+                schedule.step()
+                for name, value_S in terms.items():
+                    sums[name] = sums.get(name, torch.zeros_like(value_S)) + value_S.detach()
+                steps += 1
+            self._end_epoch(epoch, steps, sums, failed)
+        self._tie(own=True)
+        share = (time.perf_counter() - start) / len(self.lessons)
+        return [failed.get(s, Taught(total, share, len(self.lessons))) for s in range(len(self.lessons))]
+
+    def losses(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each term [S] of batches [S, N, ...]."""
+
+        def loss(state: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            terms: dict[str, Tensor] = functional_call(self._loss, state, (batch,))
+            return terms
+
+        state = {f"method.{name}": value for name, value in {**self.weights, **self.fixed}.items()}
+        terms: dict[str, Tensor] = vmap(loss)(state, dict(tensors))
+        return terms
+
+    def batches(self, indices: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The prepared batch of each seed, stacked. One gather serves all; what `prepare` put in is stacked after."""
+        every = pair_items(self.data.pairs(torch.cat(list(indices))))
+        whole = {name: value.view(len(indices), -1, *value.shape[1:]) for name, value in every.items()}
+        given = [{name: value[s] for name, value in whole.items()} for s in range(len(indices))]
+        prepared = [self._prepare(s, items, indices[s]) for s, items in enumerate(given)]
+        items = [pair_items(batch) for batch in prepared]
+        kept = all(mine[name] is items[s][name] for s, mine in enumerate(given) for name in mine)
+        stacked = whole if kept else {name: _stack([each[name] for each in items]) for name in whole}
+        draws = {_DRAW + name: _stack([batch.draws[name] for batch in prepared]) for name in prepared[0].draws}
+        return stacked | draws
+
+    def _prepare(self, s: int, items: dict[str, Tensor], index_N: Tensor) -> PairBatch:
+        batch = batch_of(items, items["category_N"].device).with_draws(**self.frozen[s].of(index_N))
+        return self.methods[s].prepare(batch, self.draws[s])
+
+    def _clip(self, parameters: Sequence[Tensor]) -> None:
+        """Each seed's gradient to the norm that it may have."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm_S = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        factor_S = (self.config.clip_norm / (norm_S + 1e-6)).clamp(max=1)
+        for gradient in gradients:
+            gradient.mul_(factor_S.view(-1, *(1 for _ in gradient.shape[1:])))
+
+    def _end_epoch(self, epoch: int, steps: int, sums: dict[str, Tensor], failed: dict[int, Exception]) -> None:
+        for s, lesson in enumerate(self.lessons):
+            if s in failed:
+                continue
+            means = {name: float(value_S[s]) / steps for name, value_S in sums.items()}
+            try:
+                if not all(map(math.isfinite, means.values())):
+                    raise diverged(epoch, lesson.task, means)
+                lesson.on_epoch(Epoch(epoch + 1, self.config.epochs, steps, means))
+            except DivergedError as error:
+                failed[s] = error
+
+    def _tie(self, *, own: bool) -> None:
+        """Let the methods' parameters be views of the stack, and so what it has learned; or own them again."""
+        for s, method in enumerate(self.methods):
+            method.train(not own)
+            for name, stacked in self.weights.items():
+                method.get_parameter(name).data = stacked.data[s].clone() if own else stacked.data[s]
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """The parts on a new first axis; where their second axes differ, padded with zeros (False) to the longest."""
+    width = max((part.shape[1] for part in parts if part.dim() > 1), default=0)
+    if any(part.dim() > 1 and part.shape[1] < width for part in parts):
+        parts = [pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1])) for part in parts]
+    return torch.stack(list(parts))

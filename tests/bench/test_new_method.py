@@ -1,0 +1,82 @@
+"""What `new-method` writes runs as it is, and `check-method` tells what is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.new_method import write_method
+from bench.plugins import find_method
+from features.errors import InputError
+from tests.stores import small_store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def test_both_files_run_at_once(tmp_path: Path) -> None:
+    method, test = write_method("my_method", tmp_path / "new")
+    assert find_method(f"{method}:MyMethod").name == "my_method"
+    result = command(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
+    assert result.returncode == 0, result.stdout
+    assert "15 passed" in result.stdout
+    for linter in (("check", "--ignore", "D103,I001"), ("format", "--check")):
+        result = command(ROOT, "-m", "ruff", *linter, method, test)
+        assert result.returncode == 0, result.stdout
+
+
+def test_from_new_method_to_a_row_in_the_table(tmp_path: Path) -> None:
+    cli = ROOT / "run_benchmark.py"
+    assert command(tmp_path, cli, "new-method", "tilt").returncode == 0
+    named = ("--methods", "tilt.py:Tilt[epochs=1]", "--set", "tilt.weight=2")
+    result = command(tmp_path, cli, "run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 2)
+    assert result.returncode == 0, result.stderr
+    assert "tilt@" in result.stdout
+    card = command(tmp_path, cli, "methods", "tilt.py")
+    assert "weight = 1.0" in card.stdout
+    assert "weight: of the term that keeps captions near their frozen features." in card.stdout
+
+
+def test_check_method_says_what_is_wrong(tmp_path: Path) -> None:
+    method, _ = write_method("tilt", tmp_path)
+    text = method.read_text()
+    cli = ROOT / "run_benchmark.py"
+    sound = command(tmp_path, cli, "check-method", "tilt.py", "--set", "weight=0")
+    assert sound.returncode == 0, sound.stdout
+    assert sound.stdout.endswith("tilt keeps the contract\n")
+    method.write_text(text.replace("moved_N.mean()", "moved_N.var() / 0"))
+    broken = command(tmp_path, cli, "check-method", "tilt.py")
+    assert broken.returncode == 1
+    assert "Traceback" not in broken.stderr
+    assert "FAULT loss and gradients are finite" in broken.stdout
+    assert "lower the lr" in broken.stdout
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    method, test = write_method("tilt", tmp_path)
+    method.unlink()
+    test.write_text("mine")
+    with pytest.raises(InputError, match="is there already"):
+        write_method("tilt", tmp_path)
+    assert test.read_text() == "mine"
+    assert not method.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "words"),
+    [("My-Method", ".", "lower-case"), ("lwf", ".", "called 'lwf' already"), ("new", ROOT / "methods", "suite's own")],
+)
+def test_names_and_folders_that_cannot_be_are_refused(name: str, folder: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        write_method(name, tmp_path / folder)
+    assert list(tmp_path.iterdir()) == []

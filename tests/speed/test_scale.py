@@ -1,0 +1,61 @@
+"""`make scale`: exact ranks over a float16 gallery read through the memory map, beside the bare product.
+
+SCALE=1000000x10000 (videos x queries) in the environment sets the size; without it the test is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.search import _unit_block, counted_ranks
+from methods.similarity import normalise
+
+DIM, BLOCK = 512, 8192
+
+
+@pytest.mark.skipif("SCALE" not in os.environ, reason="takes minutes; `make scale` runs it")
+def test_exact_ranks_over_a_memory_map(tmp_path: Path) -> None:
+    videos, queries = map(int, os.environ["SCALE"].split("x"))
+    write_gallery(tmp_path / "gallery.bin", videos)
+    gallery = np.memmap(tmp_path / "gallery.bin", np.float16, "r", shape=(videos, DIM))
+    target = np.random.default_rng(1).integers(0, videos, queries)
+    noise = torch.randn(queries, DIM, generator=torch.Generator().manual_seed(2))
+    query = normalise(torch.from_numpy(gallery[target].astype(np.float32)) + 4 * noise)
+    block = _unit_block(gallery, 0).T
+    start = time.perf_counter()
+    for _ in range(max(1, videos // BLOCK)):
+        for rows in query.split(2048):
+            rows @ block
+    bare = (time.perf_counter() - start) * videos / (max(1, videos // BLOCK) * BLOCK)
+    before = resident()
+    start = time.perf_counter()
+    rank = counted_ranks(query, gallery, target)
+    took = time.perf_counter() - start
+    over = resident() - before
+    print(f"\n{videos:,} videos x {queries:,} queries: ranks {took:.1f} s, bare product {bare:.1f} s, "
+          f"ratio {took / bare:.2f}, {2 * videos * queries * DIM / took / 1e9:.0f} GFLOP/s, "
+          f"resident {over / 1e6:.0f} MB more, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB, "
+          f"median rank {np.median(rank):.0f}")  # fmt: skip
+    assert (rank >= 1).all()
+    assert over < 3e9
+
+
+def write_gallery(path: Path, videos: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with path.open("wb") as file:
+        for first in range(0, videos, 50_000):
+            rows = torch.randn(min(50_000, videos - first), DIM, generator=generator)
+            file.write(rows.half().numpy().tobytes())
+
+
+def resident() -> int:
+    """Bytes of this process in memory that belong to no file."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
