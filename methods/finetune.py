@@ -42,8 +42,9 @@ class Finetune(Method):
 
     @property
     def averages_words(self) -> bool:
+        """Only for losses of the suite: those of others may look at the words themselves."""
         own = type(self).embed_batch is Finetune.embed_batch and type(self.head).text is ResidualHead.text
-        return own and self.head.pooled_only
+        return own and self.head.pooled_only and type(self).loss.__module__.startswith("methods.")
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device

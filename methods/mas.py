@@ -40,6 +40,7 @@ class MAS(Finetune):
     name = "mas"
     paper = "Aljundi et al. 2018, Memory Aware Synapses: Learning what (not) to forget"
     idea = "A weight is as important as the output is sensitive to it, whatever the loss."
+    ensembles = False
     Config = MASConfig
     config: MASConfig
     anchor_P: Tensor

@@ -14,12 +14,17 @@ import pytest
 
 from bench import runner
 from bench.aggregate import read_results
+from bench.budget import pair_flops, step_flops
 from bench.records import RankTable, read_metrics, read_record
 from bench.suite import SuiteConfig, make_suite, plan, run_suite
 from bench.summary import metrics_of
+from bench.trial import state_digest
 from features.errors import InputError
+from methods.base import TaskInfo
 from methods.joint import Joint
-from tests.stores import small_store
+from methods.registry import known_methods
+from tests.learning import make, train_pairs
+from tests.stores import small_store, small_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -232,3 +237,15 @@ def test_intransigence_is_measured_against_joint_where_it_ran(tmp_path: Path) ->
     finetune, joint = read_results(tmp_path / "default").rows
     expected = np.mean(joint.runs[0].matrix()[-1] - np.diag(finetune.runs[0].matrix()))
     assert finetune.values("intransigence") == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_operations_of_every_method_are_counted_without_touching_it(name: str) -> None:
+    method, data = make(name), train_pairs(0)
+    method.begin_task(TaskInfo(0, len(data), small_stream().tasks[0].categories))
+    before, gradients = state_digest(method), [parameter.grad for parameter in method.parameters()]
+    step = step_flops(method, data)
+    pair_flops(method, data)
+    assert (step > 0) == method.is_trained
+    assert state_digest(method) == before
+    assert all(parameter.grad is old for parameter, old in zip(method.parameters(), gradients, strict=True))

@@ -16,12 +16,14 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.ensemble import Lesson, teach
 from bench.metrics import ranks
 from bench.protocol import Evaluator
 from bench.runner import feature_spec
 from bench.scores import compare
 from bench.search import DenseGallery, word_frame_scores
-from bench.training import generator_for
+from bench.training import FrozenRows, generator_for
+from features.default_store import simulated_store
 from features.store import FeatureStore, open_store
 from features.streams import PairTable, make_stream
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
@@ -102,6 +104,33 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     benchmark.pedantic(step, rounds=20, warmup_rounds=3)
 
 
+@pytest.mark.benchmark(group="ten seeds learn the first task of the embedded store's shape, an epoch, finetune")
+@pytest.mark.parametrize("kind", ["one stack", "one by one"])
+def test_seeds(benchmark: BenchmarkFixture, kind: str) -> None:
+    store = open_store(simulated_store())
+    stream, entry = make_stream(store), find_method("finetune")
+    data, spec = PairTable(store, stream.tasks[0].train), feature_spec(store, stream)
+    methods = [entry.method(entry.config({"epochs": 1}), spec, generator_for(s, "init")) for s in range(10)]
+    for method in methods:
+        method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
+    lessons = [Lesson(method, data, seed, 0, lambda epoch: None) for seed, method in enumerate(methods)]
+    runs = {"one stack": lambda: teach(lessons), "one by one": lambda: [teach([lesson]) for lesson in lessons]}
+    benchmark.pedantic(runs[kind], rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="teacher of lwf, 512-d: a step with its outputs made once, and asked in the step")
+@pytest.mark.parametrize("kind", ["made once", "asked in the step"])
+def test_teacher(benchmark: BenchmarkFixture, kind: str) -> None:
+    store = msrvtt_sized()
+    stream, entry = make_stream(store), find_method("lwf")
+    method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
+    data, index = PairTable(store, stream.tasks[0].train), torch.arange(32)
+    method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
+    frozen = FrozenRows(method, data)
+    kept = {"made once": lambda: frozen.of(index), "asked in the step": dict}[kind]
+    benchmark.pedantic(lambda: method.loss(data.pairs(index).with_draws(**kept())), rounds=20, warmup_rounds=3)
+
+
 def with_gradient(function: Any, words: torch.Tensor, *rest: torch.Tensor) -> None:
     leaf = words.clone().requires_grad_()
     function(leaf, *rest).sum().backward()
@@ -165,7 +194,7 @@ def test_full_gallery_cosine(benchmark: BenchmarkFixture, kind: str) -> None:
     gallery = DenseGallery(DIM)
     gallery.add(video.pooled_MD)
     runs = {
-        "FAISS ranks": lambda: gallery.rank(text.pooled_ND, target),
+        "FAISS ranks": lambda: gallery.rank(text.pooled_ND, target, engine="faiss"),
         "counted ranks": lambda: ranks((text.pooled_ND @ video.pooled_MD.T).numpy(), target),
         "bare GEMM": lambda: text.pooled_ND @ video.pooled_MD.T,
     }
