@@ -23,6 +23,7 @@ from features.store import open_store
 from features.streams import PairTable
 from methods.base import TrainedConfig
 from methods.registry import known_methods
+from methods.wise_ft import WiseFTConfig
 from tests.bench.test_new_method import command
 from tests.stores import small_store, small_stream
 
@@ -104,9 +105,10 @@ def test_trials_are_made_once_and_in_parallel_to_the_same_numbers(tmp_path: Path
 
 
 def test_the_default_is_a_candidate_once(tmp_path: Path) -> None:
-    found = search(find_method("wise_ft"), {"mix": [0.5, 1]}, suite(tmp_path))
-    assert found.default == {"mix": 0.5}
-    assert [candidate.values for candidate in found.candidates] == [{"mix": 0.5}, {"mix": 1}]
+    default = WiseFTConfig().mix
+    found = search(find_method("wise_ft"), {"mix": [default, 1]}, suite(tmp_path))
+    assert found.default == {"mix": default}
+    assert [candidate.values for candidate in found.candidates] == [{"mix": default}, {"mix": 1}]
 
 
 def test_what_diverges_is_never_chosen(tmp_path: Path) -> None:
