@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench.baseline import Baseline, read_baseline, write_baseline
 from bench.gate import Check, check
+from bench.jobs import ignore
 from bench.measure import make_baseline, measure, store_of, suite_from, suite_of
 from bench.records import PROTOCOL
-from bench.runner import ignore
 from bench.stores import Progress
 from bench.suite import OnRun, SuiteConfig
 from bench.tolerance import LEVEL, NOISE_SEEDS

@@ -15,6 +15,7 @@ import typer
 from bench.cli_features import features
 from bench.cli_methods import add_commands
 from bench.cli_results import check, compare, report, show
+from bench.interrupt import keep_interrupts
 from features.errors import InputError
 
 app = typer.Typer(
@@ -109,8 +110,11 @@ def run(
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
             records += run_suite(config, progress.watch, finished)
         report = write_report(config.directory, store=config.store)
-        show(config.directory, json_)
+        if not json_:
+            show([config.directory], json_)
         say(f"report: {report}", quiet)
+    if json_:
+        show([config.directory for config in configs], json_)
     if configs[0].against is not None and not json_:
         show_contrasts([config.directory for config in configs], configs[0].against)
     unfinished = [record for record in records if record.status != "done"]
@@ -130,6 +134,7 @@ add_commands(app)
 
 def main() -> None:
     """Entry point: one line and exit code 2 for anything a user typed or gave."""
+    keep_interrupts()
     try:
         app()
     except InputError as error:

@@ -56,7 +56,7 @@ def report(
         write_figures(directories, chosen, out)
     else:
         out = write_report(directories[0], store=store, folder=out)
-        show(directories[0], json_)
+        show(directories[:1], json_)
     say(f"report: {out}")
 
 
@@ -155,26 +155,36 @@ def check(
         say(f"better than the baseline; to make it the new one: run_benchmark.py check {baseline} --accept")
 
 
-def show(directory: Path, json_: bool) -> None:
-    """The result table of a suite's folder, or every run's metrics as JSON, to standard output."""
+def show(directories: list[Path], json_: bool) -> None:
+    """The result table of each suite's folder, or every run's metrics as one JSON document, to standard output.
+
+    The document of one suite is an object; of several, a list of them.
+    """
     import json
 
     from bench.aggregate import read_results
     from bench.console import print_table
     from bench.tables import console_table
 
-    results = read_results(directory)
-    if json_:
-        rows = [
-            {
-                "label": row.label,
-                "order": run.record.config.options["order"],
-                "seed": run.record.config.seed,
-                **run.final,
-            }
-            for row in results.rows
-            for run in row.runs
-        ]
-        print(json.dumps({"measured": results.measured, "runs": rows}, indent=1))
-    else:
-        print_table(console_table(results), results.measured)
+    suites = [read_results(directory) for directory in directories]
+    if not json_:
+        for results in suites:
+            print_table(console_table(results), results.measured)
+        return
+    numbers = [
+        {
+            "measured": results.measured,
+            "runs": [
+                {
+                    "label": row.label,
+                    "order": run.record.config.options["order"],
+                    "seed": run.record.config.seed,
+                    **run.final,
+                }
+                for row in results.rows
+                for run in row.runs
+            ],
+        }
+        for results in suites
+    ]
+    print(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))

@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from bench.jobs import Progress as RunProgress
     from bench.records import RunRecord
-    from bench.runner import Progress as RunProgress
     from bench.tune import Trial
 
 

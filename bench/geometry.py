@@ -116,6 +116,35 @@ def within_class_spread(embedding_ND: Embeddings, category_N: Categories) -> flo
     return float(_cosine_distance(unit_ND, _unit("the class means", mean_CD)[class_N]).mean())
 
 
+def stage_measures(
+    text_ND: Embeddings,
+    video_ND: Embeddings,
+    before_text_ND: Embeddings,
+    before_video_ND: Embeddings,
+    category_N: Categories,
+    old_N: npt.NDArray[np.bool_],
+) -> dict[str, float | None]:
+    """All measures of one evaluation's paired embeddings, None where one is not defined.
+
+    before: the same items when their own task ended. old_N: those of earlier tasks, over which movement is measured.
+    """
+    measured: dict[str, float | None] = {
+        "modality_gap": modality_gap(text_ND, video_ND),
+        "spread_text": within_class_spread(text_ND, category_N),
+        "spread_video": within_class_spread(video_ND, category_N),
+    }
+    if len(np.unique(category_N)) > 1:
+        measured["etf_error_text"] = etf_error(text_ND, category_N, centred=False)
+        measured["etf_error_video"] = etf_error(video_ND, category_N, centred=False)
+    if old_N.any():
+        texts, videos = (before_text_ND[old_N], text_ND[old_N]), (before_video_ND[old_N], video_ND[old_N])
+        measured["drift_text"] = drift(*texts)
+        measured["drift_video"] = drift(*videos)
+        disagreement = drift_disagreement(*texts, *videos)
+        measured["drift_disagreement"] = None if np.isnan(disagreement) else disagreement
+    return measured
+
+
 def _unit(name: str, rows_ND: Embeddings) -> Floats:
     if rows_ND.ndim != 2 or len(rows_ND) == 0:
         raise ValueError(f"{name} must be [rows, features] with at least one row; got shape {rows_ND.shape}")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import tempfile
 import tomllib
 from collections.abc import Collection, Sequence
@@ -17,17 +16,16 @@ from typing import Any
 import numpy as np
 
 from bench.baseline import Baseline, BaselineRow, BaselineRun, BaselineStore
+from bench.jobs import ignore
 from bench.records import PROTOCOL, RankTable, RunRecord, read_metrics
-from bench.runner import ignore
 from bench.stores import Progress, store_path
 from bench.suite import OnRun, SuiteConfig, make_suite, plan, read_suites, run_suite
 from bench.tolerance import LEVEL, metric_tolerances
-from features.default_store import cache_folder, default_store
+from features.default_store import default_store, world_of
 from features.errors import InputError
 from features.store import open_store
 
 _FOLDERS = {"store", "out", "jobs", "against", "ensemble"}
-_WORLD = re.compile(r"moving-shapes-\d+-[0-9a-f]{12}")
 _FACTS = ("torch", "numpy", "faiss-cpu", "device", "threads")
 
 
@@ -162,7 +160,7 @@ def store_of(config: SuiteConfig, baseline: Path) -> BaselineStore:
     """How a baseline in that file names the suite's store."""
     store, recipe = open_store(config.store), _recipe(config.store)
     if recipe:
-        where = f"moving-shapes:{recipe.split('-')[2]}"
+        where = f"moving-shapes:{world_of(config.store)}"
         return BaselineStore(source="world", name=store.name, digest=store.digest, path=where, recipe=recipe)
     where = Path(os.path.relpath(config.store.resolve(), baseline.resolve().parent)).as_posix()
     return BaselineStore(source="file", name=store.name, digest=store.digest, path=where)
@@ -170,8 +168,7 @@ def store_of(config: SuiteConfig, baseline: Path) -> BaselineStore:
 
 def _recipe(store: Path) -> str:
     """The name under which the cache keeps a world: its seed and a digest of all that it is made from; or nothing."""
-    is_built = store.resolve().parent == cache_folder().resolve()
-    return store.stem if is_built and _WORLD.fullmatch(store.stem) else ""
+    return "" if world_of(store) is None else store.stem
 
 
 def _measured(label: str, records: Sequence[RunRecord], directory: Path) -> Measured:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import resource
 import shutil
-import subprocess
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,63 +18,23 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import geometry
 from bench.budget import pair_flops, step_flops
 from bench.ensemble import Lesson, Taught, teach
+from bench.environment import environment, peak_memory
+from bench.geometry import stage_measures
+from bench.jobs import Job, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from bench.protocol import Evaluator, StageResult
-from bench.records import Cost, RankTable, RunConfig, RunRecord, Status, StoreId, write_json, write_text
+from bench.records import Cost, RankTable, RunRecord, Status, write_json, write_text
 from bench.summary import metrics_of
 from bench.training import DivergedError, Epoch, generator_for
 from features.errors import InputError
 from features.store import FeatureStore
 from features.streams import PairTable, Stream
-from methods.base import FeatureSpec, Method, ReferenceBank, TaskInfo
-from methods.registry import Entry
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: task of tasks (from 1), the epoch that just ended (None: evaluating)."""
-
-    label: str
-    task: int
-    tasks: int
-    epoch: Epoch | None = None
+from methods.base import TaskInfo
 
 
 class LeakError(RuntimeError):
     """Training would see a test video."""
-
-
-Watch = Callable[[Progress], None]
-
-
-def ignore(*_: object) -> None:
-    """A watcher that looks away."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to be made: the method's registry entry, its configuration, its name and place in tables.
-
-    beside: the same run with other seeds, made in step with it so that they are trained together.
-    """
-
-    entry: Entry
-    config: RunConfig
-    label: str
-    position: int
-    beside: tuple[Job, ...] = ()
-
-    @property
-    def seeds(self) -> tuple[Job, ...]:
-        """This run and those beside it."""
-        return self, *self.beside
-
-
-def store_id(store: FeatureStore) -> StoreId:
-    """How records name a store."""
-    return StoreId(name=store.name, digest=store.digest, simulated=store.simulated, path=str(store.path))
 
 
 def run_job(
@@ -140,29 +95,6 @@ class _Tables:
         if table is None:
             table = self._tables[key] = PairTable(self._store, joined, self._device)
         return table
-
-
-def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
-    """The method as every run with this seed begins it."""
-    config = job.entry.config(job.config.config)
-    if not job.entry.method.needs_reference:
-        spec = spec._replace(reference=None)
-    return job.entry.method(config, spec, generator_for(job.config.seed, "init")).to(device).eval()
-
-
-def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
-    """Sizes that methods are told, and the reference bank where the store has one."""
-    _, num_frames, dim = store.feature("videos/frames").shape
-    bank = None
-    if store.has_reference:
-        captions, frames = (store.feature(f"reference/{part}").astype(np.float32) for part in ("captions", "frames"))
-        bank = ReferenceBank(torch.from_numpy(captions), torch.from_numpy(frames))
-    return FeatureSpec(dim, num_frames, len(store.category_names), len(stream), bank)
-
-
-def visible_tasks(method: Method, task: int, total: int) -> range:
-    """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
-    return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[method.sees]
 
 
 class _Run:
@@ -230,7 +162,7 @@ class _Run:
             trainable=method.trainable_parameters(),
             stored_bytes=method.stored_bytes(),
             steps=self.steps,
-            peak_memory_bytes=_peak_memory(self.device),
+            peak_memory_bytes=peak_memory(self.device),
             step_flops=self.flops,
             train_flops=self.flops * self.steps,
             pair_flops=self.pair_flops,
@@ -373,9 +305,16 @@ class _Run:
             self.table.ranks.setdefault(name, np.zeros(shape, np.int32))[task, :seen] = ranked.rank_N
             self.table.best.setdefault(name, np.full(shape, -1, np.int32))[task, :seen] = ranked.best_N
         routed = self.evaluator.routing_accuracy(self.method)
-        self.geometry.append(
-            _geometry(result, self.table, task) | ({} if routed is None else {"routing_accuracy": routed})
+        seen = len(result.text_ND)
+        measured = stage_measures(
+            result.text_ND,
+            result.video_ND,
+            result.frozen_text_ND,
+            result.stored_video_ND,
+            self.table.category_N[:seen],
+            self.table.task_N[:seen] < task,
         )
+        self.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
 
     def _save_state(self, task: int) -> None:
         """Everything needed to go on after this task; progress.json, written last, says which files are whole."""
@@ -428,58 +367,7 @@ class _Run:
         self.seconds[part] += time.perf_counter() - start
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions, hardware and commit that a number was made with."""
-    packages = ("torch", "numpy", "faiss-cpu", "h5py", "scipy")
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
-        "platform": platform.platform(terse=True),
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "commit": git_commit(),
-    }
-
-
-def git_commit() -> str:
-    """Commit of the source tree, with '+' where it has changes; empty outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _geometry(result: StageResult, table: RankTable, task: int) -> dict[str, float | None]:
-    """Measures of the pooled embedding space after a task; drift and disagreement over the queries of earlier tasks."""
-    text, video = result.text_ND, result.video_ND
-    category_N = table.category_N[: len(text)]
-    measured: dict[str, float | None] = {
-        "modality_gap": geometry.modality_gap(text, video),
-        "spread_text": geometry.within_class_spread(text, category_N),
-        "spread_video": geometry.within_class_spread(video, category_N),
-    }
-    if len(np.unique(category_N)) > 1:
-        measured["etf_error_text"] = geometry.etf_error(text, category_N, centred=False)
-        measured["etf_error_video"] = geometry.etf_error(video, category_N, centred=False)
-    old = table.task_N[: len(text)] < task
-    if old.any():
-        before_text, before_video = result.frozen_text_ND[old], result.stored_video_ND[old]
-        measured["drift_text"] = geometry.drift(before_text, text[old])
-        measured["drift_video"] = geometry.drift(before_video, video[old])
-        disagreement = geometry.drift_disagreement(before_text, text[old], before_video, video[old])
-        measured["drift_disagreement"] = None if np.isnan(disagreement) else disagreement
-    return measured
-
-
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
     partial.replace(path)
-
-
-def _peak_memory(device: str) -> int:
-    if device != "cpu":
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

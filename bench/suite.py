@@ -13,9 +13,10 @@ import pydantic
 import torch
 
 from bench.ensemble import FEWEST, LARGEST, may_stack
+from bench.jobs import Job, Watch, ignore, store_id
 from bench.plugins import find_method, names_a_file
 from bench.records import RunConfig, RunRecord, Selection, read_record
-from bench.runner import Job, Watch, ignore, run_seeds, store_id
+from bench.runner import run_seeds
 from bench.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from bench.workers import run_jobs
 from features.errors import InputError, unknown_name
@@ -41,10 +42,15 @@ DEFAULT_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 class MethodChoice(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """A method with Config values that differ from its defaults, as a suite file writes it."""
+    """A method with Config values that differ from its defaults, as a suite file writes it; a bare name has none."""
 
     name: str
     set: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -116,9 +122,8 @@ def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = igno
     stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
     if not isinstance(stores, list) or not all(isinstance(store, str) for store in stores):
         raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
-    for choice in values.get("methods", ()):
-        if isinstance(choice, dict) and names_a_file(str(choice.get("name"))):
-            choice["name"] = str(path.parent / choice["name"])
+    if isinstance(methods := values.get("methods"), list):
+        values["methods"] = [_beside(path, choice) for choice in methods]
     values = {"name": path.stem, **values, **overrides}
     if "store" in overrides:
         return [make_suite(values, str(path))]
@@ -126,6 +131,14 @@ def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = igno
     places = [store_path(store if is_world(store) else path.parent / store, progress) for store in stores]
     each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
     return [make_suite(one, str(path)) for one in each]
+
+
+def _beside(path: Path, choice: Any) -> Any:
+    """A method choice of a suite file; that of a method's file begins where the suite lies."""
+    given = {"name": choice} if isinstance(choice, str) else choice
+    if isinstance(given, dict) and names_a_file(str(given.get("name"))):
+        return {**given, "name": str(path.parent / given["name"])}
+    return choice
 
 
 def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:

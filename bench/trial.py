@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.jobs import feature_spec
 from bench.protocol import Evaluator
-from bench.runner import feature_spec
 from bench.training import generator_for, learn_task
 from features.errors import InputError
 from features.store import FeatureStore, open_store

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
+from bench.jobs import Job, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from bench.protocol import Evaluator
 from bench.records import RunConfig, write_json, write_text
-from bench.runner import Job, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from bench.suite import MethodChoice, SuiteConfig, pick_device, plan
 from bench.training import DivergedError, learn_task
 from bench.workers import run_jobs

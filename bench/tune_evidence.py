@@ -10,8 +10,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from bench.environment import environment
 from bench.records import write_json
-from bench.runner import environment
 from bench.tune import RULE, Candidate, Search
 from features.errors import InputError
 

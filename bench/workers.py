@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.runner import Job, Progress, Watch
+from bench.jobs import Job, Progress, Watch
 from bench.search import set_search_threads
 from features.store import FeatureStore, open_store
 from features.streams import Stream, StreamOptions, make_stream

@@ -47,6 +47,7 @@ class CTP(Finetune):
     fidelity = "adapted"
     deviations = "a head over frozen features in place of both encoders; without the masked language modelling terms"
     stores_samples = "a queue of `queue` embeddings of recent pairs"
+    pooled_loss = True
     Config = CTPConfig
     config: CTPConfig
     text_queue_QD: Tensor

@@ -41,6 +41,7 @@ class DERpp(Finetune):
     deviations = "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs"
     stores_samples = "features and both embeddings of `buffer` training pairs"
     ensembles = False  # its loss cannot be stacked
+    pooled_loss = True
     Config = DERppConfig
     config: DERppConfig
 

@@ -8,6 +8,7 @@ The lower bound of a continual method, and the base of those that add a term to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class Finetune(Method):
     paper = "Luo et al. 2022, CLIP4Clip (mean pooling), trained task after task"
     idea = "Keep training on whatever task is current."
     ensembles = True
+    pooled_loss: ClassVar[bool] = True
+    """Whether `loss` looks at nothing of a caption but its pooled and mean features. A subclass with a loss of its own
+    declares it again; without that its batches keep every word."""
     Config = FinetuneConfig
     config: TrainedConfig
 
@@ -40,11 +44,15 @@ class Finetune(Method):
         super().__init__(config, spec, generator)
         self.head = ResidualHead(spec.dim, config.rank, generator, pooled_only=config.scoring == "cosine")
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "loss" in vars(cls) and "pooled_loss" not in vars(cls):
+            cls.pooled_loss = False
+
     @property
     def averages_words(self) -> bool:
-        """Only for losses of the suite: those of others may look at the words themselves."""
         own = type(self).embed_batch is Finetune.embed_batch and type(self.head).text is ResidualHead.text
-        return own and self.head.pooled_only and type(self).loss.__module__.startswith("methods.")
+        return own and self.head.pooled_only and self.pooled_loss
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device

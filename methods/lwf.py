@@ -44,6 +44,7 @@ class LwF(Finetune):
     name = "lwf"
     paper = "Li & Hoiem 2016, Learning without Forgetting; CTVR 2025 for retrieval"
     idea = "On new data, similarities stay near those of the model before the task."
+    pooled_loss = True
     Config = LwFConfig
     config: LwFConfig
 

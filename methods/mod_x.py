@@ -37,6 +37,7 @@ class ModX(Finetune):
     name = "mod_x"
     paper = "Ni et al. 2023, Continual Vision-Language Representation Learning with Off-Diagonal Information"
     idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
+    pooled_loss = True
     Config = ModXConfig
     config: ModXConfig
 

@@ -38,6 +38,7 @@ class SI(Finetune):
     name = "si"
     paper = "Zenke et al. 2017, Continual Learning Through Synaptic Intelligence"
     idea = "While training, each weight keeps account of how much it lowered the loss."
+    pooled_loss = True
     Config = SIConfig
     config: SIConfig
 

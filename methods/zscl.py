@@ -51,6 +51,7 @@ class ZSCL(Finetune):
     fidelity = "adapted"
     deviations = "the reference set is the store's bank of unpaired features, without words; both encoders are held"
     needs_reference = True
+    pooled_loss = True
     Config = ZSCLConfig
     config: ZSCLConfig
     average_P: Tensor

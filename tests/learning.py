@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.runner import feature_spec
+from bench.jobs import feature_spec
 from bench.training import generator_for, learn_task
 from features.streams import PairTable
 from methods.base import FeatureSpec, Method, ReferenceBank, TaskInfo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ def command(*arguments: object, cwd: Path = ROOT, **environment: str) -> subproc
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
+
+
+def hear_ctrl_c() -> None:
+    """To be called in a child before it starts: a shell lets what it runs in the background ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def fails(tmp_path: Path, *arguments: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from features.default_store import Progress, cache_folder
+from features.default_store import Progress, world_file
 from features.encoders import Encoder
 from features.errors import InputError
 from features.extract import extract_sources
@@ -44,7 +44,7 @@ def default_store_path(seed: int = 0, progress: Progress = lambda stage, done, t
     Its name holds a digest of generator version, knobs and encoder weights, so that an older one is never used.
     """
     content = hashlib.sha256(f"{VERSION} {Knobs()} {weights_digest()}".encode()).hexdigest()[:12]
-    path = cache_folder() / f"moving-shapes-{seed}-{content}.h5"
+    path = world_file(seed, content)
     if not path.is_file():
         build_world(path, seed, progress=progress)
     return path

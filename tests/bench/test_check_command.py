@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.stores import small_store
-from tests.test_cli import ROOT, command, fails
+from tests.test_cli import ROOT, command, fails, hear_ctrl_c
 
 SUITE = 'seeds = 1\nmethods = [{name = "zero_shot"}, {name = "finetune", set = {epochs = 1}}]\n'
 
@@ -112,7 +112,9 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_ctrl_c_says_that_nothing_was_written(folder: Path) -> None:
     command_line = [sys.executable, str(ROOT / "run_benchmark.py"), "check", "baselines/b.json", "--jobs", "1"]
     before = (folder / "baselines" / "b.json").read_bytes()
-    with subprocess.Popen([*command_line, "--accept"], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command_line, "--accept"], cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("[1/"):

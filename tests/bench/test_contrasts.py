@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,6 +127,8 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     result = command(tmp_path, ROOT / "run_benchmark.py", "run", "--suite", path, "--out", "o", "--jobs", 1)
     assert result.returncode == 0, result.stderr
     assert "Each row minus finetune [epochs=1]" in " ".join(result.stdout.split())
+    again = command(tmp_path, ROOT / "run_benchmark.py", "run", "--suite", path, "--out", "o", "--jobs", 1, "--json")
+    assert [len(suite["runs"]) for suite in json.loads(again.stdout)] == [3, 3]  # zero_shot has one run
     found = [read_results(tmp_path / "o/two" / name) for name in ("small", "other")]
     (contrast,) = contrasts(found, "finetune [epochs=1]", HEADLINE)
     assert contrast.runs == 4

@@ -9,7 +9,7 @@ import pytest
 from bench.aggregate import read_results
 from bench.plugins import all_methods, find_method
 from bench.records import RunRecord, read_record
-from bench.suite import make_suite, read_suite, run_suite
+from bench.suite import MethodChoice, make_suite, read_suite, run_suite
 from features.errors import InputError
 from methods.registry import known_methods
 from tests.stores import small_store
@@ -97,6 +97,9 @@ def test_a_suite_file_names_a_method_beside_itself(file: Path) -> None:
     (file.parent / "s.toml").write_text('store = "x.h5"\nmethods = [{name = "scaled.py:Scaled"}]\n')
     (choice,) = read_suite(file.parent / "s.toml", {}).methods
     assert find_method(choice.name).name == "scaled"
+    (file.parent / "bare.toml").write_text('store = "x.h5"\nmethods = ["scaled.py:Scaled", "lwf"]\n')
+    mine, lwf = read_suite(file.parent / "bare.toml", {}).methods
+    assert (find_method(mine.name).name, lwf) == ("scaled", MethodChoice(name="lwf"))
 
 
 def test_loading_a_file_leaves_the_registry_as_it_was(file: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 
 from bench import protocol, scores
 from bench.forgetting import backward_forgetting, backward_forgetting_curve
+from bench.jobs import feature_spec
 from bench.metrics import retrieval_metrics
 from bench.protocol import Evaluator, StageResult
-from bench.runner import feature_spec
 from bench.training import generator_for, train_task
 from features.streams import PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding

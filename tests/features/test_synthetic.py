@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.stats import binom
 
 from bench.metrics import ranks, recall_at_k
 from features.ctvr import import_ctvr
@@ -281,7 +282,17 @@ def test_a_caption_covers_part_of_its_video() -> None:
     mentioned = [len(np.unique(words.round(4), axis=0)) for words in least.words]
     assert mentioned == [1] * len(mentioned)  # one part is always mentioned
     mentioned = [len(np.unique(words.round(4), axis=0)) for words in partial.words]
-    assert 1 < np.mean(mentioned) < 4
+    expected = np.mean([expected_mentions(0.4, CLEAN.parts, len(words)) for words in partial.words])
+    assert np.mean(mentioned) == pytest.approx(expected, abs=4 * np.std(mentioned) / np.sqrt(len(mentioned)))
+    assert expected_mentions(0.6, CLEAN.parts, 9) > expected + 0.6  # what the line above would not let pass
+
+
+def expected_mentions(cover: float, parts: int, words: int) -> float:
+    """Of each part mentioned with chance `cover`, at least one: how many different ones so many words name."""
+    chance = binom.pmf(np.arange(parts + 1), parts, cover)
+    chance[1] += chance[0]
+    named = [k * (1 - (1 - 1 / k) ** words) for k in range(1, parts + 1)]
+    return float(chance[1:] @ named)
 
 
 def test_words_read_mentioned_parts_or_belong_to_a_small_vocabulary() -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from bench.training import FrozenRows, generator_for
+from features.streams import PairBatch
+from methods.finetune import Finetune, FinetuneConfig
 from methods.registry import find_method
-from tests.learning import begin, learn, make, train_pairs
+from tests.learning import begin, learn, make, small_spec, train_pairs
 
 TAUGHT = ("lwf", "mod_x", "vr_lwf", "structalign", "structalign_released")
 INDEX = torch.arange(16)
@@ -94,3 +96,15 @@ def test_a_head_for_pooled_scoring_averages_frames_before_it_maps_them_up() -> N
     mean_MD = (frames.frames_MFD * mask).sum(1) / mask.sum(1)
     torch.testing.assert_close(scored.frames_MFD[:, 0], mean_MD, rtol=1e-5, atol=1e-5)
     assert torch.equal(scored.shift_MD, frames.shift_MD)
+
+
+def test_a_loss_of_somebody_else_sees_every_word_unless_it_says_otherwise() -> None:
+    class Mine(Finetune):
+        def loss(self, batch: PairBatch) -> dict[str, torch.Tensor]:
+            return super().loss(batch)
+
+    class Pooled(Mine):
+        pooled_loss = True
+
+    built = [method(FinetuneConfig(), small_spec(), generator_for(0, "init")) for method in (Finetune, Mine, Pooled)]
+    assert [method.averages_words for method in built] == [True, False, True]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.jobs import Job, feature_spec, make_method, store_id
 from bench.protocol import Evaluator
 from bench.records import RunConfig
-from bench.runner import Job, feature_spec, make_method, store_id
 from bench.suite import make_suite, plan, run_suite
 from bench.training import generator_for, train_task
 from features.errors import InputError

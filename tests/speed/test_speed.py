@@ -17,9 +17,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.ensemble import Lesson, teach
+from bench.jobs import feature_spec
 from bench.metrics import ranks
 from bench.protocol import Evaluator
-from bench.runner import feature_spec
 from bench.scores import compare
 from bench.search import DenseGallery, word_frame_scores
 from bench.training import FrozenRows, generator_for

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
 
 from features.worlds import model
 
@@ -40,6 +43,12 @@ def test_an_empty_caption_is_only_the_sentence_token() -> None:
     assert numbers.tolist() == [[model.SENTENCE, model.PADDING], [model.SENTENCE, numbers[1, 1].item()]]
 
 
-def test_the_encoder_is_small() -> None:
-    size = sum(parameter.numel() for parameter in model.DualEncoder().parameters())
-    assert 1.0e6 < size < 1.3e6
+def test_the_weights_in_the_repository_are_those_of_the_model_in_half_precision() -> None:
+    path = Path(model.__file__).parent / "encoder.safetensors"
+    state = model.DualEncoder().state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items()}
+    floats = [name for name, value in state.items() if value.is_floating_point()]
+    with safe_open(path, "pt") as file:
+        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} == expected  # noqa: SIM118
+        assert {file.get_slice(name).get_dtype() for name in floats} == {"F16"}
+    assert path.stat().st_size < 2_300_000  # what every clone carries

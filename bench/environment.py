@@ -1,0 +1,43 @@
+"""What a number was made with, and how much memory it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, hardware and commit that a number was made with."""
+    packages = ("torch", "numpy", "faiss-cpu", "h5py", "scipy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "platform": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """Commit of the source tree, with '+' where it has changes; empty outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def peak_memory(device: str) -> int:
+    """Bytes of the process at most so far; on a GPU, of its allocated memory."""
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
