@@ -73,6 +73,7 @@ class SuiteResults:
         usual = {"shots": None, "long_tail": 1.0, "validation": 0, "split": False, "blurred": 0.0, "seed": 0}
         options = {
             tuple((k, value) for k, value in c.options.items() if k != "order" and value != usual.get(k))
+            + (tuple(c.first_stage.model_dump(exclude_defaults=True).items()) if c.first_stage else ())
             for c in configs
         }
         return {

@@ -61,6 +61,12 @@ def run(
     ensemble: Annotated[
         str | None, typer.Option(help="auto (default): many seeds of a method train as one stack; off: each alone.")
     ] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")
+    ] = None,
+    rerank: Annotated[
+        int | None, typer.Option(help="Items of the index that the method's own scores order again (default: none).")
+    ] = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
@@ -93,6 +99,8 @@ def run(
         "device": device,
         "jobs": jobs,
         "ensemble": ensemble,
+        "index": index,
+        "rerank": rerank,
         "out": out,
         **parse_variant(variant or []),
     }

@@ -115,10 +115,28 @@ COSTS = (
     Column(COST + "train_flops", "operations", "TFLOP", "matrix products of training", 0, digits=2, scale=1e12),
     Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process", 0, digits=0, scale=1e6),
 )
+INDEXED = (
+    Column("t2v/indexed/seen/R@1", "R@1", "%", "queries whose own video comes first through the index", 1, spread=True),
+    Column("t2v/indexed/seen/R@5", "R@5", "%", "through the index: among the first 5", 1),
+    Column("t2v/indexed/seen/R@10", "R@10", "%", "through the index: among the first 10", 1),
+    Column("index/loss", "R@1 lost", "points", "R@1 of exact search minus that through the index", -1),
+    Column("index/same-first", "same first", "%", "queries that get exact search's first video", 1),
+)
 GROUPS = (("Retrieval", RETRIEVAL), ("Learning and forgetting", CONTINUAL), ("Cost", COSTS))
 COLUMNS = RETRIEVAL + CONTINUAL + COSTS
 PAPER = RETRIEVAL[:6]
 """Columns of the papers' tables: R@1/5/10, MedR, MeanR, BWF."""
+
+
+def groups_of(*suites: SuiteResults) -> tuple[tuple[str, tuple[Column, ...]], ...]:
+    """Title and columns of each table; that of an index only where one was asked."""
+    asked = any(INDEXED[0].values(row) for suite in suites for row in suite.rows)
+    return (*GROUPS[:1], ("Through the index", INDEXED), *GROUPS[1:]) if asked else GROUPS
+
+
+def columns_of(*suites: SuiteResults) -> tuple[Column, ...]:
+    """All columns of these suites."""
+    return tuple(column for _, columns in groups_of(*suites) for column in columns)
 
 
 def is_reference(row: Row) -> bool:

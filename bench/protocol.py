@@ -4,6 +4,7 @@ After task t all test queries of tasks 1..t are embedded by the current model an
   stored        galleries of task j as embedded when task j ended, never again (CTVR)
   re-encoded    the same videos under the current model
   frozen-query  the stored galleries again, but each query as it was embedded when its own task ended
+  indexed       the stored galleries through a FAISS index, only where one is asked for (bench.first_stage)
 in the scopes
   seen          all galleries of tasks 1..t
   own           the gallery of the query's own task, scored alone
@@ -23,9 +24,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.first_stage import can_ask, rank_through
 from bench.metrics import ranks
+from bench.records import FirstStage
 from bench.scores import ScoreGrid, Scores, cat, chunks, compare, join_texts, same, side_by_side, stack, task_chunks
-from bench.search import DenseGallery, Ranked
+from bench.search import DenseGallery, ItemIndex, Ranked
 from features.streams import PairTable
 from methods.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 
@@ -58,10 +61,12 @@ class Evaluator:
 
     test: the test pairs of all tasks in learning order; sizes: how many belong to each task. The text side of a method
     is asked once for each gallery shard where it depends on the shard, else once.
+    first_stage: an index to be asked beside exact search, of every method for which one answers.
     """
 
-    def __init__(self, test: PairTable, sizes: Sequence[int]) -> None:
+    def __init__(self, test: PairTable, sizes: Sequence[int], first_stage: FirstStage | None = None) -> None:
         self.test = test
+        self._first_stage = first_stage
         self.ends = np.cumsum(sizes).tolist()
         self.stored: list[VideoEmbedding] = []
         self._frozen_text: list[TextEmbedding] = []
@@ -124,6 +129,8 @@ class Evaluator:
             text_ND, ranked = self._rank_exact(method, current)
         stored = {key: value for key, value in ranked.items() if key[0] == "stored"}
         ranked = {("re-encoded", *key[1:]): value for key, value in stored.items()} | ranked  # where no video moved
+        if self._first_stage is not None and can_ask(method, self._frozen_text[-1], self._first_stage):
+            ranked["indexed", "seen", "t2v"] = self._rank_indexed(method, self._first_stage)
         return StageResult(
             ranked,
             text_ND=_numpy(text_ND),
@@ -205,6 +212,15 @@ class Evaluator:
         frozen_ND = torch.cat([text.pooled_ND for text in self._frozen_text])
         ranked["frozen-query", "seen", "t2v"] = stored_index.rank(frozen_ND, np.arange(len(frozen_ND)))
         return torch.cat(texts), ranked
+
+    def _rank_indexed(self, method: Method, stage: FirstStage) -> Ranked:
+        """Ranks of all queries seen, through an index over the stored galleries."""
+        videos = VideoEmbedding(*(cat(fields) for fields in zip(*self.stored, strict=True)))  # type: ignore[arg-type]
+        index, found = ItemIndex(videos.pooled_MD, stage.index), []
+        for rows in task_chunks([0, *self.ends[: len(self.stored)]]):
+            text = method.encode_text(self.test.text(rows), len(self.stored) - 1)
+            found.append(rank_through(index, text, videos, rows.numpy(), method.config, stage))
+        return Ranked(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _both_scopes(
         self, gallery: str, direction: str, index: DenseGallery, queries: Sequence[Tensor]

@@ -28,6 +28,7 @@ from features.errors import InputError
 Ints = npt.NDArray[np.int32]
 Selection = Literal["last", "validation", "test-oracle"]
 Status = Literal["running", "done", "diverged", "failed"]
+IndexKind = Literal["flat", "ivf", "hnsw", "pq"]
 PROTOCOL = 1
 """Number of the protocol's definition; a change that moves numbers raises it, and old runs are then run again."""
 
@@ -41,10 +42,18 @@ class StoreId(pydantic.BaseModel, frozen=True):
     path: str = pydantic.Field(exclude=True, default="")
 
 
+class FirstStage(pydantic.BaseModel, frozen=True):
+    """A FAISS index that is asked beside exact search. rerank: items that the method scores again; 0 for none."""
+
+    index: IndexKind
+    rerank: int = 0
+
+
 class RunConfig(pydantic.BaseModel, frozen=True):
     """Everything that decides a run's numbers. config: all fields of the method's Config. options: of the stream.
 
     code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
+    first_stage: None where exact ranks are all that was asked for.
     """
 
     method: str
@@ -56,11 +65,12 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     store: StoreId
     protocol: int = PROTOCOL
     code: str = ""
+    first_stage: FirstStage | None = None
 
     @property
     def run_id(self) -> str:
         """Method, order and seed to read, and a digest of everything to be unique."""
-        decides = self.model_dump(exclude=None if self.code else {"code"})
+        decides = self.model_dump(exclude={name for name in ("code", "first_stage") if not getattr(self, name)})
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-o{self.options['order']}-s{self.seed}-{digest[:10]}"
 
@@ -119,7 +129,8 @@ class RankTable:
     """ranks.h5 in memory.
 
     ranks[f"{gallery}/{scope}/{direction}"], best[...]: int32 [T, N] after each of T tasks for all N test queries, in
-    learning order; rank from 1, 0 where the query was not asked yet; best: position of the top item, -1 likewise.
+    learning order (the galleries: bench.protocol); rank from 1, 0 where the query was not asked yet; best: position of
+    the top item, -1 likewise.
     ahead_N: rank in the own gallery just before the query's task was learned; before_N: before any training.
     task_N: task position of each query. weights_T: categories of each task. caption_N, video_N: rows in the store.
     category_N: category row of each query's video.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench.aggregate import Row, SuiteResults
 from bench.analysis import LostQuery, lost_queries
-from bench.columns import COLUMNS, GROUPS, Column, footnotes, note_of, places, ranked, references
+from bench.columns import COLUMNS, GROUPS, Column, columns_of, footnotes, groups_of, note_of, places, ranked, references
 from bench.findings import Comparison, Evidence, sentences, summary
 from bench.plots import DESCRIPTIONS, png
 from bench.reported import HEADS, NOTE, has_reported, reported_cells
@@ -69,7 +69,7 @@ def html_report(
         unfinished=results.unfinished,
         total=sum(len(row.runs) for row in results.rows) + len(results.unfinished),
         sections=[(anchor, title) for anchor, title in _SECTIONS if not hidden.get(anchor)],
-        tables=[_result_table(results, title, columns, notes, found) for title, columns in GROUPS],
+        tables=[_result_table(results, title, columns, notes, found) for title, columns in groups_of(results)],
         intervals=[_interval_table(results, title, columns, found) for title, columns in GROUPS[:2]],
         figures=figures,
         findings=sentences(results, found),
@@ -85,7 +85,7 @@ def html_report(
         names_known=store is not None,
         alone=alone,
         measured=results.measured,
-        columns=COLUMNS,
+        columns=columns_of(results),
         notes=list(notes),
         configurations={row.label: _configuration(row) for row in results.rows},
         environment=_environment(results),
@@ -111,7 +111,7 @@ def _figures(results: SuiteResults, images: dict[str, Path], left: float) -> dic
 def _result_table(
     results: SuiteResults, title: str, columns: Sequence[Column], notes: dict[str, int], found: Evidence
 ) -> dict[str, Any]:
-    """One of the three result tables; the interval follows the headline, and what a method keeps its cost."""
+    """One of the result tables; the interval follows the headline, and what a method keeps its cost."""
     rows = ranked(results)
     best = {column.key: places(rows, column) for column in columns}
     heads = [_head("method", text=True), _head("runs", meaning="orders times seeds")]

@@ -142,7 +142,8 @@ class _Run:
         """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
             self.test = self._pairs([task.test for task in self.stream.tasks])
-            self.evaluator = Evaluator(self.test, [len(task.test) for task in self.stream.tasks])
+            sizes = [len(task.test) for task in self.stream.tasks]
+            self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage)
             self.table = self._empty_table()
             first = self._resume()
         if first == 0:

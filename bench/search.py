@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics import ranks
+from bench.records import IndexKind
 from methods.base import TextEmbedding, VideoEmbedding
 from methods.similarity import normalise, unit_word_frame_similarity
 
@@ -24,7 +25,6 @@ Ints = npt.NDArray[np.int64]
 _TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
 _ROWS = 256  # queries counted together where FAISS did not reach their target
 _QUERIES, _ITEMS = 2048, 8192  # a block of counted scores: 64 MB
-Kind = Literal["flat", "ivf", "hnsw", "pq"]
 
 
 def set_search_threads(count: int) -> None:
@@ -140,49 +140,33 @@ def _unit_block(gallery_MD: npt.NDArray[Any], first: int) -> Tensor:
     return normalise(torch.from_numpy(np.asarray(gallery_MD[first : first + _ITEMS], np.float32)))
 
 
-class IndexLoss(NamedTuple):
-    """What an approximate index costs: R@1, R@5, R@10 in percent through it and exact; found: exact top items it finds.
-
-    found: percent of the queries for which the index returns the exact search's first item.
-    """
-
-    recall: dict[int, float]
-    exact: dict[int, float]
-    found: float
-
-
-def index_loss(query_ND: Tensor, gallery_MD: Tensor, target_N: Ints, kind: Kind, depth: int = 10) -> IndexLoss:
-    """Recall of unit queries among unit items through a FAISS index, beside that of exact search.
+class ItemIndex:
+    """Unit vectors behind a FAISS index, exact or approximate.
 
     flat: exact. ivf: about sqrt(M) cells, an eighth of them probed. hnsw: a graph of 32 neighbours. pq: products of
     eight-bit codes, one for each 8 dimensions (4 and fewer where the vectors are shorter).
     """
-    query, gallery = _numpy(query_ND), _numpy(gallery_MD)
-    built = _index(gallery, kind)
-    _, item_NK = built.search(query, min(depth, len(gallery)))
-    own = DenseGallery(gallery.shape[1])
-    own.add(gallery_MD)
-    exact = own.rank(query_ND, target_N)
-    hit_NK = item_NK == target_N[:, None]
-    return IndexLoss(
-        {k: float(100 * hit_NK[:, :k].any(1).mean()) for k in (1, 5, 10)},
-        {k: float(100 * (exact.rank_N <= k).mean()) for k in (1, 5, 10)},
-        float(100 * (item_NK[:, 0] == exact.best_N).mean()),
-    )
 
+    def __init__(self, gallery_MD: Tensor, kind: IndexKind) -> None:
+        gallery = _numpy(gallery_MD)
+        count, dim = gallery.shape
+        cells = max(1, round(count**0.5))
+        codes = max(part for part in range(1, max(2, dim // 8) + 1) if dim % part == 0)
+        bits = min(8, max(1, int(np.log2(count))))
+        recipe = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{codes}x{bits}"}[kind]
+        self._index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
+        self._index.train(gallery)
+        self._index.add(gallery)
+        if kind == "ivf":
+            faiss.extract_index_ivf(self._index).nprobe = max(1, cells // 8)
 
-def _index(gallery_MD: npt.NDArray[np.float32], kind: Kind) -> Any:
-    count, dim = gallery_MD.shape
-    cells = max(1, round(count**0.5))
-    codes = max(part for part in range(1, max(2, dim // 8) + 1) if dim % part == 0)
-    bits = min(8, max(1, int(np.log2(count))))
-    recipe = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{codes}x{bits}"}[kind]
-    index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
-    index.train(gallery_MD)
-    index.add(gallery_MD)
-    if kind == "ivf":
-        faiss.extract_index_ivf(index).nprobe = max(1, cells // 8)
-    return index
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def nearest(self, query_ND: Tensor, depth: int) -> tuple[npt.NDArray[np.float32], Ints]:
+        """Inner products and positions of the `depth` nearest items, best first; -1 where the index found fewer."""
+        score_NK, item_NK = self._index.search(_numpy(query_ND), min(depth, len(self)))
+        return score_NK, item_NK.astype(np.int64)
 
 
 def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from bench.ensemble import FEWEST, LARGEST, may_stack
 from bench.jobs import Job, Watch, ignore, store_id
 from bench.plugins import find_method, names_a_file
-from bench.records import RunConfig, RunRecord, Selection, read_record
+from bench.records import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
 from bench.runner import run_seeds
 from bench.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from bench.workers import run_jobs
@@ -62,7 +62,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     agree but for rounding. shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; the last bits of sums
     depend on it, so it does not follow the machine. against: the label of a row from which all others' differences
-    are shown, over all stores.
+    are shown, over all stores. index: a FAISS index that is asked beside exact search, its loss shown next to R@K, for
+    methods that compare one vector a side; rerank: items of it that the method scores again, then for all whose queries
+    do not depend on the gallery.
     """
 
     name: str = "default"
@@ -80,6 +82,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     blurred: float = 0.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     ensemble: Literal["auto", "off"] = "auto"
+    index: IndexKind | None = None
+    rerank: int = pydantic.Field(default=0, ge=0)
     jobs: int = pydantic.Field(default=0, ge=0)
     threads: int = pydantic.Field(default=1, ge=1)
     out: Path = Path("results/runs")
@@ -89,6 +93,17 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _world(cls, store: Any) -> Any:
         return store_path(store) if is_world(store) else store
+
+    @pydantic.model_validator(mode="after")
+    def _reranks_an_index(self) -> SuiteConfig:
+        if self.rerank and self.index is None:
+            raise ValueError("rerank needs an index to take its first items from, as in index = 'hnsw'")
+        return self
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """The index that is asked beside exact search."""
+        return None if self.index is None else FirstStage(index=self.index, rerank=self.rerank)
 
     @property
     def stream_options(self) -> StreamOptions:
@@ -250,6 +265,7 @@ def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
                     selection=config.selection if trained else "last",
                     store=store_id(store),
                     code=entry.code,
+                    first_stage=config.first_stage,
                 )
                 jobs.setdefault(run.run_id, Job(entry, run, label_of(entry.name, changed, entry.code), position))
     labels = {job.label for job in jobs.values()}

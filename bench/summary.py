@@ -70,6 +70,10 @@ def _stage(table: RankTable, t: int) -> dict[str, float]:
         metrics |= {prefix + metric: value for metric, value in retrieval_metrics(table.ranks[name][t, seen]).items()}
     hits = {name: table.ranks[f"{name}/seen/t2v"][t] == 1 for name in ("stored", "re-encoded", "frozen-query")}
     metrics["staleness"] = forgetting.staleness(hits["stored"][seen], hits["re-encoded"][seen])
+    if "indexed/seen/t2v" in table.ranks:
+        first = [table.best[f"{name}/seen/t2v"][t, seen] for name in ("stored", "indexed")]
+        metrics["index/loss"] = metrics[HEADLINE] - metrics["t2v/indexed/seen/R@1"]
+        metrics["index/same-first"] = float(100 * np.mean(first[0] == first[1]))
     old = np.flatnonzero(table.task_N < t)
     if len(old):
         at_end = table.ranks["stored/seen/t2v"][table.task_N[old], old] == 1

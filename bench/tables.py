@@ -19,11 +19,12 @@ from bench.columns import (
     COLUMNS,
     CONTINUAL,
     COSTS,
-    GROUPS,
     PAPER,
     RETRIEVAL,
     Column,
+    columns_of,
     footnotes,
+    groups_of,
     is_reference,
     note_of,
     places,
@@ -78,14 +79,14 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
 
 
 def markdown_table(results: SuiteResults, intervals: Intervals | None = None) -> str:
-    """Three tables (retrieval; learning and forgetting; cost and what is kept), footnotes, and how it was measured.
+    """The tables (retrieval; learning and forgetting; cost and what is kept), footnotes, and how it was measured.
 
     intervals: adds a table of them.
     """
     rows, below = ranked(results), references(results)
     notes = footnotes([*rows, *below])
     parts = []
-    for title, columns in GROUPS:
+    for title, columns in groups_of(results):
         best = {column.key: places(rows, column) for column in columns}
         keeps = ["keeps", "fidelity"] if title == "Cost" else []
         printed = HEADS if title == "Retrieval" and has_reported(results) else ()
@@ -125,13 +126,14 @@ def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = [f"{column.key} {part}" for column in COLUMNS for part in ("mean", "std", "n")]
+    columns = columns_of(*suites)
+    head = [f"{column.key} {part}" for column in columns for part in ("mean", "std", "n")]
     head += [f"{column.key} {part}" for column in _SURE for part in ("low", "high")] if intervals else []
     writer.writerow(["label", "kind", "runs", *head, "keeps", "fidelity", "deviations", *suites[0].measured])
     rows = [(number, row) for number, suite in enumerate(suites) for row in (*ranked(suite), *references(suite))]
     for number, row in rows:
         numbers: list[float | str] = []
-        for column in COLUMNS:
+        for column in columns:
             cell = column.cell(row)
             numbers += [_or_empty(cell.mean), _or_empty(cell.std), len(cell.values)]
         if intervals:
@@ -145,9 +147,9 @@ def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str
 
 def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[str, Any]:
     """Every number of every row, for machines: mean, std, interval and the runs' values by column key."""
-    rows = []
+    rows, columns = [], columns_of(results)
     for row in [*ranked(results), *references(results)]:
-        cells = {column.key: column.cell(row) for column in COLUMNS}
+        cells = {column.key: column.cell(row) for column in columns}
         spans = (intervals or {}).get(row.label, {})
         record = row.runs[0].record
         rows.append(
@@ -169,7 +171,7 @@ def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[s
                 "deviations": record.deviations,
             }
         )
-    units = {column.key: column.unit for column in COLUMNS}
+    units = {column.key: column.unit for column in columns}
     return {"suite": results.name, "measured": results.measured, "units": units, "rows": rows}
 
 

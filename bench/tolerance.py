@@ -24,8 +24,8 @@ LEVEL = 0.01
 NOISE_SEEDS = 10
 TABLE_KEYS = frozenset(column.key for column in (*RETRIEVAL, *CONTINUAL))
 _EDGE_QUERIES = 2
-_HIGHER = ("R@", "MRR", "transfer/", "average-incremental", "learning-accuracy")
-_LOWER = ("MedR", "MeanR", "bwf/", "forgetting/")
+_HIGHER = ("R@", "MRR", "transfer/", "average-incremental", "learning-accuracy", "index/same")
+_LOWER = ("MedR", "MeanR", "bwf/", "forgetting/", "index/loss")
 
 Values = Mapping[tuple[int, int], Mapping[str, float]]
 """Metrics by (order, seed)."""
