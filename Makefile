@@ -21,7 +21,7 @@ bench: $(VENV)/ready-extract
 
 # SCALE=videos x queries
 scale: $(VENV)/ready
-	SCALE=$(or $(SCALE),1000000x10000) $(BIN)/python -m pytest tests/speed/test_scale.py -q -s
+	SCALE=$(or $(SCALE),1000000x10000) $(BIN)/python -m pytest tests/speed/test_scale.py tests/speed/test_growth.py -q -s
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .

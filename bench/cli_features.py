@@ -78,6 +78,9 @@ def synth(
     test: Annotated[int, typer.Option(help="Test videos per category.")] = 15,
     validation: Annotated[int, typer.Option(help="Validation videos per category.")] = 0,
     captions_per_train_video: Annotated[int, typer.Option(help="Where a train video has none.")] = 20,
+    reference: Annotated[
+        int, typer.Option(help="Captions and frames of a bank that belongs to no task, for methods that need one.")
+    ] = 1024,
     knob: Annotated[list[str] | None, typer.Option(help="knob=value of the simulation, repeatable.")] = None,
 ) -> None:
     """Simulated features for a structure, or for a generated one of any size. Not real video: for tests and sizes."""
@@ -97,6 +100,7 @@ def synth(
         out,
         name=name or out.stem,
         captions_per_train_video=captions_per_train_video,
+        reference=reference,
         command_line=_command_line(),
     )
     print(f"wrote {out} (simulated features)", file=sys.stderr)

@@ -13,7 +13,7 @@ import pydantic
 import torch
 
 from bench.ensemble import FEWEST, LARGEST, may_stack
-from bench.jobs import Job, Watch, ignore, store_id
+from bench.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from bench.plugins import find_method, names_a_file
 from bench.records import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
 from bench.runner import run_seeds
@@ -189,6 +189,7 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
             on_run(len(records), len(jobs), record)
     if missing:
         check_finite(store)
+        _check_sizes(missing, store)
     try:
         where = (config.store, config.directory, device)
         groups = together(missing, device) if config.ensemble == "auto" else missing
@@ -213,6 +214,17 @@ def together(jobs: Sequence[Job], device: str) -> list[Job]:
     for group in groups.values():
         units += [replace(group[0], beside=tuple(group[1:]))] if len(group) >= FEWEST[device] else group
     return units
+
+
+def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
+    """Build each method once, so that features of a size that it cannot take are refused before the first run."""
+    spec, built = None, set[str]()
+    for job in jobs:
+        key = f"{job.config.method} {job.config.config}"
+        if key not in built:
+            spec = spec or feature_spec(store, make_stream(store, job.config.stream))
+            make_method(job, spec, "cpu")
+            built.add(key)
 
 
 def _finished(directory: Path) -> RunRecord | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from features.errors import InputError
 from methods.similarity import normalise
 
 
@@ -18,18 +19,18 @@ def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tenso
     Written here as E = sqrt(C/(C-1)) H Q^T: the columns of H [C, C-1] are an orthonormal basis of the complement of the
     ones vector (H H^T = I - 11^T/C) and Q [D, C-1] is a random orthonormal basis. Only C-1 dimensions are spanned, so
     C = D + 1 works too, where no U exists. Computed on the CPU in float64: one CPU generator state, one result.
-    Raises ValueError for C < 2 and for C > D + 1.
+    Raises InputError for C < 2 and for C > D + 1.
 
     >>> etf_CD = simplex_etf(3, 8, torch.Generator().manual_seed(0))
     >>> (etf_CD @ etf_CD.T)[0, 1].round(decimals=4)
     tensor(-0.5000)
     """
     if num_classes < 2:
-        raise ValueError(f"a simplex ETF needs at least 2 classes, got {num_classes}; merge or add categories.")
+        raise InputError(f"a simplex ETF needs at least 2 categories, got {num_classes}; merge or add categories")
     if num_classes > dim + 1:
-        raise ValueError(
-            f"a simplex ETF of {num_classes} classes needs at least {num_classes - 1} dimensions, got {dim}; "
-            "use random_projection_etf, larger features or fewer categories."
+        raise InputError(
+            f"a simplex ETF of {num_classes} categories needs features of at least {num_classes - 1} dimensions, "
+            f"got {dim}; set etf_basis=random_projection, or leave the method out"
         )
     gaussian = torch.randn(dim, num_classes - 1, generator=generator, device=generator.device, dtype=torch.float64)
     basis, triangle = torch.linalg.qr(gaussian.cpu())
@@ -43,10 +44,10 @@ def random_projection_etf(num_classes: int, dim: int, generator: torch.Generator
 
     E = n_rows( sqrt(C/(C-1)) (I - 11^T/C) W^T ) with W [D, C] of independent N(0, 1) entries, U of `simplex_etf` but
     not orthonormal, hence cosines that scatter by 1/sqrt(D) around -1/(C-1) (CTVR_AND_STRUCTALIGN 2.5, D3).
-    A CPU generator seeded with 0 gives the release's matrix on a CPU. Raises ValueError for C < 2.
+    A CPU generator seeded with 0 gives the release's matrix on a CPU. Raises InputError for C < 2.
     """
     if num_classes < 2:
-        raise ValueError(f"centred class directions need at least 2 classes, got {num_classes}; add categories.")
+        raise InputError(f"centred directions need at least 2 categories, got {num_classes}; add categories")
     gaussian_DC = torch.randn(dim, num_classes, generator=generator, device=generator.device)
     return normalise((gaussian_DC - gaussian_DC.mean(1, keepdim=True)).T)
 

@@ -20,6 +20,7 @@ from bench.suite import SuiteConfig, make_suite, plan, run_suite
 from bench.summary import metrics_of
 from bench.trial import state_digest
 from features.errors import InputError
+from features.synthetic import SyntheticConfig, generated_structure, synthesise
 from methods.base import TaskInfo
 from methods.joint import Joint
 from methods.registry import known_methods
@@ -249,3 +250,11 @@ def test_operations_of_every_method_are_counted_without_touching_it(name: str) -
     assert (step > 0) == method.is_trained
     assert state_digest(method) == before
     assert all(parameter.grad is old for parameter, old in zip(method.parameters(), gradients, strict=True))
+
+
+def test_features_of_a_size_that_a_method_cannot_take_are_refused_before_the_first_run(tmp_path: Path) -> None:
+    structure = generated_structure(20, 2, train_per_category=1, test_per_category=1, captions_per_train_video=1)
+    synthesise(structure, SyntheticConfig(dim=16, frames=2, latent_dim=8), tmp_path / "narrow.h5", name="narrow")
+    with pytest.raises(InputError, match="at least 19 dimensions, got 16; set etf_basis=random_projection"):
+        run_suite(suite(tmp_path / "runs", "zero_shot", "structalign", store=tmp_path / "narrow.h5"))
+    assert not (tmp_path / "runs").exists()

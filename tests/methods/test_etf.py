@@ -55,11 +55,11 @@ def test_random_projection_deviates_as_the_release_was_measured_to(
 
 
 def test_more_classes_than_a_simplex_has_corners_are_refused() -> None:
-    with pytest.raises(ValueError, match="6 classes needs at least 5 dimensions, got 4"):
+    with pytest.raises(ValueError, match="6 categories needs features of at least 5 dimensions, got 4"):
         simplex_etf(6, 4, seeded())
 
 
 @pytest.mark.parametrize("construct", [simplex_etf, random_projection_etf])
 def test_a_single_class_is_refused(construct) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+    with pytest.raises(ValueError, match="at least 2 categories, got 1"):
         construct(1, 4, seeded())
