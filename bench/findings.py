@@ -37,7 +37,9 @@ ALPHA = 0.05
 class Comparison:
     """first minus second in headline points, over the runs that both have.
 
-    p: after Holm's correction within its family; None where there are too few runs for any. exact_p: of the runs alone
+    p: after Holm's correction within its family; None where there are too few runs for any. p_these_orders: the same
+    for other seeds and queries but the orders that were run, where p speaks of orders in general: three orders leave
+    that two degrees of freedom, so that it tells little apart. exact_p: of the runs alone
     by sign flips, not corrected; None beyond 20 runs. effect: Cohen's d_z over runs. wins: percent of queries that the
     first ranks better, ties half. needed: runs of each method that would carry a difference of this size, None where
     none would.
@@ -47,6 +49,7 @@ class Comparison:
     second: str
     interval: Interval
     p: float | None
+    p_these_orders: float | None
     exact_p: float | None
     effect: float | None
     wins: float
@@ -56,6 +59,11 @@ class Comparison:
     @property
     def differs(self) -> bool:
         return self.p is not None and self.p < ALPHA
+
+    @property
+    def differs_here(self) -> bool:
+        """Whether it differs on the orders that were run, though not on orders in general."""
+        return not self.differs and self.p_these_orders is not None and self.p_these_orders < ALPHA
 
 
 @dataclass(frozen=True)
@@ -128,17 +136,22 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
         behind = [c.second for c in found.against_best if c.differs]
         if behind:
             said.append(f"It is ahead of {_list(behind)} beyond noise (paired test, Holm, 5 %).")
-        said += _open_questions(best, [c for c in found.against_best if not c.differs])
+        here = [c.second for c in found.against_best if c.differs_here]
+        if here:
+            said.append(f"On these {_orders(results)} task orders alone it is ahead of {_list(here)} too.")
+        said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
+    gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
+    losses = [c for c in found.against_zero_shot if c.interval.estimate < 0]
+    alone = f"On these {_orders(results)} task orders alone training"
     for verdict, chosen in (
+        ("Training helps beyond noise in", [c for c in gains if c.differs]),
+        (f"{alone} helps in", [c for c in gains if c.differs_here]),
+        ("Training hurts beyond noise in", [c for c in losses if c.differs]),
+        (f"{alone} hurts in", [c for c in losses if c.differs_here]),
         (
-            "Training helps beyond noise in",
-            [c for c in found.against_zero_shot if c.differs and c.interval.estimate > 0],
+            "Not told from zero-shot with the same scoring:",
+            [c for c in found.against_zero_shot if not (c.differs or c.differs_here)],
         ),
-        (
-            "Training hurts beyond noise in",
-            [c for c in found.against_zero_shot if c.differs and c.interval.estimate < 0],
-        ),
-        ("Not told from zero-shot with the same scoring:", [c for c in found.against_zero_shot if not c.differs]),
     ):
         if chosen:
             said.append(f"{verdict} {_list([c.first for c in chosen])}.")
@@ -186,8 +199,13 @@ def _family(ranks: Mapping[str, QueryRanks], pairs: Sequence[tuple[str, str]]) -
     """Comparisons whose p-values are corrected together, each with the runs that its size would need."""
     drafts = [_comparison(first, second, ranks) for first, second in pairs]
     known = [draft for draft in drafts if draft.p is not None]
-    corrected = dict(zip(known, holm([draft.p or 0.0 for draft in known]), strict=True))
-    return [replace(draft, p=corrected.get(draft), needed=_needed(draft, len(known))) for draft in drafts]
+    here = [draft for draft in drafts if draft.p_these_orders is not None]
+    general = dict(zip(known, holm([draft.p or 0.0 for draft in known]), strict=True))
+    these = dict(zip(here, holm([draft.p_these_orders or 0.0 for draft in here]), strict=True))
+    return [
+        replace(draft, p=general.get(draft), p_these_orders=these.get(draft), needed=_needed(draft, len(known)))
+        for draft in drafts
+    ]
 
 
 def _comparison(first: str, second: str, ranks: Mapping[str, QueryRanks]) -> Comparison:
@@ -195,11 +213,13 @@ def _comparison(first: str, second: str, ranks: Mapping[str, QueryRanks]) -> Com
     rank_RN, other_RN, order_R = paired(ranks[first], ranks[second])
     difference_RN = np.where(rank_RN == 1, 100.0, 0.0) - np.where(other_RN == 1, 100.0, 0.0)
     interval, difference_R = hierarchical_interval(difference_RN, order_R), difference_RN.mean(1)
+    here = hierarchical_interval(difference_RN, order_R, these_orders=True) if interval.orders else None
     return Comparison(
         first,
         second,
         interval,
         p=interval.p,
+        p_these_orders=None if here is None else here.p,
         exact_p=sign_flip_test(difference_R) if len(difference_R) <= 20 else None,
         effect=cohen_dz(difference_R),
         wins=win_rate(rank_RN, other_RN),
@@ -216,6 +236,10 @@ def _needed(draft: Comparison, family: int) -> int | None:
     one_run, fixed = (variance.run + variance.noise) * draft.runs, variance.query - variance.noise
     needed = runs_needed(draft.interval.estimate, one_run, fixed, alpha=ALPHA / family)
     return None if needed is None else max(needed, draft.runs + 1)
+
+
+def _orders(results: SuiteResults) -> int:
+    return len(results.measured["orders"].split(","))
 
 
 def _scoring(row: Row) -> str:

@@ -103,6 +103,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "second": comparison.second,
         "difference": interval_numbers(comparison.interval),
         "p_holm": comparison.p,
+        "p_holm_these_orders": comparison.p_these_orders,
         "p_sign_flip": comparison.exact_p,
         "cohen_dz": comparison.effect,
         "win_rate": comparison.wins,

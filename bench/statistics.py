@@ -80,10 +80,11 @@ class Interval:
         return 10 ** float(smallest if short_of_zero(smallest) > 0 else optimize.brentq(short_of_zero, smallest, 0.0))
 
 
-def mean_variance(value_RN: npt.ArrayLike, order_R: Sequence[int]) -> Variance:
+def mean_variance(value_RN: npt.ArrayLike, order_R: Sequence[int], *, these_orders: bool = False) -> Variance:
     """Variance of the mean of `value_RN` by level.
 
-    run:   between orders where there are at least ORDERS of them, else between seeds within the orders, pooled; minus
+    run:   between orders where there are at least ORDERS of them and not these_orders are meant alone, else between
+           seeds within the orders, pooled; minus
            what single answers contribute: (mean_n v_n - v) / (N - 1), v and v_n being the variance between runs of the
            mean over all queries and of query n
     query: s^2 of the queries' means / N
@@ -92,24 +93,28 @@ def mean_variance(value_RN: npt.ArrayLike, order_R: Sequence[int]) -> Variance:
     if value.ndim != 2 or value.shape[0] != len(order_R) or value.shape[1] < 2:
         raise ValueError(f"value_RN must be [runs, 2 or more queries] with an order for each run; got {value.shape}")
     queries = value.shape[1]
-    (overall,), freedom = _between_runs(value.mean(1, keepdims=True), order_R)
-    single_N, _ = _between_runs(value, order_R)
+    (overall,), freedom = _between_runs(value.mean(1, keepdims=True), order_R, these_orders)
+    single_N, _ = _between_runs(value, order_R, these_orders)
     noise = max(0.0, float(single_N.mean() - overall) / (queries - 1))
     query = float(value.mean(0).var(ddof=1) / queries)
     return Variance(max(0.0, float(overall) - noise), query, min(noise, query), freedom, queries - 1)
 
 
-def hierarchical_interval(value_RN: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95) -> Interval:
+def hierarchical_interval(
+    value_RN: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95, *, these_orders: bool = False
+) -> Interval:
     """The mean of `value_RN` and its interval over orders, seeds and queries.
+
+    these_orders: over seeds and queries alone, for the orders that were run, however many they are.
 
     >>> found = hierarchical_interval([[0, 100, 100, 0], [0, 100, 0, 0], [0, 100, 100, 100]], [0, 0, 0])
     >>> found.estimate, round(found.low, 1), found.seeds, found.orders
     (50.0, -30.0, True, False)
     """
     value = np.asarray(value_RN, np.float64)
-    variance = mean_variance(value, order_R)
+    variance = mean_variance(value, order_R, these_orders=these_orders)
     mean, half = float(value.mean()), variance.half_width(level)
-    several_orders = len(set(order_R)) >= ORDERS
+    several_orders = len(set(order_R)) >= ORDERS and not these_orders
     return Interval(mean, mean - half, mean + half, level, variance, variance.run_freedom > 0, several_orders)
 
 
@@ -274,13 +279,13 @@ def indistinct_groups(mean_rank_M: Sequence[float], critical_difference: float) 
     return groups
 
 
-def _between_runs(value_RK: Floats, order_R: Sequence[int]) -> tuple[Floats, int]:
+def _between_runs(value_RK: Floats, order_R: Sequence[int], these_orders: bool = False) -> tuple[Floats, int]:
     """Variance of the mean over runs, for each column, and its degrees of freedom (0: cannot be estimated)."""
     runs = len(order_R)
     orders, index_R = np.unique(np.asarray(order_R), return_inverse=True)
     share_O = np.bincount(index_R) / runs
     mean_OK = np.stack([value_RK[index_R == o].mean(0) for o in range(len(orders))])
-    if len(orders) >= ORDERS:
+    if len(orders) >= ORDERS and not these_orders:
         away_OK = share_O[:, None] * (mean_OK - value_RK.mean(0))
         return len(orders) / (len(orders) - 1) * np.square(away_OK).sum(0), len(orders) - 1
     freedom = runs - len(orders)

@@ -203,6 +203,21 @@ def test_a_clear_difference_is_claimed_and_a_small_one_is_not(suite, tmp_path):
     assert "ahead of" in said
 
 
+def test_with_three_orders_what_holds_for_these_alone_is_said_apart(tmp_path):
+    labels = ["zero_shot", "lwf", *(f"filler_{i}" for i in range(12)), "er"]
+    results = read_results(write_suite(tmp_path / "wide", labels, seeds=5, orders=3, queries=30, tasks=2))
+    found = evidence(results)
+    assert all(comparison.p_these_orders is not None for comparison in found.against_best)
+    here = [comparison.second for comparison in found.against_best if comparison.differs_here]
+    said = " ".join(sentences(results, found))
+    assert here == ["filler_11"]  # 2.7 points, p 0.13 for orders in general, 0.02 for these
+    assert f"On these 3 task orders alone it is ahead of {here[0]}" in said
+    (weakest,) = (comparison for comparison in found.against_best if comparison.second == "lwf")
+    assert weakest.p_these_orders < weakest.p
+    one = evidence(read_results(write_suite(tmp_path / "one", labels, queries=30, tasks=2)))
+    assert all(comparison.p_these_orders is None for comparison in one.against_best)
+
+
 def test_importing_the_report_loads_neither_torch_nor_matplotlib():
     code = "import sys, bench.report; print([m for m in ('torch', 'matplotlib', 'faiss') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -115,6 +115,19 @@ def test_equal_methods_have_a_difference_of_zero_without_doubt():
     assert (interval.low, interval.high, interval.p) == (0, 0, 1)
 
 
+def test_these_orders_alone_vary_by_seeds_within_them() -> None:
+    rng = np.random.default_rng(4)
+    order = np.repeat(np.arange(3), 4)
+    value = 40.0 + 20 * order[:, None] + rng.normal(size=(12, 1)) + np.zeros((12, 50))
+    value[:, ::2] += 10
+    general, these = (mean_variance(value, order.tolist(), these_orders=here) for here in (False, True))
+    within = np.mean([value.mean(1)[order == o].var(ddof=1) for o in range(3)]) / 12
+    assert these.run == pytest.approx(within)
+    assert (these.run_freedom, general.run_freedom) == (9, 2)
+    assert these.query == general.query
+    assert general.run > 20 * these.run
+
+
 def test_values_without_an_order_for_each_run_are_refused():
     with pytest.raises(ValueError, match="an order for each run"):
         hierarchical_interval(np.zeros((3, 5)), [0, 0])
