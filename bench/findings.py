@@ -138,7 +138,8 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
             said.append(f"It is ahead of {_list(behind)} beyond noise (paired test, Holm, 5 %).")
         here = [c.second for c in found.against_best if c.differs_here]
         if here:
-            said.append(f"On these {_orders(results)} task orders alone it is ahead of {_list(here)} too.")
+            too = " also" if behind else ""
+            said.append(f"On these {_orders(results)} task orders alone it is{too} ahead of {_list(here)}.")
         said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
     gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
     losses = [c for c in found.against_zero_shot if c.interval.estimate < 0]

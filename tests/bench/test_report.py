@@ -211,7 +211,7 @@ def test_with_three_orders_what_holds_for_these_alone_is_said_apart(tmp_path):
     here = [comparison.second for comparison in found.against_best if comparison.differs_here]
     said = " ".join(sentences(results, found))
     assert here == ["filler_11"]  # 2.7 points, p 0.13 for orders in general, 0.02 for these
-    assert f"On these 3 task orders alone it is ahead of {here[0]}" in said
+    assert f"On these 3 task orders alone it is also ahead of {here[0]}" in said
     (weakest,) = (comparison for comparison in found.against_best if comparison.second == "lwf")
     assert weakest.p_these_orders < weakest.p
     one = evidence(read_results(write_suite(tmp_path / "one", labels, queries=30, tasks=2)))
