@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ NOTE = (
     "comparable with ours and not ranked."
 )
 _NONE = ("–", "–")
+_RECIPE = {"lr", "epochs", "batch_size", "warmup", "schedule"}  # papers have their own, on other parameters
+_FIELD = re.compile(r"(\w+)=")
 
 
 def has_reported(results: SuiteResults) -> bool:
@@ -22,8 +25,11 @@ def has_reported(results: SuiteResults) -> bool:
 
 
 def reported_cells(results: SuiteResults, row: Row) -> tuple[str, ...]:
-    """Printed R@1 and BWF of a method in its default configuration, or dashes."""
-    found = printed_numbers().get(results.measured["stream"], {}).get(row.label)
+    """Printed R@1 and BWF of a method as it ships, whatever its rate and number of steps, or dashes."""
+    name, _, changed = row.label.partition(" [")
+    if not set(_FIELD.findall(changed)) <= _RECIPE:
+        return _NONE
+    found = printed_numbers().get(results.measured["stream"], {}).get(name)
     return _NONE if found is None else tuple(f"{value:.2f}" for value in found)
 
 

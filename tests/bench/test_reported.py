@@ -56,10 +56,12 @@ def test_on_another_stream_there_is_no_such_column(tmp_path: Path, stream: str) 
 
 
 def test_only_a_method_as_it_ships_stands_beside_a_printed_number(tmp_path: Path) -> None:
-    results = read_results(on_stream(write_suite(tmp_path, ["lwf", "lwf [weight=2]"]), "MSRVTT-10"))
+    labels = ["lwf", "lwf [weight=2]", "lwf [epochs=9, lr=0.1]", "lwf [lr=0.1, weight=2]"]
+    results = read_results(on_stream(write_suite(tmp_path, labels), "MSRVTT-10"))
     cells = {row.label: reported_cells(results, row) for row in results.rows}
     assert cells["lwf"] == ("23.85", "1.68")
-    assert cells["lwf [weight=2]"] == ("–", "–")
+    assert cells["lwf [epochs=9, lr=0.1]"] == ("23.85", "1.68")
+    assert cells["lwf [weight=2]"] == cells["lwf [lr=0.1, weight=2]"] == ("–", "–")
 
 
 def test_every_printed_number_belongs_to_a_method() -> None:
