@@ -36,7 +36,7 @@ def rank_through(
     config: MethodConfig,
     stage: FirstStage,
 ) -> Ranked:
-    """Ranks of the targets among the items that the index returns; M where it does not return the target.
+    """Ranks of the targets among the items that the index returns; M + 1 where it does not return the target.
 
     index: over video.pooled_MD. With `rerank` K the K nearest items are scored as the method scores, fused scores over
     these K; else the index's own order stands. Ties count against the query, as in exact ranks.
@@ -49,7 +49,7 @@ def rank_through(
     rows_N = np.arange(len(item_NK))
     own_N = score_NK[rows_N, is_target_NK.argmax(1)]
     rank_N = 1 + ((score_NK >= own_N[:, None]) & ~is_target_NK & (item_NK >= 0)).sum(1)
-    rank_N[~is_target_NK.any(1)] = len(index)
+    rank_N[~is_target_NK.any(1)] = len(index) + 1
     return Ranked(rank_N.astype(np.int64), item_NK[rows_N, score_NK.argmax(1)])
 
 

@@ -152,13 +152,23 @@ class ItemIndex:
         count, dim = gallery.shape
         cells = max(1, round(count**0.5))
         codes = max(part for part in range(1, max(2, dim // 8) + 1) if dim % part == 0)
-        bits = min(8, max(1, int(np.log2(count))))
-        recipe = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{codes}x{bits}"}[kind]
-        self._index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
-        self._index.train(gallery)
-        self._index.add(gallery)
+        bits = min(8, int(np.log2(count)))
+        kind = kind if bits else "flat"  # one item has nothing to cluster
+        recipe = {
+            "flat": "Flat",
+            "ivf": f"IVF{cells},Flat",
+            "hnsw": "HNSW32,Flat",
+            "pq": f"PQ{codes}x{bits}np",  # np: without an annealing of codes that only other searches use, 24 s
+        }[kind]
+        index: Any = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
+        if kind in ("ivf", "pq"):  # a small gallery is not warned about: what an index loses stands in the table
+            clustering = index.cp if kind == "ivf" else index.pq.cp
+            clustering.min_points_per_centroid = 1
+        index.train(gallery)
+        index.add(gallery)
         if kind == "ivf":
-            faiss.extract_index_ivf(self._index).nprobe = max(1, cells // 8)
+            index.nprobe = max(1, cells // 8)
+        self._index = index
 
     def __len__(self) -> int:
         return int(self._index.ntotal)

@@ -99,6 +99,18 @@ def test_an_index_gives_the_nearest_items_best_first_and_flat_gives_exact_ones(k
         assert overlap > 2  # 10 of 600 at random share 0.2
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])
+def test_an_index_over_very_few_items_finds_the_nearest_quietly(
+    kind: Any, count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    video = unit(count, 32, seed=1)
+    _, item_NK = ItemIndex(video, kind).nearest(video, 10)
+    assert item_NK.shape == (count, count)
+    assert (item_NK[:, 0] == np.arange(count)).mean() > 0.3
+    assert "WARNING" not in "".join(capfd.readouterr())
+
+
 def test_a_fingerprint_shows_a_change_of_one_bit() -> None:
     words, mask = unit(20, 6, 16, seed=1), torch.ones(20, 6, dtype=torch.bool)
     before = fingerprint(TextEmbedding(words[:, 0], words, mask))
