@@ -9,7 +9,7 @@ run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
 
 test: $(VENV)/ready-extract
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/ready-extract
 	$(BIN)/ruff format --check .
