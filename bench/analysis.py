@@ -6,6 +6,7 @@ Axes: R runs, N queries, T tasks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +44,10 @@ class QueryRanks:
     caption_N: Ints
     trained: bool
 
-    @property
-    def hit_RN(self) -> Floats:
-        """100 where the query found its video first, else 0: the mean is the headline."""
-        return np.where(self.rank_RN == 1, 100.0, 0.0)
+
+def hits(rank_RN: npt.NDArray[np.integer[Any]]) -> Floats:
+    """100 where the query found its video first, else 0: the mean is the headline."""
+    return np.where(rank_RN == 1, 100.0, 0.0)
 
 
 def query_ranks(row: Row) -> QueryRanks:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.aggregate import Row
-from bench.analysis import rank_table
+from bench.analysis import hits, rank_table
 from bench.records import RankTable
 from bench.statistics import Interval, hierarchical_interval, run_interval
 from bench.summary import BWF
@@ -76,7 +76,7 @@ def by_task(table: RankTable, share_T: npt.ArrayLike) -> Floats:
 
 def _hits(table: RankTable, name: str, stage: int | npt.NDArray[np.int32] = -1) -> Floats:
     """100 where the query came first at a stage (one for all, or one for each query), else 0."""
-    return np.where(table.ranks[name][stage, np.arange(len(table.task_N))] == 1, 100.0, 0.0)
+    return hits(table.ranks[name][stage, np.arange(len(table.task_N))])
 
 
 def _old_share(table: RankTable, weight_T: npt.ArrayLike) -> Floats:
@@ -96,7 +96,7 @@ def _lost(name: str, sign: float, weigh: Callable[[RankTable], npt.ArrayLike]) -
 
 def _average_incremental(table: RankTable) -> Floats:
     seen_T = np.cumsum(np.bincount(table.task_N, minlength=len(table.weights_T)))
-    hit_TN = np.where(table.ranks["stored/seen/t2v"] == 1, 100.0, 0.0)
+    hit_TN = hits(table.ranks["stored/seen/t2v"])
     return np.asarray((len(table.task_N) / seen_T / len(seen_T)) @ hit_TN)
 
 
@@ -109,7 +109,7 @@ def _forward_transfer(table: RankTable) -> Floats:
     tasks = len(table.weights_T)
     share_T = np.full(tasks, 1 / max(tasks - 1, 1))
     share_T[0] = 0
-    gained_N = np.where(table.ahead_N == 1, 100.0, 0.0) - np.where(table.before_N == 1, 100.0, 0.0)
+    gained_N = hits(table.ahead_N) - hits(table.before_N)
     return gained_N * by_task(table, share_T)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
-from bench.training import DivergedError, Epoch, FrozenRows, diverged, generator_for, learning_rate_factor, train_task
+from bench.training import DivergedError, Epoch, FrozenRows, diverged, generator_for, make_optimiser, train_task
 from features.streams import PairBatch, PairTable
 from methods.base import Method, TrainedConfig
 from methods.memory import batch_of, pair_items
@@ -122,13 +122,9 @@ class _Stack:
 
     def train(self) -> list[Taught | Exception]:
         """As `bench.training.train_task` trains one."""
-        start, config, lesson = time.perf_counter(), self.config, self.lessons[0]
+        start, config = time.perf_counter(), self.config
         parameters = list(self.weights.values())
-        optimiser = torch.optim.AdamW(
-            parameters, lr=lesson.method.learning_rate(), weight_decay=config.weight_decay, fused=True
-        )
-        total = config.epochs * math.ceil(len(self.data) / config.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, total, config))
+        optimiser, schedule, total = make_optimiser(parameters, self.methods[0], config, len(self.data))
         self._tie(own=False)
         failed: dict[int, Exception] = {}
         for epoch in range(config.epochs):

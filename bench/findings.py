@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from bench.aggregate import Row, SuiteResults
 from bench.ambiguity import Ambiguity, ambiguity
-from bench.analysis import QueryRanks, paired, query_ranks
+from bench.analysis import QueryRanks, hits, paired, query_ranks
 from bench.columns import CONTINUAL, RETRIEVAL, ranked, references
 from bench.contributions import row_intervals
 from bench.statistics import (
@@ -212,7 +210,7 @@ def _family(ranks: Mapping[str, QueryRanks], pairs: Sequence[tuple[str, str]]) -
 def _comparison(first: str, second: str, ranks: Mapping[str, QueryRanks]) -> Comparison:
     """One comparison, its p-value not yet corrected."""
     rank_RN, other_RN, order_R = paired(ranks[first], ranks[second])
-    difference_RN = np.where(rank_RN == 1, 100.0, 0.0) - np.where(other_RN == 1, 100.0, 0.0)
+    difference_RN = hits(rank_RN) - hits(other_RN)
     interval, difference_R = hierarchical_interval(difference_RN, order_R), difference_RN.mean(1)
     here = hierarchical_interval(difference_RN, order_R, these_orders=True) if interval.orders else None
     return Comparison(
@@ -240,7 +238,7 @@ def _needed(draft: Comparison, family: int) -> int | None:
 
 
 def _orders(results: SuiteResults) -> int:
-    return len(results.measured["orders"].split(","))
+    return len({run.record.config.options["order"] for row in results.rows for run in row.runs})
 
 
 def _scoring(row: Row) -> str:

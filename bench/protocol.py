@@ -217,9 +217,9 @@ class Evaluator:
         """Ranks of all queries seen, through an index over the stored galleries."""
         videos = VideoEmbedding(*(cat(fields) for fields in zip(*self.stored, strict=True)))  # type: ignore[arg-type]
         index, found = ItemIndex(videos.pooled_MD, stage.index), []
-        for rows in task_chunks([0, *self.ends[: len(self.stored)]]):
-            text = method.encode_text(self.test.text(rows), len(self.stored) - 1)
-            found.append(rank_through(index, text, videos, rows.numpy(), method.config, stage))
+        for rows in map(self.rows, range(len(self.stored))):
+            text, target_N = self._encode_text(method, rows, len(self.stored) - 1), np.arange(rows.start, rows.stop)
+            found.append(rank_through(index, text, videos, target_N, method.config, stage))
         return Ranked(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _both_scopes(

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -37,22 +37,6 @@ class LeakError(RuntimeError):
     """Training would see a test video."""
 
 
-def run_job(
-    job: Job,
-    store: FeatureStore,
-    stream: Stream,
-    directory: Path,
-    device: str = "cpu",
-    watch: Watch = ignore,
-) -> RunRecord:
-    """Make or continue the run and return its record; `directory` is the run's own.
-
-    An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
-    diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
-    """
-    return run_seeds(replace(job, beside=()), store, stream, directory, device, watch)[0]
-
-
 def run_seeds(
     job: Job,
     store: FeatureStore,
@@ -61,7 +45,11 @@ def run_seeds(
     device: str = "cpu",
     watch: Watch = ignore,
 ) -> list[RunRecord]:
-    """`run_job` for the job and those beside it: in step, each in its own folder beside `directory`."""
+    """Make or continue the job's run and those beside it, in step, each in its own folder beside `directory`.
+
+    An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
+    diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
+    """
     folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
     tables = _Tables(store, device)
     runs = [

@@ -90,7 +90,7 @@ class DenseGallery:
         rank_N = 1 + ((score_NK >= own_N[:, None]) & ~is_target_NK).sum(1)
         open_N = np.flatnonzero(~found_N | ((depth < last - first) & (score_NK[:, -1] >= own_N)))
         if len(open_N):
-            rank_N[open_N] = self._count(query[open_N], target_N[open_N] - first, first, last)
+            rank_N[open_N] = self._counted(query[open_N], target_N[open_N], first, last).rank_N
         return Ranked(rank_N.astype(np.int64), item_NK[:, 0].astype(np.int64))
 
     def _counted(self, query_ND: npt.NDArray[np.float32], target_N: Ints, first: int, last: int) -> Ranked:
@@ -102,14 +102,6 @@ class DenseGallery:
             rank.append(ranks(sim_RM, target_N[rows] - first))
             best.append(first + sim_RM.argmax(1))
         return Ranked(np.concatenate(rank), np.concatenate(best))
-
-    def _count(self, query_ND: npt.NDArray[np.float32], target_N: Ints, first: int, last: int) -> Ints:
-        items_DM = torch.from_numpy(self._index.reconstruct_n(first, last - first)).T
-        parts = []
-        for start in range(0, len(query_ND), _ROWS):
-            rows = slice(start, start + _ROWS)
-            parts.append(ranks((torch.from_numpy(query_ND[rows]) @ items_DM).numpy(), target_N[rows]))
-        return np.concatenate(parts)
 
 
 def counted_ranks(query_ND: Tensor, gallery_MD: npt.NDArray[Any], target_N: Ints) -> Ints:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -95,10 +96,7 @@ def train_task(
     """
     config = method.config
     assert isinstance(config, TrainedConfig)
-    parameters = method.optimised_parameters()
-    optimiser = torch.optim.AdamW(parameters, lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True)
-    total = config.epochs * math.ceil(len(data) / config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, total, config))
+    optimiser, schedule, total = make_optimiser(method.optimised_parameters(), method, config, len(data))
     order, draws = generator_for(seed, "batches", task), generator_for(seed, "draws", task)
     data = data.with_mean_words() if method.averages_words else data
     frozen = FrozenRows(method, data)
@@ -125,6 +123,18 @@ def train_task(
         on_epoch(Epoch(epoch + 1, config.epochs, steps, means))
     method.eval()
     return total
+
+
+def make_optimiser(
+    parameters: Iterable[Tensor], method: Method, config: TrainedConfig, pairs: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
+    """What a task of so many pairs is trained with, the method's own parameters or a stack of them, and its steps."""
+    total = config.epochs * math.ceil(pairs / config.batch_size)
+    optimiser = torch.optim.AdamW(
+        list(parameters), lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True
+    )
+    factor = partial(learning_rate_factor, total=total, config=config)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
 
 
 def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:

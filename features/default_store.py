@@ -7,9 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
-
-_SIMULATED_VERSION = 1  # raised when the content changes, so that an old file in a cache is not used
 _WORLD = re.compile(r"moving-shapes-(\d+)-[0-9a-f]{12}")
 Progress = Callable[[str, int, int], None]
 
@@ -39,18 +36,3 @@ def default_store(progress: Progress = lambda stage, done, total: None) -> Path:
     from features.worlds.build import default_store_path
 
     return default_store_path(0, progress)
-
-
-def simulated_store() -> Path:
-    """Path of a simulated store of the default store's shape, built if it is not there, the same bytes everywhere.
-
-    128-d features of no video at all, for tests of size and shape. 20 categories in 10 tasks; 16 training, 8
-    validation and 40 test videos a category, 10 captions for each training video, 12 frames.
-    """
-    path = cache_folder() / f"simulated-default-{_SIMULATED_VERSION}.h5"
-    if not path.is_file():
-        structure = generated_structure(
-            categories=20, tasks=10, test_per_category=40, validation_per_category=8, captions_per_train_video=10
-        )
-        synthesise(structure, SyntheticConfig(dim=128), path, name="simulated default")
-    return path

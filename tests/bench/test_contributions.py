@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.aggregate import read_results
-from bench.analysis import query_ranks, rank_table
+from bench.analysis import hits, query_ranks, rank_table
 from bench.columns import CONTINUAL, RETRIEVAL
 from bench.contributions import contributions, row_intervals
 from bench.statistics import hierarchical_interval, run_interval, unpaired_difference
@@ -59,7 +59,9 @@ def test_every_column_has_an_interval_around_its_mean(results):
 def test_the_headlines_interval_is_that_of_its_hits(results):
     found = query_ranks(results.rows[-1])
     headline = RETRIEVAL[0].key
-    assert row_intervals(results.rows[-1], [headline])[headline] == hierarchical_interval(found.hit_RN, found.order_R)
+    assert row_intervals(results.rows[-1], [headline])[headline] == hierarchical_interval(
+        hits(found.rank_RN), found.order_R
+    )
 
 
 def test_one_run_has_no_interval_where_only_runs_vary(tmp_path):

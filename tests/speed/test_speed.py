@@ -23,7 +23,6 @@ from bench.protocol import Evaluator
 from bench.scores import compare
 from bench.search import DenseGallery, word_frame_scores
 from bench.training import FrozenRows, generator_for
-from features.default_store import simulated_store
 from features.store import FeatureStore, open_store
 from features.streams import PairTable, make_stream
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
@@ -48,6 +47,15 @@ def msrvtt_sized() -> FeatureStore:
     path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
     structure = generated_structure(20, 10, train_per_category=16, test_per_category=150, captions_per_train_video=20)
     synthesise(structure, SyntheticConfig(dim=DIM, frames=FRAMES), path, name="sized")
+    return open_store(path)
+
+
+@cache
+def world_sized() -> FeatureStore:
+    """As many videos, captions, frames and dimensions as a moving-shapes world."""
+    path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
+    structure = generated_structure(20, 10, train_per_category=16, test_per_category=40, captions_per_train_video=20)
+    synthesise(structure, SyntheticConfig(dim=128, frames=FRAMES), path, name="sized")
     return open_store(path)
 
 
@@ -107,7 +115,7 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
 @pytest.mark.benchmark(group="ten seeds learn the first task of the embedded store's shape, an epoch, finetune")
 @pytest.mark.parametrize("kind", ["one stack", "one by one"])
 def test_seeds(benchmark: BenchmarkFixture, kind: str) -> None:
-    store = open_store(simulated_store())
+    store = world_sized()
     stream, entry = make_stream(store), find_method("finetune")
     data, spec = PairTable(store, stream.tasks[0].train), feature_spec(store, stream)
     methods = [entry.method(entry.config({"epochs": 1}), spec, generator_for(s, "init")) for s in range(10)]
