@@ -37,7 +37,7 @@ class AdapterPerTask(Finetune):
     name = "adapter_per_task"
     paper = "Houlsby et al. 2019, Parameter-Efficient Transfer Learning; one adapter per task (Rusu et al. 2016)"
     idea = "Nothing can be forgotten that nothing else may touch."
-    ensembles = False
+    ensembles = False  # measured: little faster, and it rounds further from the run alone than others
     Config = AdapterPerTaskConfig
     config: AdapterPerTaskConfig
     adapters_TP: Tensor

@@ -125,8 +125,8 @@ class Method(nn.Module):
     closed_form: ClassVar[bool] = False
     """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
     ensembles: ClassVar[bool] = False
-    """Whether runs of several seeds are trained as one stacked model (bench.ensemble): where that is at least twice as
-    fast, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
+    """Whether runs of several seeds are trained as one stacked model (bench.ensemble): where that was measured to be
+    faster, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:

@@ -34,7 +34,7 @@ class ER(Finetune):
     paper = "Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning"
     idea = "Rehearse a small uniform sample of everything seen."
     stores_samples = "features of `buffer` training pairs"
-    ensembles = False  # stacking replayed pairs takes most of what it saves
+    ensembles = False  # measured: stacking replayed pairs takes what it saves
     Config = ERConfig
     config: ERConfig
 

@@ -17,6 +17,5 @@ class Joint(Finetune):
     name = "joint"
     paper = "the multi-task upper bound of continual learning (Lopez-Paz & Ranzato 2017)"
     idea = "Train on all tasks together; what a continual method could reach without forgetting."
-    ensembles = False
     stores_samples = "the training pairs of all tasks"
     sees = "all"

@@ -40,7 +40,6 @@ class MAS(Finetune):
     name = "mas"
     paper = "Aljundi et al. 2018, Memory Aware Synapses: Learning what (not) to forget"
     idea = "A weight is as important as the output is sensitive to it, whatever the loss."
-    ensembles = False
     pooled_loss = True
     Config = MASConfig
     config: MASConfig

@@ -32,7 +32,7 @@ from methods.losses import (
     relation_preserving,
     symmetric_contrastive,
 )
-from methods.memory import PrototypeBank
+from methods.memory import PrototypeBank, captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, same_video
 from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
@@ -276,6 +276,7 @@ class StructAlign(Method):
             self.stale_2DD.copy_(torch.stack(gradients))
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        text = captions_alone(text.pooled_ND) if self.config.scoring == "cosine" else text
         return embed_text(self.head.text(text, Route(self.head.route(text, shard))), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:

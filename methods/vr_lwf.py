@@ -43,7 +43,6 @@ class VRLwF(Finetune):
     fidelity = "adapted"
     deviations = "replays captions of a reference bank, not sentences of random vocabulary words; pooled features only"
     needs_reference = True
-    ensembles = False  # not measured
     pooled_loss = True
     Config = VRLwFConfig
     config: VRLwFConfig

@@ -33,7 +33,6 @@ class WiseFT(Finetune):
     name = "wise_ft"
     paper = "Wortsman et al. 2022, Robust fine-tuning of zero-shot models"
     idea = "Between the weights before and after a task lies a better trade-off than at either end."
-    ensembles = False
     Config = WiseFTConfig
     config: WiseFTConfig
     before_P: Tensor

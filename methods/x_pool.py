@@ -40,7 +40,6 @@ class XPool(Finetune):
     idea = "A caption tells about part of a video: let it pick the frames it is about."
     fidelity = "adapted"
     deviations = "attention is even at first and shifts the mean frame; values are the frames, without output layers"
-    ensembles = False  # not measured
     Config = XPoolConfig
     config: XPoolConfig
 

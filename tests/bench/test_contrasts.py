@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from bench.summary import BWF, HEADLINE
 from features.errors import InputError
 from features.store import open_store
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from methods.registry import known_methods
 from methods.structalign import RELEASED
 from tests.bench.test_new_method import command
 from tests.stores import small_store
@@ -173,9 +175,21 @@ def test_the_shipped_ablation_takes_each_part_and_each_switch_alone() -> None:
     assert all({switch: value} in settings for switch, value in alone.items())
 
 
-def test_the_shipped_ablation_can_be_planned() -> None:
-    config = ablation()
-    assert config.seeds >= 3
-    jobs = plan(config, open_store(small_store().path))
-    assert len({job.label for job in jobs}) == len(config.methods)
-    assert config.against in {job.label for job in jobs}
+def test_the_shipped_ablation_has_enough_worlds_and_seeds_for_an_interval() -> None:
+    shipped = tomllib.loads(ABLATION.read_text(encoding="utf-8"))
+    assert min(len(shipped["stores"]), shipped["seeds"]) >= 3
+
+
+@pytest.mark.parametrize("path", sorted(ABLATION.parent.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_suite_can_be_planned(path: Path) -> None:
+    config = read_suite(path, {"store": small_store().path})
+    labels = {job.label for job in plan(config, open_store(config.store))}
+    assert len(labels) == len(config.methods)
+    assert config.against is None or config.against in labels
+
+
+@pytest.mark.parametrize("name", ["full", "simulated_msrvtt"])
+def test_a_shipped_full_table_has_every_method(name: str) -> None:
+    config = read_suite(ABLATION.parent / f"{name}.toml", {"store": small_store().path})
+    shipped = {name for name, entry in known_methods().items() if entry.method.__module__.startswith("methods.")}
+    assert {choice.name for choice in config.methods} == shipped
