@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.float64]
 
 PANELS = 16
 """Heat maps in one figure."""
+_SMALLEST = 2.5
+"""Points: cells whose number would be smaller than this, those of more than 45 tasks, have none."""
 _GEOMETRY = (
     ("modality_gap", "modality gap", "distance of centres (0–2)"),
     ("drift_text", "drift of old queries", "1 − cosine (0–2)"),
@@ -330,7 +332,7 @@ def _panel_rows(results: SuiteResults) -> tuple[list[Row], str]:
 
 
 def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
-    """Small multiples of square matrices with one scale, the number in every cell."""
+    """Small multiples of square matrices with one scale, the number in every cell where it can be read."""
     tasks = max(len(matrix) for matrix in panels.values())
     side = 1.9 if tasks <= 6 else 2.6 if tasks <= 12 else 4.4
     columns = min(len(panels), max(2, int(9.4 / side)))
@@ -346,7 +348,7 @@ def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
         for number, (axes, (title, matrix)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
             image = axes.imshow(matrix, cmap="Blues", vmin=low, vmax=max(top, low + 1))
             for (i, j), value in np.ndenumerate(matrix):
-                if not np.isnan(value):
+                if size >= _SMALLEST and not np.isnan(value):
                     ink = "white" if value - low > 0.6 * (top - low) else "black"
                     text = f"{value:.0f}" if tasks > 6 else f"{value:.1f}"
                     label = axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)

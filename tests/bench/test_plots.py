@@ -78,6 +78,14 @@ def test_the_best_methods_are_coloured_and_the_rest_are_named_in_grey(tmp_path):
     assert all(label in text for label in labels)
 
 
+@pytest.mark.parametrize(("tasks", "written"), [(5, True), (60, False)])
+def test_cells_too_small_to_read_have_no_number(tmp_path, tasks, written):
+    results = read_results(write_suite(tmp_path / "long", ["zero_shot", "lwf"], seeds=1, tasks=tasks, queries=2))
+    panel = plots.forgetting_heat_maps(results).axes[0]
+    assert bool(panel.texts) == written
+    assert panel.images[0].get_array().shape == (tasks, tasks)
+
+
 def test_heat_maps_left_out_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "PANELS", 2)
     results = read_results(write_suite(tmp_path / "many", ["zero_shot", "finetune", "lwf", "er"], seeds=1, tasks=2))
