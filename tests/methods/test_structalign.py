@@ -15,8 +15,9 @@ from methods.base import FeatureSpec, TaskInfo
 from methods.heads import FrameFusion, RoutedExperts
 from methods.losses import etf_alignment, pseudo_alignment, relation_preserving, symmetric_contrastive
 from methods.registry import find_method
-from methods.similarity import word_frame_similarity
+from methods.similarity import normalise, word_frame_similarity
 from methods.structalign import RELEASED, StructAlign
+from methods.structalign_head import Route
 from tests.golden import golden
 
 SPEC = FeatureSpec(dim=16, num_frames=4, num_categories=6, num_tasks=3)
@@ -91,6 +92,13 @@ def test_the_total_is_the_weighted_sum_of_the_papers_terms() -> None:
     torch.testing.assert_close(terms["crp"], 10 * relation_preserving(17.6 * sim, 17.6 * old, 2.0))
     base = terms["scl"] + terms["crp"]
     torch.testing.assert_close(terms["etf"], 0.1 * base, msg="the ETF term is a tenth of the base in value (2.9)")
+
+
+@torch.no_grad()
+def test_a_caption_that_is_scored_by_its_pooled_feature_is_encoded_as_with_its_words() -> None:
+    method, batch = second_task(scoring="cosine")
+    whole = method.head.text(batch.text, Route(method.head.route(batch.text, 1)))
+    assert torch.equal(method.encode_text(batch.text, 1).pooled_ND, normalise(whole.pooled_ND))
 
 
 def test_the_etf_term_has_the_gradient_of_alignment_and_not_of_its_weight() -> None:
