@@ -26,6 +26,7 @@ from bench.summary import BWF, HEADLINE
 from features.errors import unknown_name
 
 LEVEL = 0.95
+_ROUNDING = 1e-9  # points
 MEASURES = (HEADLINE, BWF)
 _COLUMNS = ["row", "R@1", "95 % interval", "p", "BWF", "95 % interval", "p", "runs"]
 
@@ -34,7 +35,8 @@ _COLUMNS = ["row", "R@1", "95 % interval", "p", "BWF", "95 % interval", "p", "ru
 class Contrast:
     """Row minus reference in points. by_store: the mean on each store. p: after Holm's correction over the rows.
 
-    low, high, p: None where one difference is all there is.
+    low, high, p: None where one difference is all there is, or all are one: scores come in steps of one query, so that
+    equal differences are chance and not certainty.
     """
 
     label: str
@@ -111,11 +113,13 @@ def _contrast(label: str, by_store: Mapping[str, Sequence[float]]) -> Contrast:
     runs = [value for values in by_store.values() for value in values]
     units = np.array(list(means.values()) if len(means) > 1 else runs)
     mean, low, high, p = float(units.mean()), None, None, None
-    if len(units) > 1:
-        error = float(units.std(ddof=1)) / math.sqrt(len(units))
+    error = float(units.std(ddof=1)) / math.sqrt(len(units)) if len(units) > 1 else 0.0
+    if error > _ROUNDING:
         half = float(stats.t.isf((1 - LEVEL) / 2, len(units) - 1)) * error
         low, high = mean - half, mean + half
-        p = float(2 * stats.t.sf(abs(mean) / error, len(units) - 1)) if error else float(mean == 0)
+        p = float(2 * stats.t.sf(abs(mean) / error, len(units) - 1))
+    elif len(units) > 1 and abs(mean) <= _ROUNDING:
+        low, high, p = 0.0, 0.0, 1.0
     return Contrast(label, mean, low, high, p, means, len(runs))
 
 

@@ -75,12 +75,20 @@ def test_what_is_not_trained_meets_every_seed() -> None:
 
 
 def test_p_values_are_corrected_for_the_number_of_rows() -> None:
-    one = [results(n, row("full", a, b), row("x", a - 1, b - 2)) for n, a, b in (("a", 5, 6), ("b", 7, 7.5))]
+    one = [results(n, row("full", a, b), row("x", a - 1, b - a)) for n, a, b in (("a", 5, 6), ("b", 7, 7.5))]
     two = [results(r.name, *r.rows, row("y", 1, 9)) for r in one]
     alone = contrasts(one, "full", HEADLINE)[0].p
     corrected = {found.label: found.p for found in contrasts(two, "full", HEADLINE)}["x"]
     assert alone is not None
-    assert corrected == pytest.approx(min(1.0, 2 * alone))
+    assert 0 < alone < 0.5
+    assert corrected == pytest.approx(2 * alone)
+
+
+def test_differences_that_are_equal_by_chance_are_not_called_certain() -> None:
+    both = [results(n, row("full", a, a), row("x", a - 0.1, a - 0.1), row("y", a, a)) for n, a in (("a", 5), ("b", 7))]
+    level, lower = contrasts(both, "full", HEADLINE)
+    assert (level.difference, level.low, level.high, level.p) == (0, 0, 0, 1)
+    assert (lower.difference, lower.low, lower.high, lower.p) == (pytest.approx(-0.1), None, None, None)
 
 
 def test_an_unknown_reference_is_refused_with_the_nearest() -> None:
