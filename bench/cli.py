@@ -83,6 +83,7 @@ def run(
 
         check_tensorboard()
     from bench.cli_values import parse_methods, parse_settings, parse_variant
+    from bench.controls import with_controls
     from bench.report import write_report
     from bench.stores import store_path
     from bench.suite import make_suite, read_suites, run_suite
@@ -114,6 +115,7 @@ def run(
         configs = [make_suite({"store": store or _default_store(quiet), **given}, "command line")]
     records = []
     for config in configs:
+        config = with_controls(config, lambda line: say(line, quiet))
         with SuiteProgress(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
             records += run_suite(config, progress.watch, finished)

@@ -36,6 +36,7 @@ def print_card(entry: Entry) -> None:
         "keeps": method.stores_samples,
         "needs": "a reference bank in the store" if method.needs_reference else "training pairs only",
         "costs": _cost(entry),
+        **({"control": method.control} if method.control else {}),
     }
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(entry.name, style="bold")

@@ -122,6 +122,8 @@ class Method(nn.Module):
     """Which tasks' training pairs `end_task` and the loop get: the current one's, all seen ones', or all at once."""
     needs_reference: ClassVar[bool] = False
     """Whether it learns with the store's reference bank; the harness refuses a store without one."""
+    control: ClassVar[str] = ""
+    """The method without its idea, where another is just that; `run` puts its row beside this one's."""
     closed_form: ClassVar[bool] = False
     """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
     ensembles: ClassVar[bool] = False

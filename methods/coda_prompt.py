@@ -43,6 +43,7 @@ class CODAPrompt(AttentionHead):
     idea = "Compose the prompt from many parts instead of choosing one; new tasks add parts and leave old ones alone."
     fidelity = "adapted"
     deviations = "the prompt joins one trained attention block over frozen tokens, not layers of a frozen transformer"
+    control = "attention_head"
     Config = CODAPromptConfig
     config: CODAPromptConfig
 

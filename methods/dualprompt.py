@@ -42,6 +42,7 @@ class DualPrompt(AttentionHead):
     idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
     fidelity = "adapted"
     deviations = "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer"
+    control = "attention_head"
     Config = DualPromptConfig
     config: DualPromptConfig
 

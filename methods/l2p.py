@@ -41,6 +41,7 @@ class L2P(AttentionHead):
     idea = "Tasks share a pool of prompts; the input itself chooses which to use."
     fidelity = "adapted"
     deviations = "prompts join one attention block over frozen tokens instead of a frozen transformer's input"
+    control = "attention_head"
     Config = L2PConfig
     config: L2PConfig
 

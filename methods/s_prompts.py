@@ -43,6 +43,7 @@ class SPrompts(Method):
     fidelity = "adapted"
     deviations = "each task's prompts join an attention block of its own over frozen tokens, not a frozen transformer"
     stores_samples = "`centroids` centroids of frozen features per task and modality"
+    control = "attention_head"
     Config = SPromptsConfig
     config: SPromptsConfig
     text_centroids_TKD: Tensor

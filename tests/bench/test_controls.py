@@ -1,0 +1,60 @@
+"""What a method is without its idea stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.controls import with_controls
+from bench.suite import SuiteConfig, make_suite
+from methods.registry import find_method, known_methods
+from tests.stores import small_store
+from tests.test_cli import command
+
+PROMPTS = ("l2p", "dualprompt", "coda_prompt", "s_prompts")
+
+
+def suite(*methods: object, **values: object) -> SuiteConfig:
+    return make_suite({"store": small_store().path, "methods": list(methods), **values}, "test")
+
+
+def labels(config: SuiteConfig) -> list[str]:
+    return [f"{choice.name} {choice.set or ''}".strip() for choice in with_controls(config, lambda line: None).methods]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_head_without_prompts_stands_beside_every_prompt_method(name: str) -> None:
+    assert labels(suite("lwf", name)) == ["lwf", "attention_head", name]
+
+
+def test_one_control_serves_all_that_are_scored_alike() -> None:
+    assert labels(suite(*PROMPTS)) == ["attention_head", *PROMPTS]
+    named = suite("l2p", {"name": "attention_head", "set": {"lr": 1e-3}})
+    assert with_controls(named, lambda line: None) == named
+
+
+def test_a_control_is_scored_as_its_method_is() -> None:
+    fused = {"name": "l2p", "set": {"scoring": "fused"}}
+    assert labels(suite("attention_head", fused)) == [
+        "attention_head",
+        "attention_head {'scoring': 'fused'}",
+        "l2p {'scoring': 'fused'}",
+    ]
+    told: list[str] = []
+    with_controls(suite("l2p", set={"l2p": {"scoring": "word_frame"}}), told.append)
+    assert told == ["attention_head joins the suite: the control of l2p, the same without its idea"]
+
+
+def test_every_control_is_a_method_that_needs_none() -> None:
+    controls = {entry.method.control for entry in known_methods().values()} - {""}
+    assert controls == {"attention_head"}
+    assert not any(find_method(name).method.control for name in controls)
+
+
+def test_run_says_that_a_control_joins(tmp_path: Path) -> None:
+    given = ("--methods", "l2p[epochs=1]", "--seeds", "1", "--jobs", "1", "--out", tmp_path, "--json")
+    result = command("run", "--store", small_store().path, *given)
+    assert result.returncode == 0, result.stderr
+    assert "attention_head joins the suite" in result.stderr
+    assert '"attention_head"' in result.stdout
