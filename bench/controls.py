@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bench.plugins import find_method
 from bench.suite import MethodChoice, SuiteConfig
-from methods.registry import find_method
 
 
 def with_controls(config: SuiteConfig, tell: Callable[[str], None]) -> SuiteConfig:

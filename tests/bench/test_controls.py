@@ -52,6 +52,12 @@ def test_every_control_is_a_method_that_needs_none() -> None:
     assert not any(find_method(name).method.control for name in controls)
 
 
+def test_a_method_in_a_file_of_its_own_may_name_a_control(tmp_path: Path) -> None:
+    text = "from methods.l2p import L2P\n\n\nclass Mine(L2P):\n    name = 'mine'\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    assert labels(suite(f"{tmp_path / 'mine.py'}:Mine")) == ["attention_head", f"{tmp_path / 'mine.py'}:Mine"]
+
+
 def test_run_says_that_a_control_joins(tmp_path: Path) -> None:
     given = ("--methods", "l2p[epochs=1]", "--seeds", "1", "--jobs", "1", "--out", tmp_path, "--json")
     result = command("run", "--store", small_store().path, *given)
