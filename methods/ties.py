@@ -35,6 +35,7 @@ class TIES(Finetune):
     name = "ties"
     paper = "Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models"
     idea = "Merging hurts where tasks disagree about a sign or merely drift: drop the drift, let the majority decide."
+    ensembles = False  # trimming is a step: rounding may move a weight across it (scores differ by 1e-4)
     Config = TIESConfig
     config: TIESConfig
     start_P: Tensor
