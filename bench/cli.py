@@ -114,8 +114,8 @@ def run(
     if suite is None:
         configs = [make_suite({"store": store or _default_store(quiet), **given}, "command line")]
     records = []
+    configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
     for config in configs:
-        config = with_controls(config, lambda line: say(line, quiet))
         with SuiteProgress(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
             records += run_suite(config, progress.watch, finished)

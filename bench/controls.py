@@ -26,14 +26,10 @@ def _with_missing(
         if control and (control, scoring) not in present:
             present.add((control, scoring))
             tell(f"{control} joins the suite: the control of {choice.name}, the same without its idea")
-            yield MethodChoice(name=control, set=_unless_default(control, scoring))
+            yield MethodChoice(name=control, set={"scoring": scoring})
         yield choice
 
 
 def _scoring(choice: MethodChoice, config: SuiteConfig) -> str:
     entry = find_method(choice.name)
     return entry.config({**choice.set, **config.set.get(entry.name, {})}).scoring
-
-
-def _unless_default(name: str, scoring: str) -> dict[str, str]:
-    return {} if find_method(name).config().scoring == scoring else {"scoring": scoring}

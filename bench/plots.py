@@ -347,8 +347,8 @@ def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
             axes.set_axis_off()
         for number, (axes, (title, matrix)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
             image = axes.imshow(matrix, cmap="Blues", vmin=low, vmax=max(top, low + 1))
-            for (i, j), value in np.ndenumerate(matrix):
-                if size >= _SMALLEST and not np.isnan(value):
+            for (i, j), value in np.ndenumerate(matrix) if size >= _SMALLEST else ():
+                if not np.isnan(value):
                     ink = "white" if value - low > 0.6 * (top - low) else "black"
                     text = f"{value:.0f}" if tasks > 6 else f"{value:.1f}"
                     label = axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.controls import with_controls
-from bench.suite import SuiteConfig, make_suite
+from bench.suite import SuiteConfig, make_suite, plan
+from features.store import open_store
 from methods.registry import find_method, known_methods
 from tests.stores import small_store
 from tests.test_cli import command
@@ -20,7 +21,9 @@ def suite(*methods: object, **values: object) -> SuiteConfig:
 
 
 def labels(config: SuiteConfig) -> list[str]:
-    return [f"{choice.name} {choice.set or ''}".strip() for choice in with_controls(config, lambda line: None).methods]
+    """Rows as tables call them, in order."""
+    planned = plan(with_controls(config, lambda line: None), open_store(config.store))
+    return list(dict.fromkeys(job.label for job in planned))
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -38,8 +41,8 @@ def test_a_control_is_scored_as_its_method_is() -> None:
     fused = {"name": "l2p", "set": {"scoring": "fused"}}
     assert labels(suite("attention_head", fused)) == [
         "attention_head",
-        "attention_head {'scoring': 'fused'}",
-        "l2p {'scoring': 'fused'}",
+        "attention_head [scoring=fused]",
+        "l2p [scoring=fused]",
     ]
     told: list[str] = []
     with_controls(suite("l2p", set={"l2p": {"scoring": "word_frame"}}), told.append)
@@ -55,7 +58,9 @@ def test_every_control_is_a_method_that_needs_none() -> None:
 def test_a_method_in_a_file_of_its_own_may_name_a_control(tmp_path: Path) -> None:
     text = "from methods.l2p import L2P\n\n\nclass Mine(L2P):\n    name = 'mine'\n"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    assert labels(suite(f"{tmp_path / 'mine.py'}:Mine")) == ["attention_head", f"{tmp_path / 'mine.py'}:Mine"]
+    control, mine = labels(suite(f"{tmp_path / 'mine.py'}:Mine"))
+    assert control == "attention_head"
+    assert mine.startswith("mine@")
 
 
 def test_run_says_that_a_control_joins(tmp_path: Path) -> None:

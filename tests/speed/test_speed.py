@@ -42,21 +42,24 @@ def two_threads() -> Iterator[None]:
 
 
 @cache
+def sized(dim: int, queries: int) -> FeatureStore:
+    """Twenty categories in ten tasks, 320 training videos with 20 captions each, so many queries a category."""
+    path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
+    structure = generated_structure(
+        20, 10, train_per_category=16, test_per_category=queries, captions_per_train_video=20
+    )
+    synthesise(structure, SyntheticConfig(dim=dim, frames=FRAMES), path, name="sized")
+    return open_store(path)
+
+
 def msrvtt_sized() -> FeatureStore:
     """As many videos, captions, frames and dimensions as MSRVTT-10."""
-    path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
-    structure = generated_structure(20, 10, train_per_category=16, test_per_category=150, captions_per_train_video=20)
-    synthesise(structure, SyntheticConfig(dim=DIM, frames=FRAMES), path, name="sized")
-    return open_store(path)
+    return sized(DIM, 150)
 
 
-@cache
 def world_sized() -> FeatureStore:
     """As many videos, captions, frames and dimensions as a moving-shapes world."""
-    path = Path(mkdtemp(prefix="ctvr-bench-")) / "store.h5"
-    structure = generated_structure(20, 10, train_per_category=16, test_per_category=40, captions_per_train_video=20)
-    synthesise(structure, SyntheticConfig(dim=128, frames=FRAMES), path, name="sized")
-    return open_store(path)
+    return sized(128, 40)
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
