@@ -59,21 +59,27 @@ def learn_task(
 
 
 class FrozenRows:
-    """What a method says stays as it is while it learns a task, made once for each caption and each video."""
+    """What a method says stays as it is while it learns a task, made once for each caption, each video or both."""
 
     def __init__(self, method: Method, data: PairTable) -> None:
+        config, every_video = method.config, data.all_videos()
+        assert isinstance(config, TrainedConfig)
         self._data = data
         self._captions = _rows(method.frozen_text(data.text(index)) for index in data.chunks(_CHUNK))
-        videos = (VideoBatch(*parts) for parts in zip(*(x.split(_CHUNK) for x in data.all_videos()), strict=True))
-        self._videos = _rows(map(method.frozen_video, videos))
+        self._pairs: dict[str, Tensor] = {}
+        if len(every_video.frames_MFD) <= config.epochs * config.batch_size:  # a caption meets as many in the steps
+            self._pairs = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
+        videos = (VideoBatch(*parts) for parts in zip(*(x.split(_CHUNK) for x in every_video), strict=True))
+        self._videos = {} if self._pairs else _rows(map(method.frozen_video, videos))
 
     def of(self, index_N: Tensor) -> dict[str, Tensor]:
         """The rows of these pairs, by name."""
-        if not self._captions and not self._videos:
+        if not (self._captions or self._videos or self._pairs):
             return {}
         index, position = self._data.positions(index_N)
         captions = {name: rows[index] for name, rows in self._captions.items()}
-        return captions | {name: rows[position] for name, rows in self._videos.items()}
+        videos = {name: rows[position] for name, rows in self._videos.items()}
+        return captions | videos | {name: rows_PV[index][:, position] for name, rows_PV in self._pairs.items()}
 
 
 def _rows(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:

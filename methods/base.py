@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -165,6 +165,14 @@ class Method(nn.Module):
 
     def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
         """The same of videos; each is asked for once, however many captions it has."""
+        return {}
+
+    def frozen_pairs(self, texts: Iterable[TextBatch], video: VideoBatch) -> dict[str, Tensor]:
+        """The same of every caption (in chunks) with every video [P, V], such as a frozen teacher's similarities.
+
+        A step has those of its pairs, [N, N]. Asked for where that is no more work than to make them in every step;
+        where it gives something, `frozen_video` is not asked.
+        """
         return {}
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:

@@ -20,10 +20,11 @@ from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
 from methods.heads import keep_mask
 from methods.losses import cross_task_contrastive
+from methods.memory import captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, same_video
 from methods.structalign import StructAlignConfig
-from methods.structalign_head import Route, StructAlignHead
+from methods.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class FrameFusionMoE(Method):
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
         draws = {"keep_ND": keep_mask(size, self.spec.dim, config.dropout, generator).to(device)}
+        if device.type == "cpu":  # how many there are would be a wait on a GPU
+            draws |= distinct_videos(batch.video_N)
         if self.task.position > 0:
             draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
         if len(self.negatives_MD):
@@ -86,11 +89,13 @@ class FrameFusionMoE(Method):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, draws = self.config, batch.draws
         gates_NE = self.head.route(batch.text, self.task.position, draws.get("noise_NE"))
-        text = embed_text(self.head.text(batch.text, Route(gates_NE, draws["keep_ND"])), config)
-        video = embed_video(self.head.video(batch.video), config)
+        captions = captions_alone(batch.text.pooled_ND)  # its loss compares pooled features, whatever the scoring
+        text = embed_text(self.head.text(captions, Route(gates_NE, draws["keep_ND"])), config)
+        shown = ShownVideos(draws.get("pair_U"), draws.get("row_N"))
+        video = embed_video(self.head.video(VideoBatch(*map(shown.of_videos, batch.video))), config)
         negatives_MD = draws.get("negatives_MD", self.negatives_MD[:0])
         same_NN = same_video(batch.video_N)
-        pooled = text.pooled_ND, video.pooled_MD
+        pooled = text.pooled_ND, shown.of_pairs(video.pooled_MD)
         return {"cross_task": cross_task_contrastive(*pooled, negatives_MD, config.scale, config.gamma, same_NN)}
 
     @torch.no_grad()
@@ -102,6 +107,7 @@ class FrameFusionMoE(Method):
         self.negatives_MD = torch.cat([self.negatives_MD, *stored])
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        text = captions_alone(text.pooled_ND) if self.config.scoring == "cosine" else text
         return embed_text(self.head.text(text, Route(self.head.route(text, shard))), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:

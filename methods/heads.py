@@ -125,17 +125,19 @@ class FrameFusion(nn.Module):
         super().__init__()
         self.heads = heads
         self.alpha = nn.Parameter(torch.zeros(2))
-        self.weights = nn.Parameter(torch.eye(dim).repeat(2, 4, 1, 1))
+        self.mix = nn.ParameterList(torch.eye(dim).repeat(3, 1) for _ in range(2))  # W_q, W_k, W_v of each block
+        self.out = nn.ParameterList(torch.eye(dim) for _ in range(2))
 
     def forward(self, video: VideoBatch) -> AdaptedVideo:
         x_MFD, mask_MF = video
         last_M = mask_MF.sum(1) - 1
-        weights, gate = self.weights.unbind(0), self.alpha.unbind(0)  # one node each in the graph, not one per use
-        for block in (0, 1):
-            guide_MFD = previous_frame(x_MFD) if block == 0 else next_frame(x_MFD, last_M)
-            query, key, value, out = weights[block].unbind(0)
-            fused = attention(guide_MFD @ query.T, x_MFD @ key.T, x_MFD @ value.T, mask_MF, self.heads) @ out.T
-            x_MFD = (1 - gate[block]) * x_MFD + gate[block] * fused
+        for block, (mix, out) in enumerate(zip(self.mix, self.out, strict=True)):
+            own_MFD, key_MFD, value_MFD = functional.linear(x_MFD, mix).chunk(3, -1)
+            query_MFD = (
+                previous_frame(own_MFD) if block == 0 else next_frame(own_MFD, last_M)
+            )  # W_q G, shifted after W_q
+            fused_MFD = functional.linear(attention(query_MFD, key_MFD, value_MFD, mask_MF, self.heads), out)
+            x_MFD = x_MFD + self.alpha[block] * (fused_MFD - x_MFD)
         return AdaptedVideo(x_MFD * mask_MF[..., None], mask_MF)
 
 
@@ -151,7 +153,7 @@ class RoutedExperts(nn.Module):
         super().__init__()
         self.top_k, self.scaling = top_k, scaling
         self.down_RD = fan_in_uniform((rank, dim), generator)
-        self.up_EDR = nn.Parameter(torch.zeros(experts, dim, rank))
+        self.up_ERD = nn.Parameter(torch.zeros(experts, rank, dim))
         self.route_ED = fan_in_uniform((experts, dim), generator)
         self.noise_ED = nn.Parameter(torch.zeros(experts, dim))
 
@@ -165,22 +167,22 @@ class RoutedExperts(nn.Module):
 
     def first_expert(self, count: int) -> Tensor:
         """Gates of the first task: expert 1 alone, no routing."""
-        gates_NE = self.up_EDR.new_zeros(count, len(self.up_EDR))
+        gates_NE = self.up_ERD.new_zeros(count, len(self.up_ERD))
         gates_NE[:, 0] = 1
         return gates_NE
 
     def forward(self, x: Tensor, gates_NE: Tensor, keep_ND: Tensor | None = None) -> Tensor:
         """delta of x [N, D] or [N, L, D]; keep_ND is the dropout mask before A."""
-        up_NDR = torch.einsum("ne,edr->ndr", gates_NE, self.up_EDR)
+        up_NRD = (gates_NE @ self.up_ERD.flatten(1)).view(len(gates_NE), *self.up_ERD.shape[1:])
         x_NLD = x if x.dim() == 3 else x[:, None]
         hidden_NLR = (x_NLD if keep_ND is None else x_NLD * keep_ND[:, None]) @ self.down_RD.T
-        delta_NLD = self.scaling * hidden_NLR @ up_NDR.transpose(1, 2)
+        delta_NLD = self.scaling * hidden_NLR @ up_NRD
         return delta_NLD if x.dim() == 3 else delta_NLD[:, 0]
 
     def copy_first_to_all(self) -> None:
         """After the first task every expert starts from what the first one learned."""
         with torch.no_grad():
-            self.up_EDR.copy_(self.up_EDR[:1].expand_as(self.up_EDR).clone())
+            self.up_ERD.copy_(self.up_ERD[:1].expand_as(self.up_ERD).clone())
 
 
 class AttentionBlock(nn.Module):

@@ -181,9 +181,22 @@ def etf_alignment(
     Words and frames are raw. `etf_ND` holds the unit-norm ETF row of each pair's category; projections act as in
     torch.nn.Linear, y = x P^T. A caption without words, or a video without frames, contributes 1 and no gradient.
     """
-    text = _attended_misalignment(words_NLD, word_mask_NL, etf_ND, text_projection_DD)
-    video = _attended_misalignment(frames_NFD, frame_mask_NF, etf_ND, video_projection_DD)
-    return text + video
+    text_N = attended_misalignment(words_NLD, word_mask_NL, etf_ND, text_projection_DD)
+    video_N = attended_misalignment(frames_NFD, frame_mask_NF, etf_ND, video_projection_DD)
+    return text_N.mean() + video_N.mean()
+
+
+def attended_misalignment(items_NLD: Tensor, mask_NL: Tensor | None, etf_ND: Tensor, projection_DD: Tensor) -> Tensor:
+    """One modality's part of `etf_alignment`, row by row, [N] in 0..2; for rows that count more than once."""
+    # P w . e = w . P^T e and sum_l a_l P w_l = P sum_l a_l w_l: projecting [N, D] twice replaces projecting [N, L, D].
+    score_NL = (items_NLD @ (etf_ND @ projection_DD).unsqueeze(-1)).squeeze(-1)
+    if mask_NL is None:
+        weight_NL = score_NL.softmax(1)
+    else:
+        # The product with the mask matters for empty rows only, whose softmax is uniform over padding.
+        weight_NL = score_NL.masked_fill(~mask_NL, torch.finfo(score_NL.dtype).min / 2).softmax(1) * mask_NL
+    attended_ND = (weight_NL.unsqueeze(1) @ items_NLD).squeeze(1)
+    return _misalignment(attended_ND @ projection_DD.T, etf_ND)
 
 
 def pseudo_alignment(
@@ -201,9 +214,9 @@ def pseudo_alignment(
     """
     if swapped:
         text_projection_DD, video_projection_DD = video_projection_DD, text_projection_DD
-    text = _misalignment(text_PD @ text_projection_DD.T, etf_PD)
-    video = _misalignment(video_PD @ video_projection_DD.T, etf_PD)
-    return text + video
+    text_P = _misalignment(text_PD @ text_projection_DD.T, etf_PD)
+    video_P = _misalignment(video_PD @ video_projection_DD.T, etf_PD)
+    return text_P.mean() + video_P.mean()
 
 
 def _without_same_video(logits_NN: Tensor, same_video_NN: Tensor | None) -> Tensor:
@@ -218,17 +231,5 @@ def _diagonal_cross_entropy(logits_RK: Tensor) -> Tensor:
     return -logits_RK.log_softmax(1).diagonal().mean()
 
 
-def _attended_misalignment(items_NLD: Tensor, mask_NL: Tensor | None, etf_ND: Tensor, projection_DD: Tensor) -> Tensor:
-    # P w . e = w . P^T e and sum_l a_l P w_l = P sum_l a_l w_l: projecting [N, D] twice replaces projecting [N, L, D].
-    score_NL = (items_NLD @ (etf_ND @ projection_DD).unsqueeze(-1)).squeeze(-1)
-    if mask_NL is None:
-        weight_NL = score_NL.softmax(1)
-    else:
-        # The product with the mask matters for empty rows only, whose softmax is uniform over padding.
-        weight_NL = score_NL.masked_fill(~mask_NL, torch.finfo(score_NL.dtype).min / 2).softmax(1) * mask_NL
-    attended_ND = (weight_NL.unsqueeze(1) @ items_NLD).squeeze(1)
-    return _misalignment(attended_ND @ projection_DD.T, etf_ND)
-
-
 def _misalignment(vector_ND: Tensor, etf_ND: Tensor) -> Tensor:
-    return (1 - (normalise(vector_ND, eps=1e-12) * etf_ND).sum(-1)).mean()
+    return 1 - (normalise(vector_ND, eps=1e-12) * etf_ND).sum(-1)

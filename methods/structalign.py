@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ from methods.base import FeatureSpec, Method, Scoring, TaskInfo, TextEmbedding, 
 from methods.etf import random_projection_etf, simplex_etf
 from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask
 from methods.losses import (
-    etf_alignment,
+    attended_misalignment,
     prototype_contrastive,
     pseudo_alignment,
     relation_preserving,
@@ -36,7 +37,7 @@ from methods.memory import PrototypeBank, captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, same_video
 from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
-from methods.structalign_head import Route, StructAlignHead, distinct_videos
+from methods.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,11 @@ class StructAlign(Method):
         """Whether there are old categories: the terms against forgetting begin with the second task."""
         return self.task.position > 0
 
+    @property
+    def distils(self) -> bool:
+        """Whether the teacher is asked: in L_CRP, its only use."""
+        return self.remembers and self.config.crp != 0
+
     def learning_rate(self) -> float:
         return self.config.lr * (self.config.later_lr if self.remembers else 1.0)
 
@@ -169,8 +175,14 @@ class StructAlign(Method):
 
     @torch.no_grad()
     def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        used = self.remembers and self.config.crp
-        return {"teacher_frames_NFD": self.teacher.video(video).frames_MFD} if used else {}
+        return {"teacher_frames_NFD": self.teacher.video(video).frames_MFD} if self.distils else {}
+
+    @torch.no_grad()
+    def frozen_pairs(self, texts: Iterable[TextBatch], video: VideoBatch) -> dict[str, Tensor]:
+        if not self.distils:
+            return {}
+        old_video = self.teacher.video(video)
+        return {"teacher_sim_NN": torch.cat([self._similarity(self._teacher_text(text), old_video) for text in texts])}
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
@@ -192,35 +204,36 @@ class StructAlign(Method):
         scale = config.tau / math.sqrt(len(batch)) if config.scale_by_batch else config.scale
         gates_NE = self.head.route(batch.text, position, draws.get("noise_NE"))
         text = self.head.text(batch.text, Route(gates_NE, draws.get("keep_ND")))
-        video = self._student_video(batch)
-        sim_NN = self._similarity(text, video)
+        shown = ShownVideos(draws.get("pair_U"), draws.get("row_N"))
+        video = self.head.video(VideoBatch(*map(shown.of_videos, batch.video)))
+        sim_NN = shown.of_pairs(self._similarity(text, video), 1)
         same_NN = None if config.same_video_negatives else same_video(batch.video_N)
         terms = {"scl": symmetric_contrastive(sim_NN, scale, same_NN)}
-        if self.remembers and config.crp:
-            with torch.no_grad():
-                old_gates_NE = self.teacher.route(batch.text, position - 1)
-                old_text = self.teacher.text(batch.text, Route(old_gates_NE))
-                old_NN = self._similarity(old_text, self._teacher_video(batch))
+        if self.distils:
+            old_NN = self._teacher_similarity(batch, shown)
             terms["crp"] = config.crp * relation_preserving(scale * sim_NN, scale * old_NN, config.temperature)
         if config.etf:
             base = torch.stack(list(terms.values())).sum()
-            etf = self._etf_term(batch, text, video)
+            etf = self._etf_term(batch, text, video, shown)
             terms["etf"] = config.etf * (base / etf).detach() * etf
         if self.remembers and config.proto:
-            terms["proto"] = config.proto * self._proto_term(batch, text, video)
+            terms["proto"] = config.proto * self._proto_term(batch, text, video, shown)
         return terms
 
-    def _student_video(self, batch: PairBatch) -> AdaptedVideo:
-        """The batch's videos: each adapted once and handed to every caption of its, where `prepare` told them apart."""
-        if "pair_U" not in batch.draws:
-            return self.head.video(batch.video)
-        pair_U, row_N = batch.draws["pair_U"], batch.draws["row_N"]
-        frames_UFD, _, _ = self.head.video(VideoBatch(*(part[pair_U] for part in batch.video)))
-        return AdaptedVideo(frames_UFD[row_N], batch.video.frame_mask_MF)
-
-    def _teacher_video(self, batch: PairBatch) -> AdaptedVideo:
+    @torch.no_grad()
+    def _teacher_similarity(self, batch: PairBatch, shown: ShownVideos) -> Tensor:
+        """X_ref, kept for the whole task where that is cheap; else from the teacher's kept frames, or from scratch."""
+        if "teacher_sim_NN" in batch.draws:
+            return batch.draws["teacher_sim_NN"]
         frames_NFD = batch.draws.get("teacher_frames_NFD")
-        return self.teacher.video(batch.video) if frames_NFD is None else AdaptedVideo(frames_NFD, batch.video[1])
+        if frames_NFD is None:
+            video = self.teacher.video(VideoBatch(*map(shown.of_videos, batch.video)))
+        else:
+            video = AdaptedVideo(shown.of_videos(frames_NFD), shown.of_videos(batch.video.frame_mask_MF))
+        return shown.of_pairs(self._similarity(self._teacher_text(batch.text), video), 1)
+
+    def _teacher_text(self, text: TextBatch) -> TextBatch:
+        return self.teacher.text(text, Route(self.teacher.route(text, self.task.position - 1)))
 
     def _similarity(self, text: TextBatch, video: AdaptedVideo) -> Tensor:
         """Word-frame similarity, also where scoring is fused (2.3); the pooled cosine where scoring is cosine."""
@@ -228,11 +241,13 @@ class StructAlign(Method):
             return normalise(text.pooled_ND) @ pool_frames(video.frames_MFD, video.frame_mask_MF).T
         return word_frame_similarity(text.words_NLD, text.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
 
-    def _etf_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo) -> Tensor:
+    def _etf_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo, shown: ShownVideos) -> Tensor:
         """L_real, and L_pseudo once there are old categories (2.6)."""
         etf_ND = self.etf_CD[batch.category_N]
         to_etf = (self.projections[0], self.projections[1])
-        term = etf_alignment(*text[1:], *video[:2], etf_ND, *to_etf)
+        text_N = attended_misalignment(*text[1:], etf_ND, to_etf[0])
+        video_U = attended_misalignment(*video[:2], shown.of_videos(etf_ND), to_etf[1])
+        term = text_N.mean() + shown.of_pairs(video_U).mean()
         if not self.remembers:
             return term
         category_P = batch.draws["etf_category_P"]
@@ -240,14 +255,15 @@ class StructAlign(Method):
         text_PD, video_PD = batch.draws["etf_text_PD"], batch.draws["etf_video_PD"]
         return term + pseudo_alignment(text_PD, video_PD, self.etf_CD[label_P], *to_etf, self.config.swap_pseudo)
 
-    def _proto_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo) -> Tensor:
+    def _proto_term(self, batch: PairBatch, text: TextBatch, video: AdaptedVideo, shown: ShownVideos) -> Tensor:
         """L_proto (2.8) over the pooled batch and as many pseudo-pairs."""
         config, draws = self.config, batch.draws
         group_N, group_P = batch.video_N, draws["proto_category_P"]
         same_batch = torch.zeros_like(same_video(group_N)) if config.same_video_negatives else same_video(group_N)
         same_pseudo = same_video(group_P)
         same_pseudo = torch.zeros_like(same_pseudo) if config.same_category_negatives else same_pseudo
-        text_ND, video_ND = self._pooled(text, video)
+        text_ND, video_UD = self._pooled(text, video)
+        video_ND = shown.of_pairs(video_UD)
         mask = torch.block_diag(same_batch, same_pseudo).bool()
         return prototype_contrastive(
             text_ND, video_ND, draws["proto_text_PD"], draws["proto_video_PD"], config.proto_scale, mask

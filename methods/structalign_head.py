@@ -65,16 +65,31 @@ class StructAlignHead(nn.Module):
         return self.experts.gates(router_ND, noise_NE)
 
     def text(self, text: TextBatch, route: Route) -> TextBatch:
-        pooled_ND = text.pooled_ND + self.experts(text.pooled_ND, *route)
-        words_NLD = text.words_NLD + self.experts(text.words_NLD, *route)
-        return TextBatch(pooled_ND, words_NLD, text.word_mask_NL)
+        tokens_NLD = torch.cat([text.pooled_ND[:, None], text.words_NLD], 1)  # one pass through the caption's experts
+        tokens_NLD = tokens_NLD + self.experts(tokens_NLD, *route)
+        return TextBatch(tokens_NLD[:, 0], tokens_NLD[:, 1:], text.word_mask_NL)
 
     def video(self, video: VideoBatch) -> AdaptedVideo:
         return self.fusion(video) if self.config.frame_fusion else AdaptedVideo(*video)
 
 
+class ShownVideos(NamedTuple):
+    """The U distinct videos of N pairs. pair_U: a pair of each; row_N: which each pair shows. None: each its own."""
+
+    pair_U: Tensor | None = None
+    row_N: Tensor | None = None
+
+    def of_videos(self, x_N: Tensor) -> Tensor:
+        """What pairs have by their video, once for each video."""
+        return x_N if self.pair_U is None else x_N[self.pair_U]
+
+    def of_pairs(self, x: Tensor, axis: int = 0) -> Tensor:
+        """What videos have, on this axis, for each pair."""
+        return x if self.row_N is None else x.index_select(axis, self.row_N)
+
+
 def distinct_videos(video_N: Tensor) -> dict[str, Tensor]:
-    """pair_U: a pair of each distinct video of a batch; row_N: which of those each pair shows. Empty if all differ."""
+    """The fields of `ShownVideos` as draws of a batch; empty if all its videos differ."""
     video_U, row_N = torch.unique(video_N, return_inverse=True)
     if len(video_U) == len(video_N):
         return {}

@@ -15,21 +15,14 @@ from bench.ensemble import Lesson, Taught, may_stack, teach
 from bench.records import RankTable
 from bench.suite import run_suite
 from bench.training import DivergedError, Epoch
-from features.streams import PairTable
 from methods.base import Method, TaskInfo
 from methods.finetune import Finetune
 from methods.registry import find_method, known_methods
 from tests.bench.test_runner import suite
-from tests.learning import embeddings, make, train_pairs
+from tests.learning import embeddings, in_double, make, train_pairs
 from tests.stores import small_stream
 
 STACKED = [name for name, entry in known_methods().items() if may_stack(entry.method)]
-
-
-def in_double(table: PairTable) -> PairTable:
-    for name in ("frames_VFD", "pooled_PD", "words_TD"):
-        setattr(table, name, getattr(table, name).double())
-    return table
 
 
 def learn(methods: Sequence[Method], task: int, *, stacked: bool) -> list[Any]:

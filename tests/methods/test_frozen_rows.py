@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from bench.training import FrozenRows, generator_for
 from features.streams import PairBatch
+from methods.base import Method
 from methods.finetune import Finetune, FinetuneConfig
 from methods.registry import find_method
-from tests.learning import begin, learn, make, small_spec, train_pairs
+from tests.learning import begin, in_double, learn, make, small_spec, train_pairs
 
 TAUGHT = ("lwf", "mod_x", "vr_lwf", "structalign", "structalign_released")
 INDEX = torch.arange(16)
@@ -20,12 +23,18 @@ def gradients(loss: dict[str, torch.Tensor], parameters: list[torch.Tensor]) -> 
     return list(torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True))
 
 
-@pytest.mark.parametrize("name", TAUGHT)
-def test_teacher_outputs_made_once_give_the_loss_and_gradient_of_a_teacher_asked_in_every_step(name: str) -> None:
-    method = make(name, **({"lr": 1e-2} if name == "lwf" else {}))
+def taught(name: str, **values: Any) -> Method:
+    """In its second task, with parameters and buffers in float64."""
+    method = make(name, **values)
     learn(method, 0)
     begin(method, 1)
-    data = train_pairs(1)
+    return method.double()
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_teacher_outputs_made_once_give_the_loss_and_gradient_of_a_teacher_asked_in_every_step(name: str) -> None:
+    method = taught(name, **({"lr": 1e-2} if name == "lwf" else {}))
+    data = in_double(train_pairs(1))
     rows = FrozenRows(method, data).of(INDEX)
     assert rows
     parameters = method.optimised_parameters()
@@ -36,21 +45,19 @@ def test_teacher_outputs_made_once_give_the_loss_and_gradient_of_a_teacher_asked
         found.append((terms, gradients(terms, parameters)))
     (plain, slopes), (once, same_slopes) = found
     for term in plain:
-        torch.testing.assert_close(once[term], plain[term], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(once[term], plain[term], rtol=1e-6, atol=1e-12)
     for first, second in zip(slopes, same_slopes, strict=True):
-        torch.testing.assert_close(second, first, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(second, first, rtol=1e-6, atol=1e-12)
     with torch.no_grad():
         for row in rows.values():
-            row.add_(1)
+            row.mul_(2)
     changed = method.loss(method.prepare(data.pairs(INDEX).with_draws(**rows), generator_for(0, "draws")))
     assert any(not torch.allclose(changed[term], plain[term]) for term in plain)
 
 
 def test_a_video_with_several_captions_in_a_batch_is_adapted_once_and_counts_for_each() -> None:
-    method = make("structalign")
-    learn(method, 0)
-    begin(method, 1)
-    batch = method.prepare(train_pairs(1).pairs(INDEX), generator_for(0, "draws"))
+    method = taught("structalign")
+    batch = method.prepare(in_double(train_pairs(1)).pairs(INDEX), generator_for(0, "draws"))
     assert len(batch.draws["pair_U"]) < len(INDEX)
     assert torch.equal(batch.video_N[batch.draws["pair_U"]][batch.draws["row_N"]], batch.video_N)
     each = batch.__class__(
@@ -63,9 +70,15 @@ def test_a_video_with_several_captions_in_a_batch_is_adapted_once_and_counts_for
     parameters = method.optimised_parameters()
     once, plain = method.loss(batch), method.loss(each)
     for term in plain:
-        torch.testing.assert_close(once[term], plain[term], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(once[term], plain[term], rtol=1e-6, atol=1e-12)
     for first, second in zip(gradients(once, parameters), gradients(plain, parameters), strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch_size", "kept"), [(12, "teacher_sim_NN"), (11, "teacher_frames_NFD")])
+def test_a_teachers_similarities_are_kept_where_the_steps_would_ask_for_as_many(batch_size: int, kept: str) -> None:
+    method = taught("structalign", batch_size=batch_size)
+    assert set(FrozenRows(method, in_double(train_pairs(1))).of(INDEX)) == {kept}
 
 
 @pytest.mark.parametrize("name", ["finetune", "lwf", "ewc"])
