@@ -59,7 +59,8 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="auto (default): many seeds of a method train as one stack; off: each alone.")
+        str | None,
+        typer.Option(help="auto (default): runs that differ in seed or numbers train as one stack; off: each alone."),
     ] = None,
     index: Annotated[
         str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")

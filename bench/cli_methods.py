@@ -82,6 +82,9 @@ def tune(
     ] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     jobs: Annotated[int, typer.Option(help="Trials at the same time (0: one for each core).")] = 0,
+    ensemble: Annotated[
+        str, typer.Option(help="auto: candidates that differ in numbers alone train as one stack; off: each alone.")
+    ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the evidence.")] = Path("results/tuning"),
     runs: Annotated[Path, typer.Option(help="Folder of the trials, which are made only once.")] = Path("results/runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the tables.")] = False,
@@ -110,7 +113,8 @@ def tune(
     with StageProgress() as stages:
         path = store_path(store or TUNING_WORLD, stages.show)
     options = {"name": "tuning", "store": path, "stream": stream, "seeds": seeds, "validation": validation}
-    suite = make_suite({**options, "device": device, "jobs": jobs, "out": runs}, "command line")
+    options |= {"device": device, "jobs": jobs, "ensemble": ensemble, "out": runs}
+    suite = make_suite(options, "command line")
     failed = 0
     for method, entry in entries.items():
         with SuiteProgress(quiet) as progress:

@@ -24,7 +24,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.jobs import Progress as RunProgress
     from bench.records import RunRecord
-    from bench.tune import Trial
+    from bench.validation import Trial
 
 
 def say(message: str, quiet: bool = False) -> None:

@@ -22,9 +22,14 @@ def environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
         "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
+        "cpus": cores(),
         "commit": git_commit(),
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ import torch
 from bench.records import RunConfig, StoreId
 from bench.training import Epoch, generator_for
 from features.store import FeatureStore
-from features.streams import Stream
+from features.streams import PairTable, Stream
 from methods.base import FeatureSpec, Method, ReferenceBank
 from methods.registry import Entry
 
@@ -37,7 +39,7 @@ def ignore(*_: object) -> None:
 class Job:
     """A run to be made: the method's registry entry, its configuration, its name and place in tables.
 
-    beside: the same run with other seeds, made in step with it so that they are trained together.
+    beside: the same run with other seeds or numbers, made in step with it so that they are trained together.
     """
 
     entry: Entry
@@ -50,6 +52,22 @@ class Job:
     def seeds(self) -> tuple[Job, ...]:
         """This run and those beside it."""
         return self, *self.beside
+
+
+class PairTables:
+    """Pairs in memory, one table for all runs that use the same rows at the same time."""
+
+    def __init__(self, store: FeatureStore, device: str) -> None:
+        self.store, self.device = store, device
+        self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
+
+    def of(self, rows: Sequence[np.ndarray[Any, Any]]) -> PairTable:
+        joined = np.concatenate(rows)
+        key = joined.tobytes()
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = PairTable(self.store, joined, self.device)
+        return table
 
 
 def store_id(store: FeatureStore) -> StoreId:

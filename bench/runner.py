@@ -12,17 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from bench.budget import pair_flops, step_flops
-from bench.ensemble import Lesson, Taught, teach
+from bench.ensemble import Lesson, Taught, go_on, learn_in_step
 from bench.environment import environment, peak_memory
 from bench.geometry import stage_measures
-from bench.jobs import Job, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
+from bench.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from bench.protocol import Evaluator, StageResult
 from bench.records import Cost, RankTable, RunRecord, Status, write_json, write_text
 from bench.summary import metrics_of
@@ -51,38 +50,15 @@ def run_seeds(
     diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
     """
     folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
-    tables = _Tables(store, device)
+    tables = PairTables(store, device)
     runs = [
         _Run(each, store, stream, folder, device, watch, tables)
         for each, folder in zip(job.seeds, folders, strict=True)
     ]
     for run in runs:
         run.write_record("running")
-    waiting = {run: lesson for run in runs if (lesson := run.advance()) is not None}
-    while waiting:
-        next_task = min(lesson.task for lesson in waiting.values())
-        group = [run for run, lesson in waiting.items() if lesson.task == next_task]
-        for run, taught in zip(group, teach([waiting.pop(run) for run in group]), strict=True):
-            lesson = run.advance(taught)
-            if lesson is not None:
-                waiting[run] = lesson
+    learn_in_step(runs)
     return [run.record for run in runs]
-
-
-class _Tables:
-    """Pairs in memory, one table for all runs that use the same rows at the same time."""
-
-    def __init__(self, store: FeatureStore, device: str) -> None:
-        self._store, self._device = store, device
-        self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
-
-    def of(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
-        joined = np.concatenate(rows)
-        key = joined.tobytes()
-        table = self._tables.get(key)
-        if table is None:
-            table = self._tables[key] = PairTable(self._store, joined, self._device)
-        return table
 
 
 class _Run:
@@ -94,7 +70,7 @@ class _Run:
         directory: Path,
         device: str,
         watch: Watch,
-        tables: _Tables,
+        tables: PairTables,
     ) -> None:
         self.job, self.store, self.stream = job, store, stream
         self.directory, self.device, self.watch = directory, device, watch
@@ -112,9 +88,7 @@ class _Run:
     def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
         """Go on to the next task to be trained, with what became of the last; None where the run has ended."""
         try:
-            if isinstance(taught, Exception):
-                return self._learning.throw(taught)
-            return self._learning.send(taught) if taught else next(self._learning)
+            return go_on(self._learning, taught)
         except StopIteration:
             self.record = self.write_record("done")
         except DivergedError as error:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import torch
 
-from bench.ensemble import FEWEST, LARGEST, may_stack
 from bench.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from bench.plugins import find_method, names_a_file
 from bench.records import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
 from bench.runner import run_seeds
+from bench.stacks import together
 from bench.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from bench.workers import run_jobs
 from features.errors import InputError, unknown_name
@@ -58,8 +58,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
     the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
-    name. ensemble: auto trains many seeds of a method as one stack where that is faster, off each alone; the numbers
-    agree but for rounding. shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
+    name. ensemble: auto trains runs of a method that differ in seed or in fractional Config values as one stack where
+    that is faster, off each alone; the numbers agree but for rounding.
+    shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; the last bits of sums
     depend on it, so it does not follow the machine. against: the label of a row from which all others' differences
     are shown, over all stores. index: a FAISS index that is asked beside exact search, its loss shown next to R@K, for
@@ -201,19 +202,6 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
         _remove_begun(config.directory, missing)
         raise
     return [records[job.config.run_id] for job in jobs]
-
-
-def together(jobs: Sequence[Job], device: str) -> list[Job]:
-    """The jobs, those that differ in their seed alone beside each other where their method trains many at once."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        config = job.config.model_copy(update={"seed": job.config.seed // LARGEST})
-        alone = not may_stack(job.entry.method) or job.config.selection != "last"
-        groups.setdefault(job.config.run_id if alone else config.run_id, []).append(job)
-    units = []
-    for group in groups.values():
-        units += [replace(group[0], beside=tuple(group[1:]))] if len(group) >= FEWEST[device] else group
-    return units
 
 
 def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:

@@ -9,42 +9,28 @@ from __future__ import annotations
 
 import itertools
 import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pydantic
 
-from bench.jobs import Job, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
-from bench.protocol import Evaluator
-from bench.records import RunConfig, write_json, write_text
+from bench.jobs import Job, Watch, ignore
+from bench.stacks import together
 from bench.suite import MethodChoice, SuiteConfig, pick_device, plan
-from bench.training import DivergedError, learn_task
+from bench.validation import Trial, evaluate_on_validation
 from bench.workers import run_jobs
 from features.errors import InputError
 from features.store import FeatureStore, check_finite, open_store
-from features.streams import PairTable, Stream, make_stream
-from methods.base import TaskInfo
+from features.streams import make_stream
 from methods.registry import Entry
 
 RULE = (
     "highest mean over seeds of R@1 on validation queries of all tasks after the last; among candidates whose mean "
     "difference from it, paired by seed, is at most one standard error, the one nearest the present default"
 )
-
-
-class Trial(pydantic.BaseModel):
-    """What one candidate scored with one seed; score in percent, None unless done."""
-
-    label: str
-    config: RunConfig
-    run_id: str
-    status: Literal["done", "diverged", "failed"]
-    reason: str = ""
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,42 +144,6 @@ def distance(values: Mapping[str, Any], default: Mapping[str, Any]) -> float:
     return total
 
 
-def evaluate_on_validation(
-    job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
-) -> Trial:
-    """Learn the stream as a run does, score once, at the end; the trial is also written to `directory`.json."""
-    trial = Trial(label=job.label, config=job.config, run_id=job.config.run_id, status="done")
-    try:
-        trial.score = _score(job, store, stream, device, watch)
-    except DivergedError as error:
-        trial.status, trial.reason = "diverged", str(error)
-    except InputError:
-        raise
-    except Exception as error:
-        trial.status, trial.reason = "failed", f"{type(error).__name__}: {error}"
-        write_text(directory.with_suffix(".txt"), traceback.format_exc())
-    write_json(directory.with_suffix(".json"), trial.model_dump())
-    return trial
-
-
-def _score(job: Job, store: FeatureStore, stream: Stream, device: str, watch: Watch) -> float:
-    method, last = make_method(job, feature_spec(store, stream), device), len(stream) - 1
-    held_out = [task.validation for task in stream.tasks]
-    evaluator = Evaluator(PairTable(store, np.concatenate(held_out), device), [len(rows) for rows in held_out])
-    for task in stream.tasks:
-        info = TaskInfo(task.index, 0, task.categories)
-        if (method.is_trained or method.closed_form) and (method.sees != "all" or task.index == 0):
-            rows = [stream.tasks[j].train for j in visible_tasks(method, task.index, len(stream))]
-            data = PairTable(store, np.concatenate(rows), device)
-            learn_task(method, data, info._replace(num_pairs=len(data)), job.config.seed)
-        else:
-            method.task = info
-        watch(Progress(job.label, task.index + 1, len(stream)))
-        if task.index < last:
-            evaluator.keep_gallery(method)
-    return evaluator.headline(method, last)
-
-
 def _trials(
     jobs: Sequence[Job], store: FeatureStore, suite: SuiteConfig, watch: Watch, on_trial: Callable[..., None]
 ) -> list[Trial]:
@@ -206,9 +156,11 @@ def _trials(
     if missing:
         check_finite(store)
     where = (suite.store, suite.directory, pick_device(suite.device))
-    for trial in run_jobs(evaluate_on_validation, missing, *where, suite.jobs, suite.threads, watch):
-        found[trial.run_id] = trial
-        on_trial(len(found), len(jobs), trial)
+    groups = together(missing, where[-1]) if suite.ensemble == "auto" else missing
+    for made in run_jobs(evaluate_on_validation, groups, *where, suite.jobs, suite.threads, watch):
+        for trial in made:
+            found[trial.run_id] = trial
+            on_trial(len(found), len(jobs), trial)
     return [found[job.config.run_id] for job in jobs]
 
 

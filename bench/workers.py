@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.environment import cores
 from bench.jobs import Job, Progress, Watch
 from bench.search import set_search_threads
 from features.store import FeatureStore, open_store
@@ -41,7 +42,7 @@ def run_jobs(
     workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
     On Ctrl-C the workers stop; what they have finished is on disk, and the same suite goes on from there.
     """
-    workers = min(workers or (1 if device != "cpu" else len(os.sched_getaffinity(0))), len(jobs))
+    workers = min(workers or (1 if device != "cpu" else cores()), len(jobs))
     if workers <= 1:
         yield from _run_here(make, jobs, store, directory, device, threads, watch)
         return

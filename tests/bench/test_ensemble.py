@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import ensemble
+from bench import ensemble, stacks
 from bench.ensemble import Lesson, Taught, may_stack, teach
 from bench.records import RankTable
 from bench.suite import run_suite
@@ -19,7 +20,7 @@ from methods.base import Method, TaskInfo
 from methods.finetune import Finetune
 from methods.registry import find_method, known_methods
 from tests.bench.test_runner import suite
-from tests.learning import embeddings, in_double, make, train_pairs
+from tests.learning import embeddings, in_double, make, small_spec, train_pairs
 from tests.stores import small_stream
 
 STACKED = [name for name, entry in known_methods().items() if may_stack(entry.method)]
@@ -40,6 +41,22 @@ def learn(methods: Sequence[Method], task: int, *, stacked: bool) -> list[Any]:
 def test_a_seed_learns_in_a_stack_what_it_learns_alone(name: str) -> None:
     """In float64, where rounding leaves room to see that nothing else differs: batches, draws, norms, decay."""
     alone, together = ([make(name, seed, epochs=2).double() for seed in range(3)] for _ in range(2))
+    for task in (0, 1):
+        assert all(result.together == 1 for result in learn(alone, task, stacked=False))
+        assert all(result.together == 3 for result in learn(together, task, stacked=True))
+    for first, second in zip(alone, together, strict=True):
+        for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+    assert not torch.allclose(*(weights(method) for method in together[:2]))
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_runs_that_differ_in_every_number_of_their_config_learn_in_a_stack_what_they_learn_alone(name: str) -> None:
+    """Rates, decay, warm-up, clipping, dropout, temperature, the method's own weights: all at once, in float64."""
+    default = find_method(name).config()
+    numbers = {field: value for field, value in asdict(default).items() if isinstance(value, float)}
+    runs = [{field: value * (1 - 0.1 * s) for field, value in numbers.items()} for s in range(3)]
+    alone, together = ([make(name, epochs=2, **values).double() for values in runs] for _ in range(2))
     for task in (0, 1):
         assert all(result.together == 1 for result in learn(alone, task, stacked=False))
         assert all(result.together == 3 for result in learn(together, task, stacked=True))
@@ -92,6 +109,38 @@ def test_a_loss_that_looks_at_values_is_trained_alone(monkeypatch: pytest.Monkey
     assert [result.together for result in results if isinstance(result, Taught)] == [1, 1]
 
 
+class Keeps(Finetune):
+    """A number of the Config kept elsewhere, where a stack would take the first run's for all."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.weight = 2 * self.config.scale
+
+    def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {name: self.weight * term for name, term in super().loss(batch).items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (Finetune, [{"batch_size": 8}, {"batch_size": 16}]),
+        (Finetune, [{"schedule": "cosine"}, {"schedule": "constant"}]),
+        (Finetune, [{"dropout": 0.0}, {"dropout": 0.3}]),
+        (Keeps, [{"scale": 10.0}, {"scale": 20.0}]),
+    ],
+)
+def test_runs_that_differ_in_something_that_a_stack_cannot_follow_are_trained_alone(
+    kind: type[Method], values: list[dict[str, Any]]
+) -> None:
+    entry, data = find_method("finetune"), train_pairs(0)
+    lessons = []
+    for given in values:
+        method = kind(entry.config({"epochs": 1, **given}), small_spec(), torch.Generator().manual_seed(0))
+        method.begin_task(TaskInfo(0, len(data), (0, 1)))
+        lessons.append(Lesson(method, data, 0, 0, lambda epoch: None))
+    assert [result.together for result in teach(lessons) if isinstance(result, Taught)] == [1, 1]
+
+
 def test_a_seed_that_diverges_leaves_the_others_as_they_are() -> None:
     results, states, epochs = [], [], []
     for broken in (False, True):
@@ -110,6 +159,12 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_are() -> None:
     assert "epoch 1 of task 1" in str(results[1])
 
 
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "cores", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_core")
 def test_records_say_how_a_run_was_trained_and_ranks_agree(tmp_path: Path) -> None:
     off = run_suite(suite(tmp_path / "off", "finetune", "er", seeds=5, ensemble="off"))
     auto = run_suite(suite(tmp_path / "auto", "finetune", "er", seeds=5))
@@ -124,6 +179,7 @@ def test_records_say_how_a_run_was_trained_and_ranks_agree(tmp_path: Path) -> No
         assert differ < 0.01
 
 
+@pytest.mark.usefixtures("one_core")
 def test_an_ensemble_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_suite(suite(tmp_path / "whole", "finetune", seeds=5))
     original, lessons = ensemble._Stack.train, []

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bench import trial
+from bench import stacks, trial
 from bench.plugins import find_method
 from bench.protocol import Evaluator
 from bench.suite import SuiteConfig, make_suite
@@ -56,6 +56,22 @@ def test_the_score_is_the_headline_on_validation_queries(tmp_path: Path) -> None
     assert scores(found)["{'epochs': 1, 'lr': 0.01}"] == (pytest.approx(expected),)
 
 
+def test_candidates_that_differ_in_numbers_learn_as_one_stack_and_score_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "cores", lambda: 1)
+    grid = {"epochs": [1], "lr": [1e-3, 4e-3, 1e-2], "dropout": [0.1, 0.3]}
+    together = search(find_method("lwf"), grid, suite(tmp_path / "auto"))
+    alone = search(find_method("lwf"), grid, suite(tmp_path / "off", ensemble="off"))
+    assert sorted(trial.together for trial in together.trials) == [1, *[6] * 6]  # the default has other epochs
+    assert {trial.together for trial in alone.trials} == {1}
+    queries = sum(len(task.validation) for task in small_stream().tasks)
+    for first, second in zip(together.trials, alone.trials, strict=True):
+        assert first.run_id == second.run_id
+        assert first.score == pytest.approx(second.score, abs=100 / queries + 1e-9)  # at most one query near a tie
+    assert len({trial.score for trial in alone.trials}) > 2
+
+
 def test_poisoned_test_rows_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "poisoned.h5"
     shutil.copy(small_store().path, path)
@@ -86,7 +102,7 @@ def test_only_training_and_validation_rows_are_loaded(tmp_path: Path, monkeypatc
             loaded.append(caption_rows)
             super().__init__(store, caption_rows, device)
 
-    monkeypatch.setattr("bench.tune.PairTable", Watched)
+    monkeypatch.setattr("bench.jobs.PairTable", Watched)
     search(find_method("finetune"), {"epochs": [1]}, suite(tmp_path))
     allowed = np.concatenate([rows for task in small_stream().tasks for rows in (task.train, task.validation)])
     assert loaded

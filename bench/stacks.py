@@ -1,0 +1,52 @@
+"""Which runs are trained together: those of a method that differ in their seed or in numbers of its Config."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.ensemble import may_stack
+from bench.environment import cores
+from bench.jobs import Job
+
+LARGEST = 10
+"""Runs of one stack at most: more are no faster."""
+FEWEST = {"cpu": 5, "cuda": 2}
+"""Runs from which on a stack is worth its while: see results/PERFORMANCE.md."""
+
+
+def together(jobs: Sequence[Job], device: str) -> list[Job]:
+    """The jobs, those that train as one stack beside each other.
+
+    Stacks are as large as they may be while every core of the machine has something to do. The number of workers does
+    not count, so that no number depends on it.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_alike(job), []).append(job)
+    busy = min(len(jobs), cores() if device == "cpu" else 1)
+    for largest in range(LARGEST, 0, -1):
+        units = [unit for group in groups.values() for unit in _stacks(group, largest, FEWEST[device])]
+        if len(units) >= busy:
+            break
+    return units
+
+
+def _alike(job: Job) -> str:
+    """The same for runs that may be trained together: whose Configs differ in fractional numbers alone."""
+    if not may_stack(job.entry.method) or job.config.selection != "last":
+        return job.config.run_id
+    fixed = {field: value for field, value in job.config.config.items() if not isinstance(value, float)}
+    return job.config.model_copy(update={"seed": 0, "config": fixed}).run_id
+
+
+def _stacks(group: Sequence[Job], largest: int, fewest: int) -> list[Job]:
+    """Equal parts of at most so many; a part that is too small in single jobs."""
+    count = -(-len(group) // largest)
+    bounds = [len(group) * part // count for part in range(count + 1)]
+    parts = [group[first:last] for first, last in itertools.pairwise(bounds)]
+    units: list[Job] = []
+    for part in parts:
+        units += [replace(part[0], beside=tuple(part[1:]))] if len(part) >= max(2, fewest) else part
+    return units
