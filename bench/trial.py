@@ -74,6 +74,13 @@ def query_pairs() -> PairTable:
     return PairTable(small_store(), np.concatenate([task.test for task in small_stream().tasks]))
 
 
+def in_double(table: PairTable) -> PairTable:
+    """The table with features in float64, where a check can tell a mistake from rounding."""
+    for name in ("frames_VFD", "pooled_PD", "words_TD"):
+        setattr(table, name, getattr(table, name).double())
+    return table
+
+
 def poison(table: PairTable, value: float | None = None) -> PairTable:
     """The table with `value`, or with large noise, in place of its features."""
     generator = torch.Generator().manual_seed(1)

@@ -37,13 +37,6 @@ def train_pairs(*tasks: int) -> PairTable:
     return PairTable(small_store(), np.concatenate([small_stream().tasks[task].train for task in tasks]))
 
 
-def in_double(table: PairTable) -> PairTable:
-    """The table with features in float64, where a test can tell a mistake from rounding."""
-    for name in ("frames_VFD", "pooled_PD", "words_TD"):
-        setattr(table, name, getattr(table, name).double())
-    return table
-
-
 def begin(method: Method, task: int, pairs: int = 48) -> None:
     """Begin a task of the small store without training it."""
     method.begin_task(TaskInfo(task, pairs, small_stream().tasks[task].categories))

@@ -153,6 +153,18 @@ class Understates(Sound):
         return super().stored_bytes() + 1
 
 
+class KeepsANumberElsewhere(Sound):
+    """Where a stack does not find it: the first run's counts for all."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.decays = [self.config.scale / 100]
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        size = torch.stack([parameter.square().sum() for parameter in self.head.parameters()]).sum()
+        return {**super().loss(batch), "size": self.decays[0] * size}
+
+
 class Crashes(Sound):
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
         return super().encode_text(text, [0][shard])
@@ -195,6 +207,7 @@ BROKEN = [
     (AsksForTheShard, "shards", "override the property uses_shards"),
     (HidesWhatItKeeps, "stored_bytes", "it keeps tensors in `memory`"),
     (Understates, "stored_bytes", "stored_bytes says 1, but frozen weights and buffers have 0 bytes"),
+    (KeepsANumberElsewhere, "stack", "away from what the run learns alone"),
     (Crashes, "identity", "in encode_text, raised IndexError: list index out of range"),
 ]
 

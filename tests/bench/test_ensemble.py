@@ -16,54 +16,47 @@ from bench.ensemble import Lesson, Taught, may_stack, teach
 from bench.records import RankTable
 from bench.suite import run_suite
 from bench.training import DivergedError, Epoch
+from bench.trial import in_double
 from methods.base import Method, TaskInfo
 from methods.finetune import Finetune
 from methods.registry import find_method, known_methods
 from tests.bench.test_runner import suite
-from tests.learning import embeddings, in_double, make, small_spec, train_pairs
+from tests.learning import embeddings, make, small_spec, train_pairs
 from tests.stores import small_stream
 
 STACKED = [name for name, entry in known_methods().items() if may_stack(entry.method)]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [*((name, True) for name in STACKED), ("finetune", False), ("lwf", False), ("ewc", False)]
+)
+def test_a_run_learns_in_a_stack_what_it_learns_alone(name: str, numbers: bool) -> None:
+    """In float64, where rounding leaves room to see that nothing else differs: batches, draws, norms, decay.
+
+    numbers: the runs differ in every fractional number of the Config too: rates, warm-up, clipping, temperatures.
+    """
+    default = asdict(find_method(name).config())
+    scaled = [field for field, value in default.items() if numbers and isinstance(value, float)]
+    runs = [{field: default[field] * (1 - 0.1 * s) for field in scaled} for s in range(3)]
+    alone, together = ([make(name, s, epochs=2, **runs[s]).double() for s in range(3)] for _ in range(2))
+    for task in (0, 1):
+        assert all(result.together == 1 for result in learn(alone, task, stacked=False))
+        assert all(result.together == 3 for result in learn(together, task, stacked=True))
+    for first, second in zip(alone, together, strict=True):
+        for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+    assert not torch.allclose(*(weights(method) for method in together[:2]))
 
 
 def learn(methods: Sequence[Method], task: int, *, stacked: bool) -> list[Any]:
     data = in_double(train_pairs(task))
     for method in methods:
         method.begin_task(TaskInfo(task, len(data), small_stream().tasks[task].categories))
-    lessons = [Lesson(method, data, seed, task, lambda epoch: None) for seed, method in enumerate(methods)]
+    lessons = [Lesson(method, data, seed, task) for seed, method in enumerate(methods)]
     results = teach(lessons) if stacked else [teach([lesson])[0] for lesson in lessons]
     for seed, method in enumerate(methods):
         method.end_task(data, torch.Generator().manual_seed(seed))
     return results
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_a_seed_learns_in_a_stack_what_it_learns_alone(name: str) -> None:
-    """In float64, where rounding leaves room to see that nothing else differs: batches, draws, norms, decay."""
-    alone, together = ([make(name, seed, epochs=2).double() for seed in range(3)] for _ in range(2))
-    for task in (0, 1):
-        assert all(result.together == 1 for result in learn(alone, task, stacked=False))
-        assert all(result.together == 3 for result in learn(together, task, stacked=True))
-    for first, second in zip(alone, together, strict=True):
-        for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
-    assert not torch.allclose(*(weights(method) for method in together[:2]))
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_runs_that_differ_in_every_number_of_their_config_learn_in_a_stack_what_they_learn_alone(name: str) -> None:
-    """Rates, decay, warm-up, clipping, dropout, temperature, the method's own weights: all at once, in float64."""
-    default = find_method(name).config()
-    numbers = {field: value for field, value in asdict(default).items() if isinstance(value, float)}
-    runs = [{field: value * (1 - 0.1 * s) for field, value in numbers.items()} for s in range(3)]
-    alone, together = ([make(name, epochs=2, **values).double() for values in runs] for _ in range(2))
-    for task in (0, 1):
-        assert all(result.together == 1 for result in learn(alone, task, stacked=False))
-        assert all(result.together == 3 for result in learn(together, task, stacked=True))
-    for first, second in zip(alone, together, strict=True):
-        for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
-    assert not torch.allclose(*(weights(method) for method in together[:2]))
 
 
 def weights(method: Method) -> torch.Tensor:
@@ -76,7 +69,7 @@ def test_in_float32_embeddings_agree_to_rounding() -> None:
     for methods, stacked in ((alone, False), (together, True)):
         for method in methods:
             method.begin_task(TaskInfo(0, len(data), (0, 1)))
-        lessons = [Lesson(method, data, seed, 0, lambda epoch: None) for seed, method in enumerate(methods)]
+        lessons = [Lesson(method, data, seed, 0) for seed, method in enumerate(methods)]
         _ = teach(lessons) if stacked else [teach([lesson]) for lesson in lessons]
     for first, second in zip(alone, together, strict=True):
         for before, now in zip(embeddings(first), embeddings(second), strict=True):
@@ -105,7 +98,7 @@ def test_a_loss_that_looks_at_values_is_trained_alone(monkeypatch: pytest.Monkey
     data = train_pairs(0)
     for method in methods:
         method.begin_task(TaskInfo(0, len(data), (0, 1)))
-    results = teach([Lesson(method, data, seed, 0, lambda epoch: None) for seed, method in enumerate(methods)])
+    results = teach([Lesson(method, data, seed, 0) for seed, method in enumerate(methods)])
     assert [result.together for result in results if isinstance(result, Taught)] == [1, 1]
 
 
@@ -137,7 +130,7 @@ def test_runs_that_differ_in_something_that_a_stack_cannot_follow_are_trained_al
     for given in values:
         method = kind(entry.config({"epochs": 1, **given}), small_spec(), torch.Generator().manual_seed(0))
         method.begin_task(TaskInfo(0, len(data), (0, 1)))
-        lessons.append(Lesson(method, data, 0, 0, lambda epoch: None))
+        lessons.append(Lesson(method, data, 0, 0))
     assert [result.together for result in teach(lessons) if isinstance(result, Taught)] == [1, 1]
 
 

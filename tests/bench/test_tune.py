@@ -87,7 +87,7 @@ def test_poisoned_test_rows_change_nothing(tmp_path: Path) -> None:
             file["captions/pooled"][row] = 100 * noise.standard_normal(file["captions/pooled"].shape[1])
             file["captions/words"][first:last] = 100 * noise.standard_normal((last - first, 32))
     for name in ("er", "structalign", "joint", "ridge", "s_prompts"):
-        grid = {"alpha": [0.3]} if name == "ridge" else {"epochs": [1]}
+        grid = {"features": [200]} if name == "ridge" else {"epochs": [1]}
         clean = search(find_method(name), grid, suite(tmp_path / "clean"))
         poisoned = search(find_method(name), grid, suite(tmp_path / "poisoned", store=path))
         assert len(clean.trials) == 2

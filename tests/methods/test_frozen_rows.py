@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from bench.training import FrozenRows, generator_for
+from bench.trial import in_double
 from features.streams import PairBatch
 from methods.base import Method
 from methods.finetune import Finetune, FinetuneConfig
 from methods.registry import find_method
-from tests.learning import begin, in_double, learn, make, small_spec, train_pairs
+from tests.learning import begin, learn, make, small_spec, train_pairs
 
 TAUGHT = ("lwf", "mod_x", "vr_lwf", "structalign", "structalign_released")
 INDEX = torch.arange(16)
