@@ -140,9 +140,13 @@ class _Stack:
         like = next(iter(self.weights.values()))
         self.numbers = {name: like.new_tensor(values) for name, values in _differing_numbers(self.methods).items()}
         self.frozen = [FrozenRows(method, self.data) for method in self.methods]
-        self.draws = [generator_for(lesson.seed, "draws", lesson.task) for lesson in lessons]
-        self.orders = [generator_for(lesson.seed, "batches", lesson.task) for lesson in lessons]
         self._loss = _Loss(first)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Every run's random numbers from their beginning."""
+        self.draws = [generator_for(lesson.seed, "draws", lesson.task) for lesson in self.lessons]
+        self.orders = [generator_for(lesson.seed, "batches", lesson.task) for lesson in self.lessons]
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> _Stack | None:
@@ -154,7 +158,8 @@ class _Stack:
                 probe.losses(probe.batches(indices))
         except (RuntimeError, ValueError, TypeError):
             return None
-        return cls(lessons)
+        probe._begin()
+        return probe
 
     def train(self) -> list[Taught | Exception]:
         """As `bench.training.train_task` trains one."""

@@ -49,7 +49,7 @@ class Job:
     beside: tuple[Job, ...] = ()
 
     @property
-    def seeds(self) -> tuple[Job, ...]:
+    def group(self) -> tuple[Job, ...]:
         """This run and those beside it."""
         return self, *self.beside
 

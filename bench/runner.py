@@ -36,7 +36,7 @@ class LeakError(RuntimeError):
     """Training would see a test video."""
 
 
-def run_seeds(
+def run_together(
     job: Job,
     store: FeatureStore,
     stream: Stream,
@@ -53,7 +53,7 @@ def run_seeds(
     tables = PairTables(store, device)
     runs = [
         _Run(each, store, stream, folder, device, watch, tables)
-        for each, folder in zip(job.seeds, folders, strict=True)
+        for each, folder in zip(job.group, folders, strict=True)
     ]
     for run in runs:
         run.write_record("running")

@@ -20,34 +20,36 @@ class StackOptimiser:
     """
 
     def __init__(self, weights: Sequence[Tensor], methods: Sequence[Method], pairs: int) -> None:
-        self._weights = weights
-        self._peaks = [method.learning_rate() for method in methods]
-        self._configs = [method.config for method in methods if isinstance(method.config, TrainedConfig)]
-        self._adam, self._schedule, self.total = make_optimiser(weights, methods[0], self._configs[0], pairs)
-        recipes = zip(self._peaks, self._configs, strict=True)
+        configs = [method.config for method in methods if isinstance(method.config, TrainedConfig)]
+        peaks = [method.learning_rate() for method in methods]
+        recipes = list(zip(peaks, configs, strict=True))
+        self._weights, self._made = weights, 0
+        self._adam, self._schedule, self.total = make_optimiser(weights, methods[0], configs[0], pairs)
         self._alike = len({(peak, config.weight_decay, config.warmup) for peak, config in recipes}) == 1
-        if not self._alike:
-            self._adam = torch.optim.AdamW(weights, lr=1.0, weight_decay=0.0, fused=True)
-        self._made = 0
+        if self._alike:
+            return
+        self._adam = torch.optim.AdamW(weights, lr=1.0, weight_decay=0.0, fused=True)
+        steps = range(self.total)  # made at once: a step then sends nothing to a GPU
+        rates = [[peak * learning_rate_factor(step, self.total, config) for peak, config in recipes] for step in steps]
+        self._rates_TS = weights[0].new_tensor(rates)
+        self._keep_TS = 1 - self._rates_TS * weights[0].new_tensor([config.weight_decay for config in configs])
 
     def zero_grad(self) -> None:
+        """As an optimiser's."""
         self._adam.zero_grad()
 
     @torch.no_grad()
     def step(self) -> None:
+        """One step of every run, and of its schedule."""
         if self._alike:
             self._adam.step()
             self._schedule.step()
             return
-        before = [weight.clone() for weight in self._weights]
+        learned = [weight for weight in self._weights if weight.grad is not None]
+        before = [weight.clone() for weight in learned]
         self._adam.step()
-        recipes = list(zip(self._peaks, self._configs, strict=True))
-        rates = [peak * learning_rate_factor(self._made, self.total, config) for peak, config in recipes]
-        keep = [1 - rate * config.weight_decay for rate, config in zip(rates, self._configs, strict=True)]
-        for weight, old in zip(self._weights, before, strict=True):
-            if weight.grad is None:
-                continue
+        rate_S, keep_S = self._rates_TS[self._made], self._keep_TS[self._made]
+        for weight, old in zip(learned, before, strict=True):
             shape = (-1, *(1 for _ in weight.shape[1:]))
-            rate_S, keep_S = weight.new_tensor(rates).view(shape), weight.new_tensor(keep).view(shape)
-            weight.copy_(keep_S * old + rate_S * (weight - old))
+            weight.copy_(keep_S.view(shape) * old + rate_S.view(shape) * (weight - old))
         self._made += 1

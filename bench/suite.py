@@ -15,7 +15,7 @@ import torch
 from bench.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from bench.plugins import find_method, names_a_file
 from bench.records import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
-from bench.runner import run_seeds
+from bench.runner import run_together
 from bench.stacks import together
 from bench.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from bench.workers import run_jobs
@@ -194,7 +194,7 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     try:
         where = (config.store, config.directory, device)
         groups = together(missing, device) if config.ensemble == "auto" else missing
-        for made in run_jobs(run_seeds, groups, *where, config.jobs, config.threads, watch):
+        for made in run_jobs(run_together, groups, *where, config.jobs, config.threads, watch):
             for record in made:
                 records[record.run_id] = record
                 on_run(len(records), len(jobs), record)

@@ -41,7 +41,7 @@ def evaluate_on_validation(
     """The trials of the job and of those beside it, each also written, to `directory`.json and beside it."""
     tables = PairTables(store, device)
     files = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
-    candidates = [_Candidate(each, stream, tables, file, watch) for each, file in zip(job.seeds, files, strict=True)]
+    candidates = [_Candidate(each, stream, tables, file, watch) for each, file in zip(job.group, files, strict=True)]
     learn_in_step(candidates)
     return [candidate.trial for candidate in candidates]
 

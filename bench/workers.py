@@ -21,7 +21,7 @@ from features.streams import Stream, StreamOptions, make_stream
 
 Made = TypeVar("Made")
 Make = Callable[[Job, FeatureStore, Stream, Path, str, Watch], Made]
-"""bench.runner.run_seeds and its like: what is made of a job, in a folder, on a device, watched."""
+"""bench.runner.run_together and its like: what is made of a job, in a folder, on a device, watched."""
 
 _SECONDS = 0.2  # between two looks at the progress of the workers
 _reports: multiprocessing.Queue[Progress] | None = None

@@ -24,9 +24,9 @@ def sizes(jobs: list[Job], device: str = "cpu", cores: int = 1) -> list[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stacks, "cores", lambda: cores)
         units = together(jobs, device)
-    kept = [job.config.run_id for unit in units for job in unit.seeds]
+    kept = [job.config.run_id for unit in units for job in unit.group]
     assert sorted(kept) == sorted(job.config.run_id for job in jobs)
-    return [len(unit.seeds) for unit in units]
+    return [len(unit.group) for unit in units]
 
 
 def rates(*values: float) -> list[str | dict[str, Any]]:
