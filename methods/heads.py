@@ -15,6 +15,7 @@ from torch.nn import functional
 from features.streams import TextBatch, VideoBatch
 
 MASKED = -1e9
+_FEW_TOKENS = 2  # for so many, all experts' maps at once cost less than to mix the maps of each caption first
 
 
 class AdaptedVideo(NamedTuple):
@@ -173,10 +174,13 @@ class RoutedExperts(nn.Module):
 
     def forward(self, x: Tensor, gates_NE: Tensor, keep_ND: Tensor | None = None) -> Tensor:
         """delta of x [N, D] or [N, L, D]; keep_ND is the dropout mask before A."""
-        up_NRD = (gates_NE @ self.up_ERD.flatten(1)).view(len(gates_NE), *self.up_ERD.shape[1:])
         x_NLD = x if x.dim() == 3 else x[:, None]
-        hidden_NLR = (x_NLD if keep_ND is None else x_NLD * keep_ND[:, None]) @ self.down_RD.T
-        delta_NLD = self.scaling * hidden_NLR @ up_NRD
+        hidden_NLR = self.scaling * (x_NLD if keep_ND is None else x_NLD * keep_ND[:, None]) @ self.down_RD.T
+        if x_NLD.shape[1] <= _FEW_TOKENS:
+            gated_NLER = hidden_NLR[:, :, None] * gates_NE[:, None, :, None]
+            delta_NLD = gated_NLER.flatten(2) @ self.up_ERD.flatten(0, 1)
+        else:
+            delta_NLD = hidden_NLR @ (gates_NE @ self.up_ERD.flatten(1)).view(len(gates_NE), *self.up_ERD.shape[1:])
         return delta_NLD if x.dim() == 3 else delta_NLD[:, 0]
 
     def copy_first_to_all(self) -> None:
