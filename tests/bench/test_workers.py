@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.environment import cores
 from tests.stores import small_store
 from tests.test_cli import ROOT
 
@@ -33,6 +34,14 @@ def alive(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system knows no affinity")
+def test_cores_are_counted_where_the_system_knows_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cores() == 6
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads the processes from /proc")
