@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.training import generator_for
+from bench.training import FrozenRows, generator_for
 from features.streams import PairTable
 from methods.base import Method, TrainedConfig
 
@@ -46,12 +46,14 @@ class _Counter(TorchDispatchMode):
 
 
 def step_flops(method: Method, data: PairTable) -> int:
-    """Operations of one full training step, forward and backward; the method is left as it is."""
+    """Operations of a training step on a random full batch, forward and backward; the method is left as it is."""
     if not isinstance(method.config, TrainedConfig):
         return 0
     twin = copy.deepcopy(method).train()
-    draws = generator_for(0, "count")
-    batch = twin.prepare(data.pairs(torch.arange(min(method.config.batch_size, len(data)))), draws)
+    data = data.with_mean_words() if method.averages_words else data
+    index_N = next(data.shuffled(method.config.batch_size, generator_for(0, "count", "batch")))
+    kept = FrozenRows(twin, data).of(index_N)
+    batch = twin.prepare(data.pairs(index_N).with_draws(**kept), generator_for(0, "count"))
     counter = _Counter()
     with counter:
         torch.stack(list(twin.loss(batch).values())).sum().backward()

@@ -68,7 +68,8 @@ class FrozenRows:
         self._captions = _rows(method.frozen_text(data.text(index)) for index in data.chunks(_CHUNK))
         self._pairs: dict[str, Tensor] = {}
         if len(every_video.frames_MFD) <= config.epochs * config.batch_size:  # a caption meets as many in the steps
-            self._pairs = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
+            found = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
+            self._pairs = {name: rows_PV.detach() for name, rows_PV in found.items()}
         videos = (VideoBatch(*parts) for parts in zip(*(x.split(_CHUNK) for x in every_video), strict=True))
         self._videos = {} if self._pairs else _rows(map(method.frozen_video, videos))
 

@@ -252,6 +252,17 @@ def test_operations_of_every_method_are_counted_without_touching_it(name: str) -
     assert all(parameter.grad is old for parameter, old in zip(method.parameters(), gradients, strict=True))
 
 
+def test_operations_are_those_of_a_step_in_which_the_teacher_is_not_asked() -> None:
+    counts = []
+    for name in ("finetune", "lwf"):
+        method, data = make(name), train_pairs(1)
+        for task in (0, 1):
+            method.begin_task(TaskInfo(task, len(data), small_stream().tasks[task].categories))
+        counts.append(step_flops(method, data))
+    plain, distilled = counts
+    assert 0 < distilled - plain < 0.2 * plain  # products of similarities, and no embedding
+
+
 def test_features_of_a_size_that_a_method_cannot_take_are_refused_before_the_first_run(tmp_path: Path) -> None:
     structure = generated_structure(20, 2, train_per_category=1, test_per_category=1, captions_per_train_video=1)
     synthesise(structure, SyntheticConfig(dim=16, frames=2, latent_dim=8), tmp_path / "narrow.h5", name="narrow")

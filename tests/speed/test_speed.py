@@ -5,7 +5,8 @@ Groups hold what is to be compared; the ratio between the rows of a group is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.budget import step_flops
 from bench.ensemble import Lesson, teach
 from bench.jobs import feature_spec
 from bench.metrics import ranks
@@ -26,7 +28,7 @@ from bench.training import FrozenRows, generator_for
 from features.store import FeatureStore, open_store
 from features.streams import PairTable, make_stream
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
-from methods.base import MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
+from methods.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from methods.registry import find_method
 from methods.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
 
@@ -88,25 +90,33 @@ def test_read_its_frames(benchmark: BenchmarkFixture) -> None:
     benchmark(lambda: np.array(store.feature("videos/frames")))
 
 
-METHODS = ("finetune", "lwf", "er", "attention_head", "l2p", "structalign", "structalign_released")
+METHODS = ("finetune", "lwf", "er", "attention_head", "l2p", "frame_fusion_moe", "structalign", "structalign_released")
+
+
+def second_task(name: str) -> tuple[Method, PairTable]:
+    """A method about to learn its second task, and the task's pairs."""
+    store = msrvtt_sized()
+    stream = make_stream(store)
+    entry = find_method(name)
+    method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
+    first, second = (PairTable(store, task.train) for task in stream.tasks[:2])
+    method.begin_task(TaskInfo(0, len(first), stream.tasks[0].categories))
+    method.end_task(first, generator_for(0, "end", 0))
+    method.begin_task(TaskInfo(1, len(second), stream.tasks[1].categories))
+    return method, second.with_mean_words() if method.averages_words else second
 
 
 @pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
 @pytest.mark.parametrize("name", METHODS)
 def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
-    store = msrvtt_sized()
-    stream = make_stream(store)
-    entry = find_method(name)
-    method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
-    data = PairTable(store, stream.tasks[0].train)
-    method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
-    method.end_task(data, generator_for(0, "end", 0))
-    method.begin_task(TaskInfo(1, len(data), stream.tasks[1].categories))
+    method, data = second_task(name)
+    frozen, draws = FrozenRows(method, data), generator_for(0, "draws")
     optimiser = torch.optim.AdamW(method.optimised_parameters(), lr=1e-4, fused=True)
-    index, draws = torch.arange(32), generator_for(0, "draws")
+    batches = itertools.cycle(list(data.shuffled(32, generator_for(0, "order"))))
 
     def step() -> None:
-        terms = method.loss(method.prepare(data.pairs(index), draws))
+        index = next(batches)
+        terms = method.loss(method.prepare(data.pairs(index).with_draws(**frozen.of(index)), draws))
         optimiser.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
@@ -115,29 +125,44 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     benchmark.pedantic(step, rounds=20, warmup_rounds=3)
 
 
+@pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
+def test_as_many_operations_as_a_step_of_structalign(benchmark: BenchmarkFixture) -> None:
+    method, data = second_task("structalign")
+    left, right = torch.randn(384, 512), torch.randn(512, 2048)
+    times = step_flops(method, data) / (2 * left.numel() * right.shape[1])
+    benchmark.pedantic(lambda: [left @ right for _ in range(round(times))], rounds=20, warmup_rounds=3)
+
+
 @pytest.mark.benchmark(group="ten seeds learn the first task of the embedded store's shape, an epoch, finetune")
 @pytest.mark.parametrize("kind", ["one stack", "one by one"])
 def test_seeds(benchmark: BenchmarkFixture, kind: str) -> None:
+    benchmark.pedantic(ten_runs(kind, [{}] * 10), rounds=3, warmup_rounds=1)
+
+
+def ten_runs(kind: str, values: list[dict[str, Any]]) -> Callable[[], object]:
+    """What trains finetune with these Config values, each with a seed of its own."""
     store = world_sized()
     stream, entry = make_stream(store), find_method("finetune")
     data, spec = PairTable(store, stream.tasks[0].train), feature_spec(store, stream)
-    methods = [entry.method(entry.config({"epochs": 1}), spec, generator_for(s, "init")) for s in range(10)]
-    for method in methods:
+    lessons = []
+    for seed, given in enumerate(values):
+        method = entry.method(entry.config({"epochs": 1, **given}), spec, generator_for(seed, "init"))
         method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
-    lessons = [Lesson(method, data, seed, 0, lambda epoch: None) for seed, method in enumerate(methods)]
-    runs = {"one stack": lambda: teach(lessons), "one by one": lambda: [teach([lesson]) for lesson in lessons]}
-    benchmark.pedantic(runs[kind], rounds=3, warmup_rounds=1)
+        lessons.append(Lesson(method, data, seed, 0))
+    return (lambda: teach(lessons)) if kind == "one stack" else lambda: [teach([lesson]) for lesson in lessons]
+
+
+@pytest.mark.benchmark(group="ten learning rates on the first task of the embedded store's shape, an epoch, finetune")
+@pytest.mark.parametrize("kind", ["one stack", "one by one"])
+def test_learning_rates(benchmark: BenchmarkFixture, kind: str) -> None:
+    benchmark.pedantic(ten_runs(kind, [{"lr": 1e-4 * 2**s} for s in range(10)]), rounds=3, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="teacher of lwf, 512-d: a step with its outputs made once, and asked in the step")
 @pytest.mark.parametrize("kind", ["made once", "asked in the step"])
 def test_teacher(benchmark: BenchmarkFixture, kind: str) -> None:
-    store = msrvtt_sized()
-    stream, entry = make_stream(store), find_method("lwf")
-    method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
-    data, index = PairTable(store, stream.tasks[0].train), torch.arange(32)
-    method.begin_task(TaskInfo(0, len(data), stream.tasks[0].categories))
-    frozen = FrozenRows(method, data)
+    method, data = second_task("lwf")
+    frozen, index = FrozenRows(method, data), next(data.shuffled(32, generator_for(0, "order")))
     kept = {"made once": lambda: frozen.of(index), "asked in the step": dict}[kind]
     benchmark.pedantic(lambda: method.loss(data.pairs(index).with_draws(**kept())), rounds=20, warmup_rounds=3)
 
