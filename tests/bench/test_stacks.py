@@ -40,14 +40,16 @@ def rates(*values: float) -> list[str | dict[str, Any]]:
         (5, "cpu", 1, [5]),
         (12, "cpu", 1, [6, 6]),
         (10, "cpu", 1, [10]),
+        (5, "cpu", 2, [1] * 5),
         (10, "cpu", 2, [5, 5]),
+        (24, "cpu", 2, [6] * 4),
         (10, "cpu", 4, [1] * 10),
         (10, "cuda", 4, [10]),
         (3, "cuda", 1, [3]),
         (1, "cuda", 1, [1]),
     ],
 )
-def test_stacks_are_large_while_every_core_has_something_to_do(
+def test_stacks_are_large_while_no_core_waits_for_another(
     seeds: int, device: str, cores: int, expected: list[int]
 ) -> None:
     assert sizes(jobs_of("finetune", seeds=seeds), device, cores) == expected
