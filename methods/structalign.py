@@ -262,29 +262,29 @@ class StructAlign(Method):
         same_batch = torch.zeros_like(same_video(group_N)) if config.same_video_negatives else same_video(group_N)
         same_pseudo = same_video(group_P)
         same_pseudo = torch.zeros_like(same_pseudo) if config.same_category_negatives else same_pseudo
-        text_ND, video_UD = self._pooled(text, video)
-        video_ND = shown.of_pairs(video_UD)
+        text_ND, video_ND = self._pooled_caption(text), shown.of_pairs(pool_frames(*video[:2]))
         mask = torch.block_diag(same_batch, same_pseudo).bool()
         return prototype_contrastive(
             text_ND, video_ND, draws["proto_text_PD"], draws["proto_video_PD"], config.proto_scale, mask
         )
 
-    def _pooled(self, text: TextBatch, video: AdaptedVideo) -> tuple[Tensor, Tensor]:
+    def _pooled_caption(self, text: TextBatch) -> Tensor:
         words = self.config.proto_caption == "words"
-        text_ND = pool_words(text.words_NLD, text.word_mask_NL) if words else normalise(text.pooled_ND)
-        return text_ND, pool_frames(video.frames_MFD, video.frame_mask_MF)
+        return pool_words(text.words_NLD, text.word_mask_NL) if words else normalise(text.pooled_ND)
 
     @torch.no_grad()
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         """Category means and radii of the finished task enter the bank (2.7)."""
         shard = self.task.position if self.config.bank_route == "task" else None
+        videos = (VideoBatch(*parts) for parts in zip(*(x.split(256) for x in data.all_videos()), strict=True))
+        video_VD = torch.cat([pool_frames(*self.head.video(video)[:2]) for video in videos])
         features = []
         for index_N in data.chunks(self.config.batch_size):
             if self.config.bank_full_batches and len(index_N) < min(self.config.batch_size, len(data)):
                 continue
-            batch = data.pairs(index_N)
-            text = self.head.text(batch.text, Route(self.head.route(batch.text, shard)))
-            features.append((*self._pooled(text, self.head.video(batch.video)), batch.category_N))
+            text, (index, position) = data.text(index_N), data.positions(index_N)
+            adapted = self.head.text(text, Route(self.head.route(text, shard)))
+            features.append((self._pooled_caption(adapted), video_VD[position], data.category_P[index]))
         text_ND, video_ND, category_N = (torch.cat(parts) for parts in zip(*features, strict=True))
         self.bank.update(text_ND, video_ND, category_N)
         gradients = [weight.grad for weight in self.projections if weight.grad is not None]

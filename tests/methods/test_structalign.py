@@ -159,7 +159,11 @@ def test_each_release_switch_changes_gradients_or_the_bank_or_what_is_optimised(
 
 
 class Pairs:
-    """Stands for a PairTable of forty pairs."""
+    """Stands for a PairTable of forty pairs, each with a video of its own."""
+
+    def __init__(self) -> None:
+        self.batch = batch_of(40, seed=1)
+        self.category_P = self.batch.category_N
 
     def __len__(self) -> int:
         return 40
@@ -167,8 +171,14 @@ class Pairs:
     def chunks(self, size: int) -> tuple[torch.Tensor, ...]:
         return torch.arange(40).split(size)
 
-    def pairs(self, index: torch.Tensor) -> PairBatch:
-        return batch_of(len(index), seed=int(index[0]))
+    def text(self, index: torch.Tensor) -> TextBatch:
+        return TextBatch(*(part[index] for part in self.batch.text))
+
+    def all_videos(self) -> VideoBatch:
+        return self.batch.video
+
+    def positions(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return index, index
 
 
 def test_local_labels_number_old_categories_within_their_task() -> None:
