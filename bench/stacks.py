@@ -14,7 +14,6 @@ LARGEST = 10
 """Runs of one stack at most: more are no faster."""
 FEWEST = {"cpu": 5, "cuda": 2}
 """Runs from which on a stack is worth its while: see results/PERFORMANCE.md."""
-
 SPEED = 1.5
 """Runs that a stack finishes in the time of one; 1.1 to 2.3 were measured."""
 
