@@ -83,7 +83,7 @@ def tune(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     jobs: Annotated[int, typer.Option(help="Trials at the same time (0: one for each core).")] = 0,
     ensemble: Annotated[
-        str, typer.Option(help="auto: candidates that differ in numbers alone train as one stack; off: each alone.")
+        str, typer.Option(help="auto: trials that differ in seed or numbers train as one stack; off: each alone.")
     ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the evidence.")] = Path("results/tuning"),
     runs: Annotated[Path, typer.Option(help="Folder of the trials, which are made only once.")] = Path("results/runs"),

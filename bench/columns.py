@@ -112,7 +112,15 @@ COSTS = (
     Column(COST + "encode_s", "encoding", "s", "of those, in the encoders; the rest: scores, ranks", 0, digits=1),
     Column(COST + "load_s", "loading", "s", "seconds of reading features", 0, digits=1),
     Column(COST + "write_s", "writing", "s", "seconds of writing records and state", 0, digits=1),
-    Column(COST + "train_flops", "operations", "TFLOP", "matrix products of training", 0, digits=2, scale=1e12),
+    Column(
+        COST + "train_flops",
+        "operations",
+        "TFLOP",
+        "matrix products of training: those of one random batch, times steps",
+        0,
+        digits=2,
+        scale=1e12,
+    ),
     Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process", 0, digits=0, scale=1e6),
 )
 INDEXED = (

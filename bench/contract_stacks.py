@@ -11,8 +11,8 @@ from bench.training import generator_for
 from methods.base import Method, TaskInfo
 from methods.registry import Entry
 
-_TOLERANCE = 1e-5
-"""Of the largest weight; rounding in float64 stays below a hundredth of it."""
+_TOLERANCE = 1e-8
+"""Of the largest weight; rounding in float64 stayed below 1e-12 with every method of `methods/`."""
 
 
 @promise(

@@ -18,12 +18,19 @@ SPEED = 1.5
 """Runs that a stack finishes in the time of one; 1.1 to 2.3 were measured."""
 
 
-def together(jobs: Sequence[Job], device: str) -> list[Job]:
-    """The jobs, those that train as one stack beside each other.
+def together(jobs: Sequence[Job], missing: Sequence[Job], device: str) -> list[Job]:
+    """The missing ones of these jobs, those that train as one stack beside each other.
 
-    Stacks are as large as they may be without a core of the machine waiting for another. The number of workers does not
-    count, so that no number depends on it.
+    Stacks are as large as they may be without a core of the machine waiting for another. They are those of all jobs, so
+    that a suite that was cut off goes on with the same ones. The number of workers does not count, so that no number
+    depends on it.
     """
+    wanted = {job.config.run_id for job in missing}
+    left = ([job for job in unit.group if job.config.run_id in wanted] for unit in _planned(jobs, device))
+    return [_stack(group) for group in left if group]
+
+
+def _planned(jobs: Sequence[Job], device: str) -> list[Job]:
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(_alike(job), []).append(job)
@@ -57,5 +64,10 @@ def _stacks(group: Sequence[Job], largest: int, fewest: int) -> list[Job]:
     parts = [group[first:last] for first, last in itertools.pairwise(bounds)]
     units: list[Job] = []
     for part in parts:
-        units += [replace(part[0], beside=tuple(part[1:]))] if len(part) >= max(2, fewest) else part
+        units += [_stack(part)] if len(part) >= max(2, fewest) else part
     return units
+
+
+def _stack(group: Sequence[Job]) -> Job:
+    """The first job with the others beside it."""
+    return replace(group[0], beside=tuple(replace(job, beside=()) for job in group[1:]))

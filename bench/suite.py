@@ -193,7 +193,7 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
         _check_sizes(missing, store)
     try:
         where = (config.store, config.directory, device)
-        groups = together(missing, device) if config.ensemble == "auto" else missing
+        groups = together(jobs, missing, device) if config.ensemble == "auto" else missing
         for made in run_jobs(run_together, groups, *where, config.jobs, config.threads, watch):
             for record in made:
                 records[record.run_id] = record

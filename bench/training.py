@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from features.streams import PairTable, VideoBatch
+from features.streams import PairTable
 from methods.base import Method, TaskInfo, TrainedConfig
 
 _CHUNK = 256
@@ -70,8 +70,7 @@ class FrozenRows:
         if len(every_video.frames_MFD) <= config.epochs * config.batch_size:  # a caption meets as many in the steps
             found = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
             self._pairs = {name: rows_PV.detach() for name, rows_PV in found.items()}
-        videos = (VideoBatch(*parts) for parts in zip(*(x.split(_CHUNK) for x in every_video), strict=True))
-        self._videos = {} if self._pairs else _rows(map(method.frozen_video, videos))
+        self._videos = {} if self._pairs else _rows(map(method.frozen_video, data.video_chunks(_CHUNK)))
 
     def of(self, index_N: Tensor) -> dict[str, Tensor]:
         """The rows of these pairs, by name."""

@@ -35,10 +35,14 @@ RULE = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """Values of the grid's fields, with the score of each seed; None where one did not finish."""
+    """Values of the grid's fields, with the score of each seed; None where one did not finish.
+
+    together: as in a run's record, for each seed.
+    """
 
     values: dict[str, Any]
     scores: tuple[float | None, ...]
+    together: tuple[int, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -67,6 +71,7 @@ class Search:
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     trials: tuple[Trial, ...]
+    device: str
 
 
 def search(
@@ -92,9 +97,11 @@ def search(
     trials = _trials(plan(suite, store), store, suite, watch, on_trial)
     candidates = []
     for key, values in settled.items():
-        mine = [trial.score for trial in trials if key_of(entry, trial.config.config, grid) == key]
-        candidates.append(Candidate({**default, **values}, tuple(mine)))
-    return Search(entry, grid, default, tuple(candidates), choose(candidates, default), tuple(trials))
+        mine = [trial for trial in trials if key_of(entry, trial.config.config, grid) == key]
+        scores, stacks = tuple(trial.score for trial in mine), tuple(trial.together for trial in mine)
+        candidates.append(Candidate({**default, **values}, scores, stacks))
+    chosen, device = choose(candidates, default), pick_device(suite.device)
+    return Search(entry, grid, default, tuple(candidates), chosen, tuple(trials), device)
 
 
 def checked_grid(entry: Entry, grid: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
@@ -156,7 +163,7 @@ def _trials(
     if missing:
         check_finite(store)
     where = (suite.store, suite.directory, pick_device(suite.device))
-    groups = together(missing, where[-1]) if suite.ensemble == "auto" else missing
+    groups = together(jobs, missing, where[-1]) if suite.ensemble == "auto" else missing
     for made in run_jobs(evaluate_on_validation, groups, *where, suite.jobs, suite.threads, watch):
         for trial in made:
             found[trial.run_id] = trial

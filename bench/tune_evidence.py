@@ -61,7 +61,7 @@ def write_evidence(search: Search, path: Path, command: str) -> None:
             "default": search.default,
             "grid": {field: list(values) for field, values in search.grid.items()},
             "candidates": [
-                {"values": c.values, "scores": list(c.scores), "mean": c.mean, "std": c.std}
+                {"values": c.values, "scores": c.scores, "mean": c.mean, "std": c.std, "together": c.together}
                 for c in ranked(search.candidates)
             ],
             "seeds": sorted({trial.config.seed for trial in search.trials}),
@@ -70,7 +70,7 @@ def write_evidence(search: Search, path: Path, command: str) -> None:
             "stream": config.stream,
             "options": config.options,
             "protocol": config.protocol,
-            "environment": environment("cpu"),
+            "environment": environment(search.device),
         },
     )
 

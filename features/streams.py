@@ -123,6 +123,10 @@ class PairTable:
         """Every distinct video once, in the order of `positions`."""
         return VideoBatch(self.frames_VFD, self.frame_mask_VF)
 
+    def video_chunks(self, size: int) -> Iterator[VideoBatch]:
+        """`all_videos`, at most `size` at a time."""
+        return (VideoBatch(*parts) for parts in zip(*(part.split(size) for part in self.all_videos()), strict=True))
+
     def positions(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs `index_N` and where their videos are among `all_videos`, on the table's device."""
         index = index_N.to(self.device)

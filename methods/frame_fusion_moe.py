@@ -77,8 +77,7 @@ class FrameFusionMoE(Method):
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
         draws = {"keep_ND": keep_mask(size, self.spec.dim, config.dropout, generator).to(device)}
-        if device.type == "cpu":  # how many there are would be a wait on a GPU
-            draws |= distinct_videos(batch.video_N)
+        draws |= distinct_videos(batch.video_N)
         if self.task.position > 0:
             draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
         if len(self.negatives_MD):
@@ -92,7 +91,7 @@ class FrameFusionMoE(Method):
         captions = captions_alone(batch.text.pooled_ND)  # its loss compares pooled features, whatever the scoring
         text = embed_text(self.head.text(captions, Route(gates_NE, draws["keep_ND"])), config)
         shown = ShownVideos(draws.get("pair_U"), draws.get("row_N"))
-        video = embed_video(self.head.video(VideoBatch(*map(shown.of_videos, batch.video))), config)
+        video = embed_video(self.head.video(shown.once(batch.video)), config)
         negatives_MD = draws.get("negatives_MD", self.negatives_MD[:0])
         same_NN = same_video(batch.video_N)
         pooled = text.pooled_ND, shown.of_pairs(video.pooled_MD)

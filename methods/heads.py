@@ -134,9 +134,8 @@ class FrameFusion(nn.Module):
         last_M = mask_MF.sum(1) - 1
         for block, (mix, out) in enumerate(zip(self.mix, self.out, strict=True)):
             own_MFD, key_MFD, value_MFD = functional.linear(x_MFD, mix).chunk(3, -1)
-            query_MFD = (
-                previous_frame(own_MFD) if block == 0 else next_frame(own_MFD, last_M)
-            )  # W_q G, shifted after W_q
+            # W_q G: the guides are frames, so that they may be shifted after W_q
+            query_MFD = previous_frame(own_MFD) if block == 0 else next_frame(own_MFD, last_M)
             fused_MFD = functional.linear(attention(query_MFD, key_MFD, value_MFD, mask_MF, self.heads), out)
             x_MFD = x_MFD + self.alpha[block] * (fused_MFD - x_MFD)
         return AdaptedVideo(x_MFD * mask_MF[..., None], mask_MF)

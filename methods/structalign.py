@@ -186,9 +186,7 @@ class StructAlign(Method):
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
-        draws: dict[str, Tensor] = {}
-        if device.type == "cpu":  # how many there are would be a wait on a GPU
-            draws |= distinct_videos(batch.video_N)
+        draws = distinct_videos(batch.video_N)
         if config.dropout:
             draws["keep_ND"] = keep_mask(size, self.spec.dim, config.dropout, generator).to(device)
         if config.routing and (self.remembers or config.route_first_task):
@@ -205,7 +203,7 @@ class StructAlign(Method):
         gates_NE = self.head.route(batch.text, position, draws.get("noise_NE"))
         text = self.head.text(batch.text, Route(gates_NE, draws.get("keep_ND")))
         shown = ShownVideos(draws.get("pair_U"), draws.get("row_N"))
-        video = self.head.video(VideoBatch(*map(shown.of_videos, batch.video)))
+        video = self.head.video(shown.once(batch.video))
         sim_NN = shown.of_pairs(self._similarity(text, video), 1)
         same_NN = None if config.same_video_negatives else same_video(batch.video_N)
         terms = {"scl": symmetric_contrastive(sim_NN, scale, same_NN)}
@@ -227,7 +225,7 @@ class StructAlign(Method):
             return batch.draws["teacher_sim_NN"]
         frames_NFD = batch.draws.get("teacher_frames_NFD")
         if frames_NFD is None:
-            video = self.teacher.video(VideoBatch(*map(shown.of_videos, batch.video)))
+            video = self.teacher.video(shown.once(batch.video))
         else:
             video = AdaptedVideo(shown.of_videos(frames_NFD), shown.of_videos(batch.video.frame_mask_MF))
         return shown.of_pairs(self._similarity(self._teacher_text(batch.text), video), 1)
@@ -276,8 +274,7 @@ class StructAlign(Method):
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         """Category means and radii of the finished task enter the bank (2.7)."""
         shard = self.task.position if self.config.bank_route == "task" else None
-        videos = (VideoBatch(*parts) for parts in zip(*(x.split(256) for x in data.all_videos()), strict=True))
-        video_VD = torch.cat([pool_frames(*self.head.video(video)[:2]) for video in videos])
+        video_VD = torch.cat([pool_frames(*self.head.video(video)[:2]) for video in data.video_chunks(256)])
         features = []
         for index_N in data.chunks(self.config.batch_size):
             if self.config.bank_full_batches and len(index_N) < min(self.config.batch_size, len(data)):

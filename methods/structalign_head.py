@@ -83,13 +83,19 @@ class ShownVideos(NamedTuple):
         """What pairs have by their video, once for each video."""
         return x_N if self.pair_U is None else x_N[self.pair_U]
 
+    def once(self, video: VideoBatch) -> VideoBatch:
+        """The batch's videos, each once."""
+        return VideoBatch(*map(self.of_videos, video))
+
     def of_pairs(self, x: Tensor, axis: int = 0) -> Tensor:
         """What videos have, on this axis, for each pair."""
         return x if self.row_N is None else x.index_select(axis, self.row_N)
 
 
 def distinct_videos(video_N: Tensor) -> dict[str, Tensor]:
-    """The fields of `ShownVideos` as draws of a batch; empty if all its videos differ."""
+    """The fields of `ShownVideos` as draws of a batch; none if all videos differ, nor on a GPU, which would wait."""
+    if video_N.device.type != "cpu":
+        return {}
     video_U, row_N = torch.unique(video_N, return_inverse=True)
     if len(video_U) == len(video_N):
         return {}

@@ -27,9 +27,8 @@ from tests.stores import small_stream
 STACKED = [name for name, entry in known_methods().items() if may_stack(entry.method)]
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers"), [*((name, True) for name in STACKED), ("finetune", False), ("lwf", False), ("ewc", False)]
-)
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("name", STACKED)
 def test_a_run_learns_in_a_stack_what_it_learns_alone(name: str, numbers: bool) -> None:
     """In float64, where rounding leaves room to see that nothing else differs: batches, draws, norms, decay.
 
@@ -44,7 +43,7 @@ def test_a_run_learns_in_a_stack_what_it_learns_alone(name: str, numbers: bool) 
         assert all(result.together == 3 for result in learn(together, task, stacked=True))
     for first, second in zip(alone, together, strict=True):
         for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(other, value, rtol=1e-9, atol=1e-11, msg=lambda m, key=key: f"{key}: {m}")
     assert not torch.allclose(*(weights(method) for method in together[:2]))
 
 

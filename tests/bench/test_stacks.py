@@ -23,7 +23,7 @@ def jobs_of(*methods: str | dict[str, Any], **values: Any) -> list[Job]:
 def sizes(jobs: list[Job], device: str = "cpu", cores: int = 1) -> list[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stacks, "cores", lambda: cores)
-        units = together(jobs, device)
+        units = together(jobs, jobs, device)
     kept = [job.config.run_id for unit in units for job in unit.group]
     assert sorted(kept) == sorted(job.config.run_id for job in jobs)
     return [len(unit.group) for unit in units]
@@ -53,6 +53,19 @@ def test_stacks_are_large_while_no_core_waits_for_another(
     seeds: int, device: str, cores: int, expected: list[int]
 ) -> None:
     assert sizes(jobs_of("finetune", seeds=seeds), device, cores) == expected
+
+
+def test_a_suite_that_was_cut_off_goes_on_with_the_same_stacks() -> None:
+    jobs = jobs_of("finetune", "er", seeds=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stacks, "cores", lambda: 2)
+        planned = [unit.group for unit in together(jobs, jobs, "cpu")]
+        left = [unit.group for unit in together(jobs, jobs[3:12], "cpu")]
+        assert together(jobs, [], "cpu") == []
+    seeds = [[job.config.seed for job in group] for group in left if group[0].entry.name == "finetune"]
+    whole = [[job.config.seed for job in group] for group in planned if group[0].entry.name == "finetune"]
+    assert seeds == [kept for group in whole if (kept := [seed for seed in group if seed > 2])]
+    assert [len(group) for group in left if group[0].entry.name == "er"] == [1, 1]
 
 
 def test_runs_whose_configs_differ_in_fractional_numbers_are_one_stack() -> None:

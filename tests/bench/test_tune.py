@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def test_candidates_that_differ_in_numbers_learn_as_one_stack_and_score_as_alone
     together = search(find_method("lwf"), grid, suite(tmp_path / "auto"))
     alone = search(find_method("lwf"), grid, suite(tmp_path / "off", ensemble="off"))
     assert sorted(trial.together for trial in together.trials) == [1, *[6] * 6]  # the default has other epochs
+    assert sorted(each.together for each in together.candidates) == [(1,), *[(6,)] * 6]
     assert {trial.together for trial in alone.trials} == {1}
     queries = sum(len(task.validation) for task in small_stream().tasks)
     for first, second in zip(together.trials, alone.trials, strict=True):
@@ -186,6 +188,8 @@ def test_the_evidence_holds_what_the_choice_was_made_from(tmp_path: Path) -> Non
     assert choose(again, evidence["default"]).values == evidence["chosen"] == found.chosen.values
     assert evidence["store"]["digest"] == small_store().digest
     assert evidence["seeds"] == [0, 1]
+    assert [each["together"] for each in evidence["candidates"]] == [[1, 1]] * 3  # too few for a stack
+    assert evidence["environment"]["device"] == platform.machine()
     assert evidence["command"] == "the command"
     assert len(search_table(found).rows) == 3
 
