@@ -85,7 +85,6 @@ def run(
         check_tensorboard()
     from bench.cli_values import parse_methods, parse_settings, parse_variant
     from bench.controls import with_controls
-    from bench.report import write_report
     from bench.stores import store_path
     from bench.suite import make_suite, read_suites, run_suite
 
@@ -120,10 +119,11 @@ def run(
         with SuiteProgress(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
             records += run_suite(config, progress.watch, finished)
-        report = write_report(config.directory, store=config.store)
         if not json_:
             show([config.directory], json_)
-        say(f"report: {report}", quiet)
+        from bench.report import write_report  # brings scipy's statistics, for which no run should wait
+
+        say(f"report: {write_report(config.directory, store=config.store)}", quiet)
     if json_:
         show([config.directory for config in configs], json_)
     if configs[0].against is not None and not json_:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,38 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.commands import ROOT, called, command, fails
 from tests.golden import shared
 from tests.stores import small_store
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def command(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
-def hear_ctrl_c() -> None:
-    """To be called in a child before it starts: a shell lets what it runs in the background ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def fails(tmp_path: Path, *arguments: object) -> str:
-    """The one line of a command that must refuse its input and leave nothing behind."""
-    before = sorted(tmp_path.rglob("*"))
-    result = command(*arguments, cwd=tmp_path)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 2, result.stderr
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    assert sorted(tmp_path.rglob("*")) == before
-    return lines[0]
 
 
 def run_small(tmp_path: Path, *arguments: object) -> str:
@@ -68,7 +38,7 @@ def test_a_run_prints_the_table_and_says_where_the_report_lies(tmp_path: Path) -
     assert "simulated" in result.stdout
     report = Path(result.stderr.strip().splitlines()[-1].removeprefix("report: "))
     assert (tmp_path / report).is_file()
-    assert command("report", "o/default", "--recompute", cwd=tmp_path).returncode == 0
+    assert called("report", "o/default", "--recompute", cwd=tmp_path).returncode == 0
 
 
 def test_unknown_names_get_the_nearest_known_one(tmp_path: Path) -> None:
@@ -78,6 +48,12 @@ def test_unknown_names_get_the_nearest_known_one(tmp_path: Path) -> None:
     assert "did you mean 'lr'" in fails(tmp_path, "run", "--store", store, "--methods", "lwf", "--set", "lwf.lrr=1")
     assert "unknown stream 'x'" in run_small(tmp_path, "--stream", "x")
     assert "unknown method" in fails(tmp_path, "methods", "zero-shot")
+
+
+def test_a_refusal_is_the_same_from_a_process_of_its_own(tmp_path: Path) -> None:
+    arguments = ("run", "--store", small_store().path, "--methods", "lwff")
+    alone, here = command(*arguments, cwd=tmp_path), called(*arguments, cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_a_value_of_the_wrong_type_names_field_and_value(tmp_path: Path) -> None:
@@ -150,16 +126,16 @@ def test_published_streams_are_imported_filled_inspected_and_verified(tmp_path: 
     result = command("features", "import-ctvr", *pickles, "--captions", captions, "--out", "structure.h5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     knobs = ("--knob", "dim=32", "--knob", "latent_dim=16", "--knob", "frames=2", "--captions-per-train-video", 1)
-    result = command("features", "synth", "--structure", "structure.h5", *knobs, "--out", "filled.h5", cwd=tmp_path)
+    result = called("features", "synth", "--structure", "structure.h5", *knobs, "--out", "filled.h5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    shown = command("features", "inspect", "filled.h5", cwd=tmp_path).stdout
+    shown = called("features", "inspect", "filled.h5", cwd=tmp_path).stdout
     assert "MSRVTT-10" in shown
     assert "2990 test_videos" in shown
-    verified = command("features", "verify", "filled.h5", cwd=tmp_path)
+    verified = called("features", "verify", "filled.h5", cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout
     with h5py.File(tmp_path / "filled.h5", "r+") as file:
         file["captions/words"][5, 0] = 7
-    broken = command("features", "verify", "filled.h5", cwd=tmp_path)
+    broken = called("features", "verify", "filled.h5", cwd=tmp_path)
     assert broken.returncode == 1
     assert "captions/words: content does not match its digest" in broken.stdout
 

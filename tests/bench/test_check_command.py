@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.commands import ROOT, called, command, fails, hear_ctrl_c
 from tests.stores import small_store
-from tests.test_cli import ROOT, command, fails, hear_ctrl_c
 
 SUITE = 'seeds = 1\nmethods = [{name = "zero_shot"}, {name = "finetune", set = {epochs = 1}}]\n'
 
@@ -64,7 +64,7 @@ def test_a_regression_exits_with_1_names_the_metric_and_writes_junit(folder: Pat
 
 
 def test_json_has_every_metric_that_moved(folder: Path) -> None:
-    result = command("check", moved(folder, 60), "--jobs", 1, "--json", "--quiet", cwd=folder)
+    result = called("check", moved(folder, 60), "--jobs", 1, "--json", "--quiet", cwd=folder)
     assert result.returncode == 1
     found = json.loads(result.stdout)
     assert not found["ok"]
@@ -77,7 +77,7 @@ def test_json_has_every_metric_that_moved(folder: Path) -> None:
 
 def test_an_improvement_exits_with_0_and_asks_to_be_accepted(folder: Path) -> None:
     path = moved(folder, -60)
-    result = command("check", path, "--jobs", 1, cwd=folder)
+    result = called("check", path, "--jobs", 1, cwd=folder)
     assert result.returncode == 0
     assert "finetune [epochs=1]: better" in result.stdout
     assert "--accept" in result.stderr
@@ -86,7 +86,7 @@ def test_an_improvement_exits_with_0_and_asks_to_be_accepted(folder: Path) -> No
 def test_accept_shows_old_beside_new_and_then_the_check_passes(folder: Path) -> None:
     path = moved(folder, 30)
     before = json.loads(path.read_text())
-    result = command("check", path, "--jobs", 1, "--accept", cwd=folder)
+    result = called("check", path, "--jobs", 1, "--accept", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "worse" in result.stdout
     assert [line.split()[-7] for line in result.stdout.splitlines()[-4:]] == ["old", "new", "old", "new"]
@@ -94,12 +94,12 @@ def test_accept_shows_old_beside_new_and_then_the_check_passes(folder: Path) -> 
     assert after["noise_seeds"] == before["noise_seeds"]
     assert after["suite"] == before["suite"]
     assert after["rows"] == json.loads((folder / "baselines" / "b.json").read_text())["rows"]
-    assert command("check", path, "--jobs", 1, cwd=folder).returncode == 0
+    assert called("check", path, "--jobs", 1, cwd=folder).returncode == 0
 
 
 def test_a_store_beside_the_baseline_is_found_from_anywhere(folder: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "baselines" / "b.json").read_text())["store"]["path"] == "../store.h5"
-    assert command("check", folder / "baselines" / "b.json", "--jobs", 1, cwd=tmp_path).returncode == 0
+    assert called("check", folder / "baselines" / "b.json", "--jobs", 1, cwd=tmp_path).returncode == 0
 
 
 def test_wrong_input_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bench.records import RankTable, write_json
 from bench.summary import HEADLINE, metrics_of
 from features.errors import InputError
 from tests.bench.fake_suite import write_suite
-from tests.test_cli import command, fails
+from tests.commands import called, command, fails
 
 LABELS = ["zero_shot", "finetune", "er"]
 
@@ -199,7 +199,7 @@ def test_the_command_prints_what_changed_and_json(first: SuiteResults, tmp_path:
     assert "equal in every run and query" in result.stdout
     assert "queries that left rank 1" in result.stdout
     assert "caption 1" in result.stdout
-    values = json.loads(command("compare", first.directory, second.directory, "--json").stdout)
+    values = json.loads(called("compare", first.directory, second.directory, "--json").stdout)
     assert values == json.loads(json.dumps(comparison_numbers(compare(first, second))))
     assert "did you mean 'stream'" in fails(tmp_path, "compare", "a", "b", "--across", "streem")
     assert "holds no runs" in fails(tmp_path, "compare", tmp_path, second.directory)

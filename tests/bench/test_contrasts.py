@@ -23,10 +23,9 @@ from features.store import open_store
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
 from methods.registry import known_methods
 from methods.structalign import RELEASED
-from tests.bench.test_new_method import command
+from tests.commands import ROOT, called, command
 from tests.stores import small_store
 
-ROOT = Path(__file__).resolve().parents[2]
 ABLATION = ROOT / "results/suites/structalign_ablation.toml"
 
 
@@ -134,10 +133,10 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     with pytest.raises(InputError, match="several stores"):
         read_suite(path, {})
     assert [suite.name for suite in read_suites(path, {"store": other_store})] == ["two"]
-    result = command(tmp_path, ROOT / "run_benchmark.py", "run", "--suite", path, "--out", "o", "--jobs", 1)
+    result = command("run", "--suite", path, "--out", "o", "--jobs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Each row minus finetune [epochs=1]" in " ".join(result.stdout.split())
-    again = command(tmp_path, ROOT / "run_benchmark.py", "run", "--suite", path, "--out", "o", "--jobs", 1, "--json")
+    again = called("run", "--suite", path, "--out", "o", "--jobs", 1, "--json", cwd=tmp_path)
     assert [len(suite["runs"]) for suite in json.loads(again.stdout)] == [3, 3]  # zero_shot has one run
     found = [read_results(tmp_path / "o/two" / name) for name in ("small", "other")]
     (contrast,) = contrasts(found, "finetune [epochs=1]", HEADLINE)

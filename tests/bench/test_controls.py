@@ -10,8 +10,8 @@ from bench.controls import with_controls
 from bench.suite import SuiteConfig, make_suite, plan
 from features.store import open_store
 from methods.registry import find_method, known_methods
+from tests.commands import command
 from tests.stores import small_store
-from tests.test_cli import command
 
 PROMPTS = ("l2p", "dualprompt", "coda_prompt", "s_prompts")
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from tests.test_cli import ROOT, hear_ctrl_c
+from tests.commands import ROOT, hear_ctrl_c
 
 SWALLOWED = """
 import signal, time, weakref

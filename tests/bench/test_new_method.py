@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,37 +9,28 @@ import pytest
 from bench.new_method import write_method
 from bench.plugins import find_method
 from features.errors import InputError
+from tests.commands import ROOT, called, command, python
 from tests.stores import small_store
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment
-    )
 
 
 def test_both_files_run_at_once(tmp_path: Path) -> None:
     method, test = write_method("my_method", tmp_path / "new")
     assert find_method(f"{method}:MyMethod").name == "my_method"
-    result = command(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
+    result = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
     assert result.returncode == 0, result.stdout
     assert "16 passed" in result.stdout
     for linter in (("check", "--ignore", "D103,I001"), ("format", "--check")):
-        result = command(ROOT, "-m", "ruff", *linter, method, test)
+        result = python(ROOT, "-m", "ruff", *linter, method, test)
         assert result.returncode == 0, result.stdout
 
 
 def test_from_new_method_to_a_row_in_the_table(tmp_path: Path) -> None:
-    cli = ROOT / "run_benchmark.py"
-    assert command(tmp_path, cli, "new-method", "tilt").returncode == 0
+    assert called("new-method", "tilt", cwd=tmp_path).returncode == 0
     named = ("--methods", "tilt.py:Tilt[epochs=1]", "--set", "tilt.weight=2")
-    result = command(tmp_path, cli, "run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 2)
+    result = command("run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "tilt@" in result.stdout
-    card = command(tmp_path, cli, "methods", "tilt.py")
+    card = called("methods", "tilt.py", cwd=tmp_path)
     assert "weight = 1.0" in card.stdout
     assert "weight: of the term that keeps captions near their frozen features." in card.stdout
 
@@ -50,12 +38,11 @@ def test_from_new_method_to_a_row_in_the_table(tmp_path: Path) -> None:
 def test_check_method_says_what_is_wrong(tmp_path: Path) -> None:
     method, _ = write_method("tilt", tmp_path)
     text = method.read_text()
-    cli = ROOT / "run_benchmark.py"
-    sound = command(tmp_path, cli, "check-method", "tilt.py", "--set", "weight=0")
+    sound = command("check-method", "tilt.py", "--set", "weight=0", cwd=tmp_path)
     assert sound.returncode == 0, sound.stdout
     assert sound.stdout.endswith("tilt keeps the contract\n")
     method.write_text(text.replace("moved_N.mean()", "moved_N.var() / 0"))
-    broken = command(tmp_path, cli, "check-method", "tilt.py")
+    broken = called("check-method", "tilt.py", cwd=tmp_path)
     assert broken.returncode == 1
     assert "Traceback" not in broken.stderr
     assert "FAULT loss and gradients are finite" in broken.stdout

@@ -18,7 +18,7 @@ from bench.report import write_report
 from bench.report_formats import format_of, report_text, write_figures, write_page
 from features.errors import InputError
 from tests.bench.fake_suite import write_suite
-from tests.test_cli import command, fails
+from tests.commands import called, command, fails
 
 LABELS = ["zero_shot", "finetune", *(f"filler_{i}" for i in range(12)), "er"]
 
@@ -128,9 +128,9 @@ def test_the_command_prints_text_and_writes_files(ten: SuiteResults, twenty: Sui
     result = command("report", ten.directory, twenty.directory, "--format", "latex", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == report_text([ten.directory, twenty.directory], "latex")
-    result = command("report", ten.directory, "--out", "table.csv", cwd=tmp_path)
+    result = called("report", ten.directory, "--out", "table.csv", cwd=tmp_path)
     assert (tmp_path / "table.csv").read_text() == report_text([ten.directory], "csv")
-    values = json.loads(command("report", twenty.directory, "--out", "whole", "--json", cwd=tmp_path).stdout)
+    values = json.loads(called("report", twenty.directory, "--out", "whole", "--json", cwd=tmp_path).stdout)
     assert len(values["runs"]) == 1 + 3 * 3
     assert (tmp_path / "whole" / "index.html").is_file()
     assert "one folder" in fails(tmp_path, "report", ten.directory, twenty.directory)

@@ -25,10 +25,9 @@ from features.streams import PairTable
 from methods.base import TrainedConfig
 from methods.registry import known_methods
 from methods.wise_ft import WiseFTConfig
-from tests.bench.test_new_method import command
+from tests.commands import ROOT, called, command
 from tests.stores import small_store, small_stream
 
-ROOT = Path(__file__).resolve().parents[2]
 FAST = "epochs=1"
 
 
@@ -195,20 +194,19 @@ def test_the_evidence_holds_what_the_choice_was_made_from(tmp_path: Path) -> Non
 
 
 def test_the_command_writes_choice_and_evidence(tmp_path: Path) -> None:
-    cli = (ROOT / "run_benchmark.py", "tune")
     options = ("--store", small_store().path, "--seeds", 1, "--jobs", 1)
-    result = command(tmp_path, *cli, "wise_ft", "--grid", "mix=0.5,1.0", "--grid", FAST, *options)
+    result = command("tune", "wise_ft", "--grid", "mix=0.5,1.0", "--grid", FAST, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "evidence: results/tuning/wise_ft.json" in result.stdout
     evidence = json.loads((tmp_path / "results/tuning/wise_ft.json").read_text())
     assert evidence["command"].startswith("run_benchmark.py tune wise_ft --grid mix=0.5,1.0")
     (tmp_path / "g.toml").write_text("[zero_shot]\nscoring = ['cosine', 'fused']\n[finetune]\nepochs = [1]\n")
-    result = command(tmp_path, *cli, "all", "--grids", "g.toml", *options, "--quiet")
+    result = called("tune", "all", "--grids", "g.toml", *options, "--quiet", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "results/tuning").iterdir()} == {
         "wise_ft.json", "zero_shot.json", "finetune.json",
     }  # fmt: skip
-    refused = command(tmp_path, *cli, "lwf", "--grids", "g.toml", *options)
+    refused = called("tune", "lwf", "--grids", "g.toml", *options, cwd=tmp_path)
     assert refused.returncode == 2
     assert "has no grid of 'lwf'" in refused.stderr
 

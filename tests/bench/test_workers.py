@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.environment import cores
+from tests.commands import ROOT
 from tests.stores import small_store
-from tests.test_cli import ROOT
 
 
 def children(pid: int) -> list[int]:
