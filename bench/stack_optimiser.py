@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.training import learning_rate_factor, make_optimiser
+from bench.training import learning_rate_factor, make_optimiser, total_steps
 from methods.base import Method, TrainedConfig
 
 
@@ -24,11 +24,12 @@ class StackOptimiser:
         peaks = [method.learning_rate() for method in methods]
         recipes = list(zip(peaks, configs, strict=True))
         self._weights, self._made = weights, 0
-        self._adam, self._schedule, self.total = make_optimiser(weights, methods[0], configs[0], pairs)
         self._alike = len({(peak, config.weight_decay, config.warmup) for peak, config in recipes}) == 1
         if self._alike:
+            self._adam, self._schedule, self.total = make_optimiser(weights, methods[0], configs[0], pairs)
             return
         self._adam = torch.optim.AdamW(weights, lr=1.0, weight_decay=0.0, fused=True)
+        self.total = total_steps(configs[0], pairs)
         steps = range(self.total)  # made at once: a step then sends nothing to a GPU
         rates = [[peak * learning_rate_factor(step, self.total, config) for peak, config in recipes] for step in steps]
         self._rates_TS = weights[0].new_tensor(rates)

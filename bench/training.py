@@ -135,12 +135,17 @@ def make_optimiser(
     parameters: Iterable[Tensor], method: Method, config: TrainedConfig, pairs: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
     """What a task of so many pairs is trained with, the method's own parameters or a stack of them, and its steps."""
-    total = config.epochs * math.ceil(pairs / config.batch_size)
+    total = total_steps(config, pairs)
     optimiser = torch.optim.AdamW(
         list(parameters), lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True
     )
     factor = partial(learning_rate_factor, total=total, config=config)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
+
+
+def total_steps(config: TrainedConfig, pairs: int) -> int:
+    """Steps of a task of so many pairs."""
+    return config.epochs * math.ceil(pairs / config.batch_size)
 
 
 def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:
