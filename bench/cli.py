@@ -85,8 +85,7 @@ def run(
         check_tensorboard()
     from bench.cli_values import parse_methods, parse_settings, parse_variant
     from bench.controls import with_controls
-    from bench.stores import store_path
-    from bench.suite import make_suite, read_suites, run_suite
+    from bench.suite import check_values, make_suite, read_suites, run_suite
 
     options: dict[str, Any] = {
         "store": store,
@@ -106,13 +105,12 @@ def run(
         **parse_variant(variant or []),
     }
     given = {key: value for key, value in options.items() if value is not None}
-    with StageProgress(quiet) as stages:
-        if store is not None:
-            given["store"] = store_path(store, stages.show)
-        if suite is not None:
-            configs = read_suites(suite, given, stages.show)
     if suite is None:
-        configs = [make_suite({"store": store or _default_store(quiet), **given}, "command line")]
+        check_values(given, "command line")
+        configs = [make_suite({**given, "store": _store(store, quiet)}, "command line")]
+    else:
+        with StageProgress(quiet) as stages:
+            configs = read_suites(suite, given, stages.show)
     records = []
     configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
     for config in configs:
@@ -156,13 +154,14 @@ def main() -> None:
         sys.exit(130)
 
 
-def _default_store(quiet: bool) -> Path:
+def _store(named: Path | None, quiet: bool) -> Path:
     from bench.console import StageProgress, say
-    from features.default_store import default_store
+    from bench.stores import DEFAULT_WORLD, store_path
 
-    say("default store: moving shapes, world 0 (built on first use)", quiet)
-    with StageProgress(quiet) as progress:
-        return default_store(progress.show)
+    if named is None:
+        say("default store: moving shapes, world 0 (built on first use)", quiet)
+    with StageProgress(quiet) as stages:
+        return store_path(named or DEFAULT_WORLD, stages.show)
 
 
 def show_contrasts(directories: list[Path], against: str) -> None:

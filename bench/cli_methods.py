@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,8 +98,8 @@ def tune(
     from bench.cli_values import parse_grid
     from bench.plugins import find_method
     from bench.stores import TUNING_WORLD, store_path
-    from bench.suite import make_suite
-    from bench.tune import search
+    from bench.suite import check_values, make_suite
+    from bench.tune import checked_grid, search
     from bench.tune_evidence import differs, read_grids, search_table, write_evidence
 
     wanted = {name: parse_grid(grid)} if grid else read_grids(grids)
@@ -110,11 +110,14 @@ def tune(
             raise InputError(f"{grids}: has no grid of {name!r}; give --grid field=value,value")
         wanted = {name: wanted[name]}
     entries = {method: find_method(method) for method in wanted}
-    with StageProgress() as stages:
-        path = store_path(store or TUNING_WORLD, stages.show)
-    options = {"name": "tuning", "store": path, "stream": stream, "seeds": seeds, "validation": validation}
+    for method, entry in entries.items():
+        checked_grid(entry, wanted[method])
+    options: dict[str, Any] = {"name": "tuning", "stream": stream, "seeds": seeds, "validation": validation}
     options |= {"device": device, "jobs": jobs, "ensemble": ensemble, "out": runs}
-    suite = make_suite(options, "command line")
+    check_values(options, "command line")
+    with StageProgress(quiet) as stages:
+        path = store_path(store or TUNING_WORLD, stages.show)
+    suite = make_suite({**options, "store": path}, "command line")
     failed = 0
     for method, entry in entries.items():
         with SuiteProgress(quiet) as progress:

@@ -22,7 +22,8 @@ from bench.workers import run_jobs
 from features.errors import InputError, unknown_name
 from features.store import FeatureStore, check_finite, open_store
 from features.streams import StreamOptions, make_stream
-from methods.base import TrainedConfig
+from methods.base import MethodConfig, TrainedConfig
+from methods.registry import Entry
 
 OnRun = Callable[[int, int, RunRecord], None]
 
@@ -141,8 +142,9 @@ def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = igno
     if isinstance(methods := values.get("methods"), list):
         values["methods"] = [_beside(path, choice) for choice in methods]
     values = {"name": path.stem, **values, **overrides}
+    check_values(values, str(path))
     if "store" in overrides:
-        return [make_suite(values, str(path))]
+        return [make_suite({**values, "store": store_path(overrides["store"], progress)}, str(path))]
     names = [values["name"] if len(stores) == 1 else f"{values['name']}/{short_name(store)}" for store in stores]
     places = [store_path(store if is_world(store) else path.parent / store, progress) for store in stores]
     each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
@@ -167,6 +169,13 @@ def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:
         if first["type"] == "extra_forbidden":
             raise unknown_name(f"field in {where}:", field, SuiteConfig.model_fields) from error
         raise InputError(f"{where}: {field}: {first['msg'].lower()}; got {first.get('input')!r}") from error
+
+
+def check_values(values: dict[str, Any], where: str) -> None:
+    """Everything that can be known without a store, before one is built. Raises InputError."""
+    config = make_suite({**values, "store": Path()}, where)
+    _configured(config)
+    _ = config.stream_options, pick_device(config.device)
 
 
 def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore) -> list[RunRecord]:
@@ -234,16 +243,10 @@ def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
 
 def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
     """The suite's runs, every configuration checked; a run that appears twice is planned once."""
-    entries = [find_method(choice.name) for choice in config.methods]
-    for name in config.set:
-        if name not in {entry.name for entry in entries}:
-            raise unknown_name("method to set values of", name, {entry.name for entry in entries})
     stream = store.stream(config.stream).name
     options = config.stream_options
     jobs: dict[str, Job] = {}
-    for position, (choice, entry) in enumerate(zip(config.methods, entries, strict=True)):
-        values = {**choice.set, **config.set.get(entry.name, {})}
-        method_config = entry.config(values)
+    for position, (entry, method_config) in enumerate(_configured(config)):
         defaults = asdict(entry.config())
         changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
         if entry.method.needs_reference and not store.has_reference:
@@ -272,6 +275,16 @@ def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
     if config.against is not None and config.against not in labels:
         raise unknown_name("row to compare with (against)", config.against, labels)
     return list(jobs.values())
+
+
+def _configured(config: SuiteConfig) -> list[tuple[Entry, MethodConfig]]:
+    """The suite's methods with their values, every one checked."""
+    entries = [find_method(choice.name) for choice in config.methods]
+    for name in config.set:
+        if name not in {entry.name for entry in entries}:
+            raise unknown_name("method to set values of", name, {entry.name for entry in entries})
+    values = [{**choice.set, **config.set.get(e.name, {})} for choice, e in zip(config.methods, entries, strict=True)]
+    return [(entry, entry.config(chosen)) for entry, chosen in zip(entries, values, strict=True)]
 
 
 def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:

@@ -170,6 +170,7 @@ class StreamOptions:
     blurred: share of each category's train videos that are learned in another task, drawn evenly from all others
         (Blurry-M of Bang et al. 2021); tests stay where they are. 0: sharp boundaries.
     seed: draws of few-shot, long-tail, hold-out and blurring.
+    Raises InputError for a value outside its range.
     """
 
     order: int = 0
@@ -179,6 +180,14 @@ class StreamOptions:
     split: bool = False
     blurred: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"shots": 1, "long_tail": 1, "validation": 0}.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise InputError(f"{name} of a stream must be at least {least}; got {value}")
+        if not 0 <= self.blurred < 1:
+            raise InputError(f"blurred must be a share of the train videos, 0 to below 1; got {self.blurred}")
 
 
 @dataclass(frozen=True)
@@ -284,8 +293,6 @@ def _blur(
     options: StreamOptions,
 ) -> npt.NDArray[np.int32]:
     """The task in which each video is learned: its own, but for a share of each category's train videos."""
-    if not 0 <= options.blurred < 1:
-        raise InputError(f"blurred must be a share of the train videos, 0 to below 1; got {options.blurred}")
     learned_in_N = task_N.copy()
     if options.blurred and num_tasks > 1:
         rng = np.random.default_rng((options.seed, 0xB1))
@@ -300,8 +307,6 @@ def _training_videos(
     store: FeatureStore, stored: StoredStream, options: StreamOptions
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Masks of train and of validation videos after few-shot, long-tail and hold-out."""
-    if options.long_tail < 1 or options.validation < 0 or (options.shots is not None and options.shots < 1):
-        raise InputError(f"stream options need long_tail >= 1, validation >= 0, shots >= 1; got {options}")
     rng = np.random.default_rng((options.seed, 0x5EED))
     train = np.zeros(len(store.category_N), bool)
     validation = stored.role_of_video_N == VALIDATION

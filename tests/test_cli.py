@@ -50,6 +50,30 @@ def test_unknown_names_get_the_nearest_known_one(tmp_path: Path) -> None:
     assert "unknown method" in fails(tmp_path, "methods", "zero-shot")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--methods", "lwff"), "did you mean 'lwf'"),
+        (("run", "--store", "moving-shapes:9", "--set", "lwf.lrr=1"), "did you mean 'lr'"),
+        (("run", "--methods", "lwf", "--set", "er.lr=1"), "method to set values of"),
+        (("run", "--variant", "shots=0"), "shots of a stream must be at least 1"),
+        (("run", "--suite", "s.toml"), "did you mean 'er'"),
+        (("run", "--suite", "s.toml", "--store", "moving-shapes:9"), "did you mean 'er'"),
+        (("tune", "lwf", "--grid", "lrr=1"), "did you mean 'lr'"),
+        (("tune", "lwf", "--grid", "lr=1", "--seeds", 0), "seeds"),
+    ],
+)
+def test_what_is_wrong_without_a_store_is_said_before_a_world_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], words: str
+) -> None:
+    def build(seed: int, progress: object) -> Path:
+        raise AssertionError(f"world {seed} is built")
+
+    monkeypatch.setattr("features.worlds.build.default_store_path", build)
+    (tmp_path / "s.toml").write_text("stores = ['moving-shapes:1', 'moving-shapes:2']\nmethods = ['eer']\n")
+    assert words in fails(tmp_path, *arguments)
+
+
 def test_a_refusal_is_the_same_from_a_process_of_its_own(tmp_path: Path) -> None:
     arguments = ("run", "--store", small_store().path, "--methods", "lwff")
     alone, here = command(*arguments, cwd=tmp_path), called(*arguments, cwd=tmp_path)
