@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ import torch
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, hardware and commit that a number was made with."""
-    packages = ("torch", "numpy", "faiss-cpu", "h5py", "scipy")
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **_versions(),
         "platform": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
         "threads": torch.get_num_threads(),
@@ -27,13 +27,19 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("torch", "numpy", "faiss-cpu", "h5py", "scipy")}
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
 def git_commit() -> str:
-    """Commit of the source tree, with '+' where it has changes; empty outside a checkout."""
+    """Commit of the source tree when first asked, with '+' where it has changes; empty outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

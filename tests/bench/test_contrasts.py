@@ -121,7 +121,7 @@ def suite_file(folder: Path, text: str) -> Path:
 
 
 def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differences(
-    tmp_path: Path, other_store: Path
+    tmp_path: Path, other_store: Path, no_figures: None
 ) -> None:
     path = suite_file(
         tmp_path,

@@ -10,7 +10,7 @@ from bench.controls import with_controls
 from bench.suite import SuiteConfig, make_suite, plan
 from features.store import open_store
 from methods.registry import find_method, known_methods
-from tests.commands import command
+from tests.commands import called
 from tests.stores import small_store
 
 PROMPTS = ("l2p", "dualprompt", "coda_prompt", "s_prompts")
@@ -63,9 +63,9 @@ def test_a_method_in_a_file_of_its_own_may_name_a_control(tmp_path: Path) -> Non
     assert mine.startswith("mine@")
 
 
-def test_run_says_that_a_control_joins(tmp_path: Path) -> None:
+def test_run_says_that_a_control_joins(tmp_path: Path, no_figures: None) -> None:
     given = ("--methods", "l2p[epochs=1]", "--seeds", "1", "--jobs", "1", "--out", tmp_path, "--json")
-    result = command("run", "--store", small_store().path, *given)
+    result = called("run", "--store", small_store().path, *given)
     assert result.returncode == 0, result.stderr
     assert "attention_head joins the suite" in result.stderr
     assert '"attention_head"' in result.stdout

@@ -87,7 +87,7 @@ def test_an_item_that_is_none_has_no_score(pair: tuple[TextEmbedding, VideoEmbed
     assert np.isfinite(scores[:, [0, 2]]).all()
 
 
-def test_a_suite_shows_the_loss_of_its_index_beside_exact_recall(tmp_path: Path) -> None:
+def test_a_suite_shows_the_loss_of_its_index_beside_exact_recall(tmp_path: Path, no_figures: None) -> None:
     methods = [
         {"name": "zero_shot"},
         {"name": "zero_shot", "set": {"scoring": "fused"}},

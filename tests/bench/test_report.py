@@ -131,9 +131,8 @@ def test_simulated_features_are_called_so(suite):
         assert "simulated" in (suite[1].parent / name).read_text(encoding="utf-8").lower()
 
 
-def test_recompute_gives_the_metrics_of_the_run_again(suite, tmp_path, monkeypatch):
+def test_recompute_gives_the_metrics_of_the_run_again(suite, tmp_path, no_figures):
     results, _ = suite
-    monkeypatch.setattr("bench.plots.save_figures", lambda results, directory: {})
     files = [run.directory / "metrics.json" for row in results.rows for run in row.runs]
     before = [file.read_bytes() for file in files]
     files[0].write_text("{}")
@@ -158,8 +157,7 @@ def test_lost_queries_are_those_that_were_first_and_are_not_any_more(suite):
     assert all(query.thief_task == query.thief // 8 + 1 for query in found)
 
 
-def test_queries_are_shown_in_their_words_where_the_store_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.plots.save_figures", lambda results, directory: {})
+def test_queries_are_shown_in_their_words_where_the_store_is_named(tmp_path, monkeypatch, no_figures):
     store = _store(tmp_path / "fake.h5")
     directory = write_suite(tmp_path / "worded", ["zero_shot", "er"], seeds=1)
     with pytest.raises(InputError, match="is not the store of these runs"):

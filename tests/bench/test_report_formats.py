@@ -33,8 +33,7 @@ def twenty(tmp_path_factory: pytest.TempPathFactory) -> SuiteResults:
     return read_results(write_suite(tmp_path_factory.mktemp("runs") / "twenty", LABELS[:4], queries=15, tasks=4))
 
 
-def test_a_single_format_is_the_file_of_the_whole_report(ten: SuiteResults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.plots.save_figures", lambda results, directory: {})
+def test_a_single_format_is_the_file_of_the_whole_report(ten: SuiteResults, no_figures: None) -> None:
     folder = write_report(ten.directory).parent
     assert report_text([ten.directory], "latex") == (folder / "table.tex").read_text()
     assert report_text([ten.directory], "csv") == (folder / "table.csv").read_text()
@@ -124,7 +123,9 @@ def test_the_format_follows_the_suffix_of_the_file() -> None:
         format_of("latx", None)
 
 
-def test_the_command_prints_text_and_writes_files(ten: SuiteResults, twenty: SuiteResults, tmp_path: Path) -> None:
+def test_the_command_prints_text_and_writes_files(
+    ten: SuiteResults, twenty: SuiteResults, tmp_path: Path, no_figures: None
+) -> None:
     result = command("report", ten.directory, twenty.directory, "--format", "latex", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == report_text([ten.directory, twenty.directory], "latex")

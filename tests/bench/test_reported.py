@@ -26,7 +26,7 @@ def on_stream(directory: Path, stream: str) -> Path:
     return directory
 
 
-def test_they_are_shown_beside_the_suites_own(tmp_path: Path) -> None:
+def test_they_are_shown_beside_the_suites_own(tmp_path: Path, no_figures: None) -> None:
     results = read_results(on_stream(tmp_path, "MSRVTT-10"))
     table = markdown_table(results)
     lines = {line.split(" | ")[0].strip("|* "): line for line in table.split("**Learning")[0].splitlines()}

@@ -1,0 +1,11 @@
+"""Fixtures of many tests."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take seconds to draw and have tests of their own."""
+    monkeypatch.setattr("bench.plots.save_figures", lambda results, directory: {})
