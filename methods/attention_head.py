@@ -13,8 +13,9 @@ from torch import Tensor
 
 from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import AdaptedVideo, AttentionBlock
+from methods.heads import AdaptedVideo, AttentionBlock, Prompts
 from methods.losses import symmetric_contrastive
+from methods.memory import captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
 
@@ -49,19 +50,24 @@ class AttentionHead(Method):
         return {"contrastive": symmetric_contrastive(sim_NN, self.config.scale, same_video(batch.video_N))}
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
-        return embed_text(self.attend_text(text, None), self.config)
+        return embed_text(self.attend_text(text), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        return embed_video(self.attend_video(video, None), self.config)
+        return embed_video(self.attend_video(video), self.config)
 
-    def attend_text(self, text: TextBatch, prompts_NPD: Tensor | None) -> TextBatch:
-        """The caption is the first token of its words."""
+    def attend_text(self, text: TextBatch, *prompts: Prompts) -> TextBatch:
+        """The caption is the first token of its words; without them where no word is scored."""
         tokens_NLD = torch.cat([text.pooled_ND[:, None], text.words_NLD], 1)
         mask_NL = torch.cat([text.word_mask_NL.new_ones(len(tokens_NLD), 1), text.word_mask_NL], 1)
-        adapted_NLD = self.text_block(tokens_NLD, mask_NL, prompts_NPD)
+        if self.config.scoring == "cosine":
+            return captions_alone(self.text_block(tokens_NLD, mask_NL, *prompts, asked=1)[:, 0])
+        adapted_NLD = self.text_block(tokens_NLD, mask_NL, *prompts)
         return TextBatch(adapted_NLD[:, 0], adapted_NLD[:, 1:] * text.word_mask_NL[..., None], text.word_mask_NL)
 
-    def attend_video(self, video: VideoBatch, prompts_MPD: Tensor | None) -> AdaptedVideo:
-        """Frames attend to each other."""
-        frames_MFD = self.video_block(video.frames_MFD, video.frame_mask_MF, prompts_MPD)
-        return AdaptedVideo(frames_MFD * video.frame_mask_MF[..., None], video.frame_mask_MF)
+    def attend_video(self, video: VideoBatch, *prompts: Prompts) -> AdaptedVideo:
+        """Frames attend to each other; their mean as the only frame where none is scored."""
+        frames_MFD, mask_MF = video
+        if self.config.scoring == "cosine":
+            mean_MD = self.video_block.mean(frames_MFD, mask_MF, *prompts)
+            return AdaptedVideo(mean_MD[:, None], mask_MF.any(1, keepdim=True))
+        return AdaptedVideo(self.video_block(frames_MFD, mask_MF, *prompts) * mask_MF[..., None], mask_MF)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.attention_head import AttentionConfig, AttentionHead
 from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.heads import masked_mean
+from methods.heads import Prompts, masked_mean
 from methods.losses import orthogonality
 from methods.registry import register
 from methods.scoring import embed_text, embed_video
@@ -66,12 +66,12 @@ class CODAPrompt(AttentionHead):
         return {**super().loss(batch), "ortho": self.config.ortho * overlap}
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
-        prompts_NPD = self.text_prompts(text.pooled_ND, self.task.position)
-        return embed_text(self.attend_text(text, prompts_NPD), self.config)
+        prompts = Prompts(self.text_prompts(text.pooled_ND, self.task.position))
+        return embed_text(self.attend_text(text, prompts), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        prompts_MPD = self.video_prompts(masked_mean(*video), self.task.position)
-        return embed_video(self.attend_video(video, prompts_MPD), self.config)
+        prompts = Prompts(self.video_prompts(masked_mean(*video), self.task.position))
+        return embed_video(self.attend_video(video, prompts), self.config)
 
 
 class Components(nn.Module):

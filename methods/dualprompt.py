@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.attention_head import AttentionConfig, AttentionHead
 from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.heads import masked_mean, uniform
+from methods.heads import Prompts, masked_mean, uniform
 from methods.losses import symmetric_contrastive
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
@@ -66,8 +66,8 @@ class DualPrompt(AttentionHead):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, own_N = self.config, torch.full_like(batch.category_N, self.learned - 1)
-        text = embed_text(self.attend_text(batch.text, self.text_prompts(own_N)), config)
-        video = embed_video(self.attend_video(batch.video, self.video_prompts(own_N)), config)
+        text = embed_text(self.attend_text(batch.text, *self.text_prompts(own_N)), config)
+        video = embed_video(self.attend_video(batch.video, *self.video_prompts(own_N)), config)
         sim_NN = pair_similarity(text, video, config)
         match = self.text_prompts.match(batch.text.pooled_ND)[:, self.learned - 1]
         match = match + self.video_prompts.match(masked_mean(*batch.video))[:, self.learned - 1]
@@ -80,11 +80,11 @@ class DualPrompt(AttentionHead):
         return self.text_prompts.match(text.pooled_ND)[:, : self.learned].argmax(1)
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
-        return embed_text(self.attend_text(text, self.text_prompts(self.route(text))), self.config)
+        return embed_text(self.attend_text(text, *self.text_prompts(self.route(text))), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
         expert_M = self.video_prompts.match(masked_mean(*video))[:, : self.learned].argmax(1)
-        return embed_video(self.attend_video(video, self.video_prompts(expert_M)), self.config)
+        return embed_video(self.attend_video(video, *self.video_prompts(expert_M)), self.config)
 
 
 class DualPrompts(nn.Module):
@@ -97,10 +97,10 @@ class DualPrompts(nn.Module):
         self.keys = nn.ParameterList(uniform((1, dim), 0.002, generator) for _ in tasks)
         self.experts = nn.ParameterList(uniform((config.length, dim), 1.0, generator) for _ in tasks)
 
-    def forward(self, expert_N: Tensor) -> Tensor:
-        """prompts [N, G + length, D]: the general one before the chosen expert."""
-        general_NGD = self.general_GD.expand(len(expert_N), -1, -1)
-        return torch.cat([general_NGD, torch.stack(list(self.experts))[expert_N]], 1)
+    def forward(self, expert_N: Tensor) -> tuple[Prompts, Prompts]:
+        """The general prompt, and after it the chosen expert."""
+        experts = Prompts(torch.stack(list(self.experts)), expert_N[:, None])
+        return Prompts.shared(self.general_GD, len(expert_N)), experts
 
     def match(self, query_ND: Tensor) -> Tensor:
         """Cosine of each query with each task's key, [N, T]."""

@@ -6,6 +6,7 @@ Axes: N captions, M videos, L words, F frames, D feature dimensions, R rank, E e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -188,6 +189,26 @@ class RoutedExperts(nn.Module):
             self.up_ERD.copy_(self.up_ERD[:1].expand_as(self.up_ERD).clone())
 
 
+class Prompts(NamedTuple):
+    """K prompts of P tokens in the scale of layer-normed ones, and the C of them that each sample sees, in order.
+
+    of_NC None: K = N, each sample its own.
+    """
+
+    tokens_KPD: Tensor
+    of_NC: Tensor | None = None
+
+    @staticmethod
+    def shared(tokens_PD: Tensor, samples: int) -> Prompts:
+        """One prompt that all samples see."""
+        return Prompts(tokens_PD[None], torch.zeros(samples, 1, dtype=torch.int64, device=tokens_PD.device))
+
+    def mapped(self, weight_WD: Tensor) -> Tensor:
+        """W x of every sample's prompt tokens, [N, C P, W]; a prompt is mapped once, whoever sees it."""
+        mapped_KPW = functional.linear(self.tokens_KPD, weight_WD)
+        return mapped_KPW if self.of_NC is None else mapped_KPW[self.of_NC].flatten(1, 2)
+
+
 class AttentionBlock(nn.Module):
     """Tokens attend to prompts P and to each other in a narrow space.
 
@@ -201,14 +222,28 @@ class AttentionBlock(nn.Module):
         self.query, self.key, self.value = (fan_in_uniform((width, dim), generator) for _ in range(3))
         self.out = nn.Parameter(torch.zeros(dim, width))
 
-    def forward(self, tokens_NLD: Tensor, mask_NL: Tensor, prompts_NPD: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_NLD: Tensor, mask_NL: Tensor, *prompts: Prompts, asked: int | None = None) -> Tensor:
+        """The first `asked` tokens (None: all) after attention to all of them and to the prompts."""
+        mixed_NQW, asked_NQD = self._mixed(tokens_NLD, mask_NL, prompts, asked), tokens_NLD[:, :asked]
+        return asked_NQD + self._out(norm(asked_NQD) * mixed_NQW)
+
+    def mean(self, tokens_NLD: Tensor, mask_NL: Tensor, *prompts: Prompts) -> Tensor:
+        """The mean [N, D] of `forward` over real tokens: W_o is linear, so that it maps one row a sample."""
+        mixed_NLW = self._mixed(tokens_NLD, mask_NL, prompts, None)
+        return masked_mean(tokens_NLD, mask_NL) + self._out(masked_mean(norm(tokens_NLD) * mixed_NLW, mask_NL))
+
+    def _out(self, mixed: Tensor) -> Tensor:
+        return functional.linear(mixed, self.out) / math.sqrt(len(self.out))
+
+    def _mixed(self, tokens_NLD: Tensor, mask_NL: Tensor, prompts: Sequence[Prompts], asked: int | None) -> Tensor:
         inner_NLD = layer_norm(tokens_NLD)
-        context, mask = inner_NLD, mask_NL
-        if prompts_NPD is not None:
-            context = torch.cat([prompts_NPD, inner_NLD], 1)
-            mask = torch.cat([mask_NL.new_ones(prompts_NPD.shape[:2]), mask_NL], 1)
-        mixed = attention(inner_NLD @ self.query.T, context @ self.key.T, context @ self.value.T, mask, self.heads)
-        return tokens_NLD + norm(tokens_NLD) * (mixed @ self.out.T) / math.sqrt(len(self.out))
+        query_NQW = functional.linear(inner_NLD[:, :asked], self.query)
+        key_NKW, value_NKW = (
+            torch.cat([*(each.mapped(weight) for each in prompts), functional.linear(inner_NLD, weight)], 1)
+            for weight in (self.key, self.value)
+        )
+        shown_NP = mask_NL.new_ones(len(mask_NL), key_NKW.shape[1] - mask_NL.shape[1])
+        return attention(query_NQW, key_NKW, value_NKW, torch.cat([shown_NP, mask_NL], 1), self.heads)
 
 
 class TemporalTransformer(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.attention_head import AttentionConfig, AttentionHead
 from methods.base import FeatureSpec, TextEmbedding, VideoEmbedding
-from methods.heads import fan_in_uniform, masked_mean, uniform
+from methods.heads import Prompts, fan_in_uniform, masked_mean, uniform
 from methods.registry import register
 from methods.scoring import embed_text, embed_video
 from methods.similarity import normalise
@@ -59,8 +59,7 @@ class L2P(AttentionHead):
         return embed_text(self.attend_text(text, self.text_pool(text.pooled_ND)), self.config)
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        prompts_MPD = self.video_pool(masked_mean(*video))
-        return embed_video(self.attend_video(video, prompts_MPD), self.config)
+        return embed_video(self.attend_video(video, self.video_pool(masked_mean(*video))), self.config)
 
 
 class PromptPool(nn.Module):
@@ -72,10 +71,9 @@ class PromptPool(nn.Module):
         self.keys_KD = fan_in_uniform((config.pool, dim), generator)
         self.prompts_KPD = uniform((config.pool, config.length, dim), 1.0, generator)
 
-    def forward(self, query_ND: Tensor) -> Tensor:
-        """prompts [N, chosen * length, D], in the scale of layer-normed tokens."""
-        index_NC = self._cosine(query_ND).topk(self.chosen, dim=-1).indices
-        return self.prompts_KPD[index_NC].flatten(1, 2)
+    def forward(self, query_ND: Tensor) -> Prompts:
+        """The pool and each query's choice of it, best match first."""
+        return Prompts(self.prompts_KPD, self._cosine(query_ND).topk(self.chosen, dim=-1).indices)
 
     def match(self, query_ND: Tensor) -> Tensor:
         """Sum over the chosen keys of their cosine with the query, averaged over queries."""

@@ -9,7 +9,9 @@ a frozen transformer would lend to all. How often captions find their task is re
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,14 @@ from torch import Tensor, nn
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.attention_head import AttentionConfig, AttentionHead
 from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.heads import AdaptedVideo, masked_mean, uniform
+from methods.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from methods.losses import symmetric_contrastive
 from methods.memory import k_means
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
 from methods.similarity import normalise
+
+_Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,14 @@ class SPrompts(Method):
         return self._nearest(text.pooled_ND, self.text_centroids_TKD)
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
-        pooled_ND, words_NLD = torch.empty_like(text.pooled_ND), torch.empty_like(text.words_NLD)
-        task_N = self.route(text)
-        for task in task_N.unique().tolist():
-            mine_N = task_N == task
-            part = TextBatch(text.pooled_ND[mine_N], text.words_NLD[mine_N], text.word_mask_NL[mine_N])
-            pooled_ND[mine_N], words_NLD[mine_N], _ = self._text(part, task)
-        return embed_text(TextBatch(pooled_ND, words_NLD, text.word_mask_NL), self.config)
+        parts, back_N = _by_task(text, self.route(text))
+        found = [embed_text(self._text(part, task), self.config) for task, part in parts]
+        return TextEmbedding._make(_joined(found, back_N))
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        adapted_MFD = torch.empty_like(video.frames_MFD)
-        task_M = self._nearest(masked_mean(*video), self.video_centroids_TKD)
-        for task in task_M.unique().tolist():
-            mine_M = task_M == task
-            adapted_MFD[mine_M] = self._video(VideoBatch(*(part[mine_M] for part in video)), task).frames_MFD
-        return embed_video(AdaptedVideo(adapted_MFD, video.frame_mask_MF), self.config)
+        parts, back_M = _by_task(video, self._nearest(masked_mean(*video), self.video_centroids_TKD))
+        found = [embed_video(self._video(part, task), self.config) for task, part in parts]
+        return VideoEmbedding._make(_joined(found, back_M))
 
     def _nearest(self, feature_ND: Tensor, centroid_TKD: Tensor) -> Tensor:
         """task_N of the nearest centroid among the tasks begun."""
@@ -112,14 +109,27 @@ class SPrompts(Method):
         return torch.cdist(normalise(feature_ND), begun_KD).argmin(1) // self.config.centroids
 
     def _text(self, text: TextBatch, task: int) -> TextBatch:
-        prompts_NPD = self.text_prompts[task].expand(len(text.pooled_ND), -1, -1)
-        return self._head(task).attend_text(text, prompts_NPD)
+        return self._head(task).attend_text(text, Prompts.shared(self.text_prompts[task], len(text.pooled_ND)))
 
     def _video(self, video: VideoBatch, task: int) -> AdaptedVideo:
-        prompts_MPD = self.video_prompts[task].expand(len(video.frames_MFD), -1, -1)
-        return self._head(task).attend_video(video, prompts_MPD)
+        return self._head(task).attend_video(video, Prompts.shared(self.video_prompts[task], len(video.frames_MFD)))
 
     def _head(self, task: int) -> AttentionHead:
         head = self.heads[task]
         assert isinstance(head, AttentionHead)
         return head
+
+
+def _by_task(batch: _Batch, task_N: Tensor) -> tuple[list[tuple[int, _Batch]], Tensor]:
+    """The part of a batch that belongs to each task, and where each of its rows is among the parts'."""
+    tasks = task_N.unique().tolist()
+    rows = [torch.nonzero(task_N == task)[:, 0] for task in tasks]
+    parts = [(task, type(batch)._make(x[row_K] for x in batch)) for task, row_K in zip(tasks, rows, strict=True)]
+    return parts, torch.cat(rows).argsort()
+
+
+def _joined(parts: Sequence[tuple[Tensor | None, ...]], back_N: Tensor) -> Iterator[Tensor | None]:
+    """The parts' fields in the order of the batch."""
+    for fields in zip(*parts, strict=True):
+        present = [field for field in fields if field is not None]
+        yield torch.cat(present)[back_N] if present else None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, layer_norm
 from torch.testing import assert_close
 
 from bench.training import generator_for
-from features.streams import TextBatch
+from features.streams import TextBatch, VideoBatch
 from methods.base import Method
 from methods.coda_prompt import CODAPrompt
 from methods.dualprompt import DualPrompt
+from methods.heads import AttentionBlock, Prompts, masked_mean
 from methods.losses import orthogonality
 from methods.memory import k_means
 from methods.s_prompts import SPrompts
@@ -21,6 +22,50 @@ from tests.learning import begin, learn, make, train_pairs
 
 def state(method: Method, prefix: str) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in method.state_dict().items() if name.startswith(prefix)}
+
+
+def seen(*prompts: Prompts) -> Tensor:
+    """The prompt tokens of every sample, [N, P, D]."""
+    return torch.cat([each.mapped(torch.eye(each.tokens_KPD.shape[2])) for each in prompts], 1)
+
+
+# --- the block that carries them
+
+
+@pytest.mark.parametrize("scoring", ["cosine", "fused"])
+@torch.no_grad()
+def test_the_block_is_attention_over_each_samples_own_prompts_and_tokens(scoring: str) -> None:
+    """Against one sample at a time, its prompts gathered first and every token mapped through every matrix."""
+    method = make("l2p", scoring=scoring).double()
+    batch = train_pairs(0).pairs(torch.arange(6))
+    text = TextBatch(batch.text.pooled_ND.double(), batch.text.words_NLD.double(), batch.text.word_mask_NL)
+    video = VideoBatch(batch.video.frames_MFD.double(), batch.video.frame_mask_MF)
+    video.frame_mask_MF[2, 3:] = False
+    for block in (method.text_block, method.video_block):
+        block.out.normal_(generator=torch.Generator().manual_seed(3))
+    of_text, of_video = method.text_pool(text.pooled_ND), method.video_pool(masked_mean(*video))
+    adapted, frames = method.attend_text(text, of_text), method.attend_video(video, of_video)
+    for n in range(6):
+        words_LD = torch.cat([text.pooled_ND[n : n + 1], text.words_NLD[n, text.word_mask_NL[n]]])
+        expected_LD = attended(method.text_block, words_LD, of_text.tokens_KPD[of_text.of_NC[n]].flatten(0, 1))
+        assert_close(adapted.pooled_ND[n], expected_LD[0])
+        shown_FD = video.frames_MFD[n, video.frame_mask_MF[n]]
+        expected_FD = attended(method.video_block, shown_FD, of_video.tokens_KPD[of_video.of_NC[n]].flatten(0, 1))
+        assert_close(masked_mean(*frames[:2])[n], expected_FD.mean(0))
+        if scoring == "fused":
+            assert_close(adapted.words_NLD[n, text.word_mask_NL[n]], expected_LD[1:])
+            assert_close(frames.frames_MFD[n, video.frame_mask_MF[n]], expected_FD)
+
+
+def attended(block: AttentionBlock, x_LD: Tensor, prompts_PD: Tensor) -> Tensor:
+    inner_LD = layer_norm(x_LD, x_LD.shape[1:])
+    seen_KD = torch.cat([prompts_PD, inner_LD])
+    width = len(block.query) // block.heads
+    mixed = []
+    for rows in torch.arange(len(block.query)).split(width):
+        weight_LK = (inner_LD @ block.query[rows].T @ (seen_KD @ block.key[rows].T).T / width**0.5).softmax(1)
+        mixed.append(weight_LK @ (seen_KD @ block.value[rows].T))
+    return x_LD + x_LD.norm(dim=1, keepdim=True) * (torch.cat(mixed, 1) @ block.out.T) / x_LD.shape[1] ** 0.5
 
 
 # --- CODA-Prompt
@@ -110,7 +155,7 @@ def test_dualprompt_routes_to_the_nearest_key_of_a_learned_task() -> None:
         method.text_prompts.keys[1].copy_(10 * text.pooled_ND[:1] + 1)
         method.text_prompts.keys[2].copy_(text.pooled_ND[:1])  # nearer, but not learned yet
     assert method.route(text)[0] == 1
-    prompts_NPD = method.text_prompts(torch.tensor([0, 1]))
+    prompts_NPD = seen(*method.text_prompts(torch.tensor([0, 1])))
     assert torch.equal(prompts_NPD[:, :5], method.text_prompts.general_GD.expand(2, -1, -1))
     assert torch.equal(prompts_NPD[1, 5:], method.text_prompts.experts[1])
 
@@ -171,7 +216,7 @@ def test_s_prompts_encodes_each_sample_through_the_task_it_is_routed_to() -> Non
     with torch.no_grad():
         together_ND = method.encode_text(text, 0).pooled_ND
         for row, task in enumerate(task_N.tolist()):
-            own = method.heads[task].attend_text(_row(text, row), method.text_prompts[task][None])
+            own = method.heads[task].attend_text(_row(text, row), Prompts(method.text_prompts[task][None]))
             assert_close(together_ND[row], torch.nn.functional.normalize(own.pooled_ND[0], dim=0))
 
 
