@@ -9,15 +9,18 @@ The authors choose the router for an unknown image with autoencoders; here the g
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
 from methods.heads import MASKED, AdaptedVideo, LowRank, fan_in_uniform, keep_mask, layer_norm, masked_mean, norm
 from methods.losses import symmetric_contrastive
+from methods.memory import captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
 
@@ -102,15 +105,22 @@ class MoEAdapters(Method):
         self, text: TextBatch, task: int, noise: Tensor | None = None, keep: Tensor | None = None
     ) -> TextEmbedding:
         gates_NE = self.text_experts.gates(text.pooled_ND, task, noise)
-        pooled_ND, words_NLD = (self.text_experts(x, gates_NE, keep) for x in text[:2])
+        pooled_ND = self.text_experts(text.pooled_ND[:, None], gates_NE, keep)[:, 0]
+        if self.config.scoring == "cosine":
+            return embed_text(captions_alone(pooled_ND), self.config)
+        words_NLD = self.text_experts(text.words_NLD, gates_NE, keep)
         return embed_text(TextBatch(pooled_ND, words_NLD, text.word_mask_NL), self.config)
 
     def _video(
         self, video: VideoBatch, task: int, noise: Tensor | None = None, keep: Tensor | None = None
     ) -> VideoEmbedding:
+        frames_MFD, mask_MF = video
         gates_ME = self.video_experts.gates(masked_mean(*video), task, noise)
-        frames_MFD = self.video_experts(video.frames_MFD, gates_ME, keep) * video.frame_mask_MF[..., None]
-        return embed_video(AdaptedVideo(frames_MFD, video.frame_mask_MF), self.config)
+        if self.config.scoring == "cosine":
+            mean_MD = self.video_experts.mean(frames_MFD, mask_MF, gates_ME, keep)
+            return embed_video(AdaptedVideo(mean_MD[:, None], mask_MF.any(1, keepdim=True)), self.config)
+        adapted_MFD = self.video_experts(frames_MFD, gates_ME, keep) * mask_MF[..., None]
+        return embed_video(AdaptedVideo(adapted_MFD, mask_MF), self.config)
 
 
 class Experts(nn.Module):
@@ -135,26 +145,45 @@ class Experts(nn.Module):
         least_N1 = logits_NE.topk(self.top_k, dim=-1).values[..., -1:]
         return torch.where(logits_NE >= least_N1, logits_NE, MASKED).softmax(-1)
 
-    def forward(self, x: Tensor, gates_NE: Tensor, keep_NR: Tensor | None = None) -> Tensor:
-        """x [N, D] or [N, L, D] with the chosen experts' residuals added."""
-        tokens = x if x.dim() == 3 else x[:, None]
-        keep = None if keep_NR is None else keep_NR[:, None]
-        shift = torch.zeros_like(tokens)
-        for gate_N, expert in zip(gates_NE.unbind(1), self.experts, strict=True):
-            assert isinstance(expert, LowRank)
-            shift = shift + gate_N[:, None, None] * expert.shift(expert.hidden(tokens), keep)
-        return (tokens + norm(tokens) * shift).view_as(x)
+    def forward(self, x_NLD: Tensor, gates_NE: Tensor, keep_NR: Tensor | None = None) -> Tensor:
+        """Tokens with the chosen experts' residuals added."""
+        return x_NLD + norm(x_NLD) * self._up(self._active(x_NLD, gates_NE, keep_NR))
+
+    def mean(self, x_NLD: Tensor, mask_NL: Tensor, gates_NE: Tensor, keep_NR: Tensor | None = None) -> Tensor:
+        """The mean [N, D] of `forward` over real tokens: the way up is linear, so that it takes one row a sample."""
+        active_NLH = self._active(x_NLD, gates_NE, keep_NR)
+        return masked_mean(x_NLD, mask_NL) + self._up(masked_mean(norm(x_NLD) * active_NLH, mask_NL))
+
+    def _active(self, x_NLD: Tensor, gates_NE: Tensor, keep_NR: Tensor | None) -> Tensor:
+        """All experts' hidden units times their gates, [N, L, E R]."""
+        down_HD = torch.cat([expert.down[0] for expert in self.adapters])
+        active_NLH = functional.gelu(functional.linear(layer_norm(x_NLD), down_HD))
+        gates_NER = gates_NE[:, :, None].expand(-1, -1, len(down_HD) // len(self.experts))
+        gates_NER = gates_NER if keep_NR is None else gates_NER * keep_NR[:, None]
+        return active_NLH * gates_NER.flatten(1)[:, None]
+
+    def _up(self, active: Tensor) -> Tensor:
+        up_DH = torch.cat([expert.up for expert in self.adapters], 1)
+        shift: Tensor = functional.linear(active, up_DH) / math.sqrt(len(up_DH))
+        return shift
+
+    @property
+    def adapters(self) -> list[LowRank]:
+        """The experts, by their type."""
+        return [expert for expert in self.experts if isinstance(expert, LowRank)]
 
     @torch.no_grad()
     def count_uses(self, query_ND: Tensor, task: int) -> None:
         self.uses_E = (self.gates(query_ND, task) > 0).float().mean(0)
 
     def freeze(self, count: int) -> None:
-        """Freeze the `count` experts that the last task used most and that are not frozen yet."""
+        """Freeze the `count` experts that the last task used most and that are not frozen yet; they get no gradient."""
         open_E = self.uses_E.masked_fill(self.frozen_E, -1.0)
         most = open_E.topk(min(count, len(open_E))).indices
         self.frozen_E = self.frozen_E.clone()
         self.frozen_E[most[open_E[most] > 0]] = True
+        for expert, frozen in zip(self.experts, self.frozen_E.tolist(), strict=True):
+            expert.requires_grad_(not frozen)
 
     def trained_in(self, task: int) -> list[nn.Parameter]:
         """The task's router and what is not frozen."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bench.jobs import Job, feature_spec, make_method, store_id
 from bench.protocol import Evaluator
@@ -17,8 +19,9 @@ from features.errors import InputError
 from features.store import open_store, verify_store
 from features.streams import PairBatch, PairTable, make_stream
 from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from methods.base import TrainedConfig
 from methods.finetune import Finetune, FinetuneConfig
-from methods.registry import find_method
+from methods.registry import find_method, known_methods
 from tests.learning import begin, learn, make, small_spec, train_pairs
 from tests.stores import small_store, small_stream
 
@@ -154,3 +157,30 @@ def test_hooks_see_the_gradient_before_it_is_clipped_and_the_prepared_batch_afte
     assert len(method.norms) == len(method.batches) == steps
     assert min(method.norms) > 10 * config.clip_norm
     assert all("keep_text_NR" in batch.draws for batch in method.batches)
+
+
+# --- the clipped norm
+
+
+TRAINED = [name for name, entry in known_methods().items() if issubclass(entry.method.Config, TrainedConfig)]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "structalign_released"])
+def test_only_what_is_optimised_counts_in_the_clipped_norm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of others are never cleared: they would grow from step to step, and clipping with them.
+
+    The StructAlign release does that (`stale_gradients`).
+    """
+    method, clipped, clip = make(name), list[float](), torch.nn.utils.clip_grad_norm_
+
+    def watched(parameters: Iterable[nn.Parameter], *limits: float) -> torch.Tensor:
+        optimised = set(method.optimised_parameters())
+        others = [p.grad.abs().max() for p in method.parameters() if p.grad is not None and p not in optimised]
+        clipped.append(max(map(float, others), default=0.0))
+        return clip(parameters, *limits)
+
+    learn(method, 0, 1)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+    learn(method, 2)
+    assert clipped
+    assert max(clipped) == 0
