@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask
+from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean
 from methods.losses import symmetric_contrastive
+from methods.memory import captions_alone
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
 from methods.similarity import normalise
@@ -53,24 +54,36 @@ class CCLIP(Method):
         self.text_projector = nn.Parameter(torch.eye(spec.dim))
         self.video_projector = nn.Parameter(torch.eye(spec.dim))
 
+    @torch.no_grad()
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        return {"old_text_ND": self._text(text, old=True).pooled_ND} if self.task.position > 0 else {}
+
+    @torch.no_grad()
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        return {"old_video_ND": self._video(video, old=True).pooled_MD} if self.task.position > 0 else {}
+
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
         masks = (keep_mask(len(batch), config.rank, config.dropout, generator).to(device) for _ in range(2))
         return batch.with_draws(keep_text_NR=next(masks), keep_video_NR=next(masks))
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        config, same_NN = self.config, same_video(batch.video_N)
-        text = self._text(batch.text, batch.draws["keep_text_NR"])
-        video = self._video(batch.video, batch.draws["keep_video_NR"])
+        config, draws, same_NN = self.config, batch.draws, same_video(batch.video_N)
+        text, video = self._text(batch.text, draws["keep_text_NR"]), self._video(batch.video, draws["keep_video_NR"])
         terms = {"contrastive": symmetric_contrastive(pair_similarity(text, video, config), config.scale, same_NN)}
         if self.task.position > 0:
-            with torch.no_grad():
-                old_text, old_video = self._text(batch.text, None, old=True), self._video(batch.video, None, old=True)
             new_KD = torch.cat([text.pooled_ND @ self.text_projector.T, video.pooled_MD @ self.video_projector.T])
-            old_KD = torch.cat([old_text.pooled_ND, old_video.pooled_MD])
             same_KK = torch.block_diag(same_NN, same_NN).bool()
-            terms["ckc"] = config.ckc * symmetric_contrastive(normalise(new_KD) @ old_KD.T, config.scale, same_KK)
+            sim_KK = normalise(new_KD) @ self._old(batch).T
+            terms["ckc"] = config.ckc * symmetric_contrastive(sim_KK, config.scale, same_KK)
         return terms
+
+    def _old(self, batch: PairBatch) -> Tensor:
+        """z_old [2N, D] of the batch's captions and videos, kept for the whole task or made here."""
+        rows = batch.draws
+        if "old_text_ND" not in rows:
+            rows = {**self.frozen_text(batch.text), **self.frozen_video(batch.video)}
+        return torch.cat([rows["old_text_ND"], rows["old_video_ND"]])
 
     @torch.no_grad()
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
@@ -86,10 +99,16 @@ class CCLIP(Method):
         return self._video(video)
 
     def _text(self, text: TextBatch, keep_NR: Tensor | None = None, old: bool = False) -> TextEmbedding:
-        pooled_ND, words_NLD = (self.text_map(x, keep_NR, old) for x in text[:2])
+        pooled_ND = self.text_map(text.pooled_ND, keep_NR, old)
+        if self.config.scoring == "cosine":
+            return embed_text(captions_alone(pooled_ND), self.config)
+        words_NLD = self.text_map(text.words_NLD, keep_NR, old)
         return embed_text(TextBatch(pooled_ND, words_NLD, text.word_mask_NL), self.config)
 
     def _video(self, video: VideoBatch, keep_MR: Tensor | None = None, old: bool = False) -> VideoEmbedding:
+        if self.config.scoring == "cosine":  # the map is linear: that of the mean frame is the mean of all frames'
+            mean_MD = self.video_map(masked_mean(*video), keep_MR, old)
+            return embed_video(AdaptedVideo(mean_MD[:, None], video.frame_mask_MF.any(1, keepdim=True)), self.config)
         frames_MFD = self.video_map(video.frames_MFD, keep_MR, old)
         return embed_video(AdaptedVideo(frames_MFD, video.frame_mask_MF), self.config)
 

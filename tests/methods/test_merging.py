@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from bench.training import generator_for
+from features.streams import VideoBatch
 from methods.adapter_per_task import AdapterPerTask
 from methods.c_clip import CCLIP
 from methods.packnet import FREE, PackNet
@@ -198,3 +200,17 @@ def test_c_clip_merges_a_share_of_its_low_rank_map() -> None:
     assert not method.text_map.up_DR.any()
     assert not torch.equal(method.text_map.down_RD, old_down_RD)
     assert_close(method.text_map(x_ND, old=True), merged_ND)
+
+
+@torch.no_grad()
+def test_c_clips_video_is_the_mean_of_its_mapped_frames() -> None:
+    method = make("c_clip")
+    assert isinstance(method, CCLIP)
+    method.video_map.up_DR.normal_(generator=torch.Generator().manual_seed(0))
+    method.video_map.merged_DD.normal_(generator=torch.Generator().manual_seed(1))
+    frames_MFD, mask_MF = train_pairs(0).pairs(torch.arange(6)).video
+    mask_MF[1, 2:] = False
+    found_MD = method.encode_video(VideoBatch(frames_MFD, mask_MF)).pooled_MD
+    for frames_FD, mask_F, found_D in zip(frames_MFD, mask_MF, found_MD, strict=True):
+        mapped_FD = torch.stack([method.video_map(frame_D[None])[0] for frame_D in frames_FD[mask_F]])
+        assert_close(found_D, normalize(mapped_FD.mean(0), dim=0))
