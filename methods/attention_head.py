@@ -13,7 +13,7 @@ from torch import Tensor
 
 from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import AdaptedVideo, AttentionBlock, Prompts
+from methods.heads import AdaptedVideo, AttentionBlock, Prompts, mean_alone
 from methods.losses import symmetric_contrastive
 from methods.memory import captions_alone
 from methods.registry import register
@@ -68,6 +68,5 @@ class AttentionHead(Method):
         """Frames attend to each other; their mean as the only frame where none is scored."""
         frames_MFD, mask_MF = video
         if self.config.scoring == "cosine":
-            mean_MD = self.video_block.mean(frames_MFD, mask_MF, *prompts)
-            return AdaptedVideo(mean_MD[:, None], mask_MF.any(1, keepdim=True))
+            return mean_alone(self.video_block.mean(frames_MFD, mask_MF, *prompts), mask_MF)
         return AdaptedVideo(self.video_block(frames_MFD, mask_MF, *prompts) * mask_MF[..., None], mask_MF)

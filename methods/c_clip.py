@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean
+from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
 from methods.losses import symmetric_contrastive
 from methods.memory import captions_alone
 from methods.registry import register
@@ -108,7 +108,7 @@ class CCLIP(Method):
     def _video(self, video: VideoBatch, keep_MR: Tensor | None = None, old: bool = False) -> VideoEmbedding:
         if self.config.scoring == "cosine":  # the map is linear: that of the mean frame is the mean of all frames'
             mean_MD = self.video_map(masked_mean(*video), keep_MR, old)
-            return embed_video(AdaptedVideo(mean_MD[:, None], video.frame_mask_MF.any(1, keepdim=True)), self.config)
+            return embed_video(mean_alone(mean_MD, video.frame_mask_MF), self.config)
         frames_MFD = self.video_map(video.frames_MFD, keep_MR, old)
         return embed_video(AdaptedVideo(frames_MFD, video.frame_mask_MF), self.config)
 

@@ -27,6 +27,11 @@ class AdaptedVideo(NamedTuple):
     shift_MD: Tensor | None = None
 
 
+def mean_alone(mean_MD: Tensor, mask_MF: Tensor) -> AdaptedVideo:
+    """Videos of which only the mean over frames is scored: it is their only frame."""
+    return AdaptedVideo(mean_MD[:, None], mask_MF.any(1, keepdim=True))
+
+
 class LowRank(nn.Module):
     """x + |x| / sqrt(D) * up(keep * gelu(hidden)): a residual in the scale of x's entries, whatever the encoder.
 
@@ -105,8 +110,8 @@ class ResidualHead(nn.Module):
         active_MR = active_MR if keep_MR is None else active_MR * keep_MR
         mean_MD = masked_mean(frames_MFD, mask_MF)
         adapted_MD = mean_MD + functional.linear(active_MR, self.frame.up) / math.sqrt(len(self.frame.up))
-        shown_M1 = mask_MF.any(1, keepdim=True)
-        return AdaptedVideo(adapted_MD[:, None], shown_M1, self._shift(mean_MD, inner_MFD, mask_MF, keep_MR))
+        shift_MD = self._shift(mean_MD, inner_MFD, mask_MF, keep_MR)
+        return mean_alone(adapted_MD, mask_MF)._replace(shift_MD=shift_MD)
 
     def _shift(self, mean_MD: Tensor, inner_MFD: Tensor, mask_MF: Tensor, keep_MR: Tensor | None) -> Tensor:
         """What the mean frame and a temporal convolution over frames add to the video's mean."""

@@ -18,7 +18,17 @@ from torch.nn import functional
 
 from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import MASKED, AdaptedVideo, LowRank, fan_in_uniform, keep_mask, layer_norm, masked_mean, norm
+from methods.heads import (
+    MASKED,
+    AdaptedVideo,
+    LowRank,
+    fan_in_uniform,
+    keep_mask,
+    layer_norm,
+    masked_mean,
+    mean_alone,
+    norm,
+)
 from methods.losses import symmetric_contrastive
 from methods.memory import captions_alone
 from methods.registry import register
@@ -118,7 +128,7 @@ class MoEAdapters(Method):
         gates_ME = self.video_experts.gates(masked_mean(*video), task, noise)
         if self.config.scoring == "cosine":
             mean_MD = self.video_experts.mean(frames_MFD, mask_MF, gates_ME, keep)
-            return embed_video(AdaptedVideo(mean_MD[:, None], mask_MF.any(1, keepdim=True)), self.config)
+            return embed_video(mean_alone(mean_MD, mask_MF), self.config)
         adapted_MFD = self.video_experts(frames_MFD, gates_ME, keep) * mask_MF[..., None]
         return embed_video(AdaptedVideo(adapted_MFD, mask_MF), self.config)
 
