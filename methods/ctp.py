@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch
+from features.streams import PairBatch, TextBatch, VideoBatch
 from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from methods.finetune import Finetune, FinetuneConfig
 from methods.heads import ResidualHead
 from methods.losses import kl_divergence, queue_contrastive, symmetric_contrastive, topology_preserving
 from methods.registry import register
 from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from methods.teacher import frozen_text, frozen_video, teacher_text, teacher_video
 from methods.weights import set_weights, weights_of
 
 
@@ -69,6 +70,12 @@ class CTP(Finetune):
         self.teacher.load_state_dict(self.head.state_dict())
         self.teacher_slow.load_state_dict(self.head.state_dict())
 
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        return frozen_text(self.teacher, text, self.config) if self.task.position > 0 else {}
+
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        return frozen_video(self.teacher, video, self.config) if self.task.position > 0 else {}
+
     @torch.no_grad()
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         text, video = self._embed_with(self.teacher_slow, batch)
@@ -84,9 +91,8 @@ class CTP(Finetune):
             "momentum": self._momentum_term(batch, text.pooled_ND, video.pooled_MD),
         }
         if self.task.position > 0:
-            with torch.no_grad():
-                old_text, old_video = self._embed_with(self.teacher, batch)
-                old_NN = config.scale * pair_similarity(old_text, old_video, config)
+            old_text, old_video = teacher_text(self.teacher, batch, config), teacher_video(self.teacher, batch, config)
+            old_NN = config.scale * pair_similarity(old_text, old_video, config)
             itself_NN = torch.eye(len(batch), dtype=torch.bool, device=same_NN.device)
             terms["topology"] = (
                 kl_divergence(logits_NN, old_NN, 1.0)

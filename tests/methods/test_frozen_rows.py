@@ -15,7 +15,7 @@ from methods.finetune import Finetune, FinetuneConfig
 from methods.registry import find_method
 from tests.learning import begin, learn, make, small_spec, train_pairs
 
-TAUGHT = ("lwf", "mod_x", "vr_lwf", "c_clip", "structalign", "structalign_released")
+TAUGHT = ("lwf", "mod_x", "vr_lwf", "c_clip", "ctp", "structalign", "structalign_released")
 INDEX = torch.arange(16)
 
 
