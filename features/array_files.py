@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from features import hdf5
-from features.errors import InputError, unknown_name
-from features.schema import Array
-from features.tables import Row, read_table, read_text
+from ctvr_bench.features import hdf5
+from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.schema import Array
+from ctvr_bench.features.tables import Row, read_table, read_text
 
 WHAT = ("frames", "frame_count", "pooled", "words", "word_count", "videos")
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")

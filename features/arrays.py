@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from features.array_files import ArrayTable
-from features.assemble import Progress
-from features.clips import refuse_missing, without_videos
-from features.errors import InputError
-from features.schema import FLOATS, Array
-from features.sources import Sources, read_sources
-from features.store import create_store
+from ctvr_bench.features.array_files import ArrayTable
+from ctvr_bench.features.assemble import Progress
+from ctvr_bench.features.clips import refuse_missing, without_videos
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import FLOATS, Array
+from ctvr_bench.features.sources import Sources, read_sources
+from ctvr_bench.features.store import create_store
 
 
 @dataclass(frozen=True)

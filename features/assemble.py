@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from features.blocks import WorkFolder
-from features.hdf5 import FileWriter
-from features.schema import Array
+from ctvr_bench.features.blocks import WorkFolder
+from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.schema import Array
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage ('captions', 'videos', 'store'), how much of it is done, and of how much; first with what an

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import InputError
-from features.schema import Array
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import Array
 
 
 class WorkFolder:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.encoders import EncodedCaptions, Encoder, EncoderUnavailable, Frames
-from features.errors import InputError
+from ctvr_bench.features.encoders import EncodedCaptions, Encoder, EncoderUnavailable, Frames
+from ctvr_bench.features.errors import InputError
 
 _KINDS = ("clip", "metaclip_2", "siglip")
 

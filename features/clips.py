@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.errors import InputError
-from features.schema import TEST, TRAIN, UNUSED, Array
-from features.sources import Segment
-from features.structure import Structure
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, Array
+from ctvr_bench.features.sources import Segment
+from ctvr_bench.features.structure import Structure
 
 _SUFFIXES = tuple(
     f".{suffix}"

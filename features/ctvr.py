@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from features.errors import InputError
-from features.pickles import read_plain_pickle
-from features.schema import TEST, TRAIN, Array, Fail
-from features.store import StoredStream, create_store
-from features.structure import Structure, empty_stream
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.pickles import read_plain_pickle
+from ctvr_bench.features.schema import TEST, TRAIN, Array, Fail
+from ctvr_bench.features.store import StoredStream, create_store
+from ctvr_bench.features.structure import Structure, empty_stream
 
 _ROLES = {"train": TRAIN, "val": TEST}
 _LICENCE = "ids and captions keep the terms of the files they came from; the CTVR release carries no licence"

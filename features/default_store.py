@@ -33,6 +33,6 @@ def default_store(progress: Progress = lambda stage, done, total: None) -> Path:
 
     progress: called with a stage, what is done of it, and its total.
     """
-    from features.worlds.build import default_store_path
+    from ctvr_bench.features.worlds.build import default_store_path
 
     return default_store_path(0, progress)

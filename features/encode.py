@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.encoders import Encoder
-from features.errors import InputError
-from features.read_ahead import Reading
-from features.schema import Array
+from ctvr_bench.features.encoders import Encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.read_ahead import Reading
+from ctvr_bench.features.schema import Array
 
 FRAME_BATCH = 64
 CAPTION_BATCH = 256

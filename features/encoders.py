@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 Frames = npt.NDArray[np.uint8]
 
@@ -53,7 +53,7 @@ class EncoderUnavailable(InputError):  # noqa: N818 - reads as what it is
 
 
 # Encoders of this suite by name: module and function(device) -> Encoder, imported when asked for.
-NAMED = {"moving-shapes": ("features.worlds.encoder", "load_encoder")}
+NAMED = {"moving-shapes": ("ctvr_bench.features.worlds.encoder", "load_encoder")}
 
 
 def load_encoder(name_or_folder: str, device: str = "auto") -> Encoder:
@@ -68,7 +68,7 @@ def load_encoder(name_or_folder: str, device: str = "auto") -> Encoder:
         module, function = NAMED[name_or_folder]
         encoder: Encoder = getattr(importlib.import_module(module), function)(str(chosen))
         return encoder
-    load: Callable[[str, torch.device], Encoder] = importlib.import_module("features.clip_towers").load_clip
+    load: Callable[[str, torch.device], Encoder] = importlib.import_module("ctvr_bench.features.clip_towers").load_clip
     return load(name_or_folder, chosen)
 
 

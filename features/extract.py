@@ -17,19 +17,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from features.assemble import Progress, write_captions, write_videos
-from features.blocks import WorkFolder
-from features.clips import Clip, find_clips, refuse_missing, without_videos
-from features.encode import CAPTION_BATCH, FRAME_BATCH, encode_caption_block, encode_video_block
-from features.encoders import Encoder, load_encoder
-from features.errors import InputError
-from features.hdf5 import FileWriter
-from features.read_ahead import Reading, read_ahead
-from features.schema import FLOATS
-from features.sources import Sources, read_sources
-from features.store import create_store
-from features.structure import Structure
-from features.video import Sampling
+from ctvr_bench.features.assemble import Progress, write_captions, write_videos
+from ctvr_bench.features.blocks import WorkFolder
+from ctvr_bench.features.clips import Clip, find_clips, refuse_missing, without_videos
+from ctvr_bench.features.encode import CAPTION_BATCH, FRAME_BATCH, encode_caption_block, encode_video_block
+from ctvr_bench.features.encoders import Encoder, load_encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.read_ahead import Reading, read_ahead
+from ctvr_bench.features.schema import FLOATS
+from ctvr_bench.features.sources import Sources, read_sources
+from ctvr_bench.features.store import create_store
+from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.video import Sampling
 
 _VIDEO_BLOCK, _CAPTION_BLOCK = 32, 2048  # what a kill can cost
 _Item = TypeVar("_Item")

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 Array = npt.NDArray[Any]
 _BLOCK = 1 << 24  # bytes hashed at a time

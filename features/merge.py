@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from features.assemble import Progress
-from features.clips import refuse_missing, without_videos
-from features.errors import InputError
-from features.schema import TEST, VALIDATION, Array
-from features.store import FeatureStore, create_store, open_store
-from features.structure import Structure
+from ctvr_bench.features.assemble import Progress
+from ctvr_bench.features.clips import refuse_missing, without_videos
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, VALIDATION, Array
+from ctvr_bench.features.store import FeatureStore, create_store, open_store
+from ctvr_bench.features.structure import Structure
 
 _ROWS = 256  # videos or captions copied together
 

@@ -14,7 +14,7 @@ import pickletools
 from pathlib import Path
 from typing import Any, NoReturn
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 _PLAIN = (dict, list, tuple, set, frozenset, collections.defaultdict, str, bytes, int, float, bool, type(None))
 _NAMEABLE = {

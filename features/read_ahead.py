@@ -16,9 +16,9 @@ from itertools import islice
 import numpy as np
 from torch import Tensor
 
-from features.clips import Clip
-from features.encoders import Frames
-from features.video import Sampling, UnreadableVideo, Video
+from ctvr_bench.features.clips import Clip
+from ctvr_bench.features.encoders import Frames
+from ctvr_bench.features.video import Sampling, UnreadableVideo, Video
 
 CHUNK = 16  # frames prepared together
 _WAIT = 0.1  # seconds after which a waiting thread looks whether it should stop

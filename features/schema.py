@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 SCHEMA = "ctvr-features"
 SCHEMA_VERSION = 1

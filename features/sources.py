@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from features import ctvr
-from features.errors import InputError, unknown_name
-from features.schema import ROLES, TEST, TRAIN, VALIDATION, Array
-from features.structure import Structure, empty_stream
-from features.tables import Row, columns_of, read_json, read_table
+from ctvr_bench.features import ctvr
+from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.schema import ROLES, TEST, TRAIN, VALIDATION, Array
+from ctvr_bench.features.structure import Structure, empty_stream
+from ctvr_bench.features.tables import Row, columns_of, read_json, read_table
 
 Segment = tuple[float, float]
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from features import hdf5, schema
-from features.errors import InputError, unknown_name
-from features.schema import Array
+from ctvr_bench.features import hdf5, schema
+from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.schema import Array
 
 _NUMBERS = ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames")
 _ROWS = 2048  # videos or words looked at together when every byte is checked

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.errors import InputError
-from features.schema import TEST, TRAIN, VALIDATION
-from features.store import FeatureStore, StoredStream
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.store import FeatureStore, StoredStream
 
 Rows = npt.NDArray[np.int64]
 _CHUNK = 256

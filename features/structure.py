@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features import schema
-from features.errors import InputError
-from features.hdf5 import FileWriter
-from features.schema import Array
-from features.store import FeatureStore, StoredStream
+from ctvr_bench.features import schema
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.schema import Array
+from ctvr_bench.features.store import FeatureStore, StoredStream
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from features.errors import InputError
-from features.schema import FLOATS, TEST, TRAIN, VALIDATION, Array
-from features.store import StoredStream, create_store
-from features.structure import Structure
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import FLOATS, TEST, TRAIN, VALIDATION, Array
+from ctvr_bench.features.store import StoredStream, create_store
+from ctvr_bench.features.structure import Structure
 
 _BLOCK = 128  # videos, or captions, computed together
 _MOST_WORDS = 32

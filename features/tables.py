@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 
 class Row(NamedTuple):

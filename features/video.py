@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import InputError
+from ctvr_bench.features.errors import InputError
 
 try:
     import av

@@ -1,1 +1,1 @@
-"""Continual methods on one contract: methods.base says which, methods.registry finds them."""
+"""Continual methods on one contract: methods.shared.base says which, methods.shared.registry finds them."""

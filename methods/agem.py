@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec
-from methods.finetune import Finetune, FinetuneConfig
-from methods.memory import Reservoir, batch_of, pair_items
-from methods.registry import register
-from methods.weights import gradient_of, set_gradient
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.weights import gradient_of, set_gradient
 
 
 @dataclass(frozen=True)

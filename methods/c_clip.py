@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
-from methods.losses import symmetric_contrastive
-from methods.memory import captions_alone
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
-from methods.similarity import normalise
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
+from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import VideoBatch
-from methods.base import FeatureSpec
-from methods.finetune import Finetune, FinetuneConfig
-from methods.heads import AdaptedVideo, ResidualHead, TemporalTransformer
-from methods.registry import register
+from ctvr_bench.features.streams import VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.heads import AdaptedVideo, ResidualHead, TemporalTransformer
+from ctvr_bench.methods.shared.registry import register
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.finetune import Finetune, FinetuneConfig
-from methods.heads import ResidualHead
-from methods.losses import kl_divergence, queue_contrastive, symmetric_contrastive, topology_preserving
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
-from methods.teacher import frozen_text, frozen_video, teacher_text, teacher_video
-from methods.weights import set_weights, weights_of
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import ResidualHead
+from ctvr_bench.methods.shared.losses import (
+    kl_divergence,
+    queue_contrastive,
+    symmetric_contrastive,
+    topology_preserving,
+)
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
+from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
 @dataclass(frozen=True)

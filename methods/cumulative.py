@@ -6,8 +6,8 @@ reach that forgets nothing because it keeps everything; unlike `joint` it does n
 
 from __future__ import annotations
 
-from methods.finetune import Finetune
-from methods.registry import register
+from ctvr_bench.methods.finetune import Finetune
+from ctvr_bench.methods.shared.registry import register
 
 
 @register()

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec
-from methods.finetune import Finetune, FinetuneConfig
-from methods.memory import Reservoir, as_draws, batch_of, from_draws, pair_items
-from methods.registry import register
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.memory import Reservoir, as_draws, batch_of, from_draws, pair_items
+from ctvr_bench.methods.shared.registry import register
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec
-from methods.finetune import Finetune, FinetuneConfig
-from methods.losses import row_cross_entropy
-from methods.registry import register
-from methods.scoring import pair_similarity, same_video
-from methods.weights import gradient_rows, weights_of
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.losses import row_cross_entropy
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
+from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import ResidualHead, keep_mask
-from methods.losses import symmetric_contrastive
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.heads import ResidualHead, keep_mask
+from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
 
 @dataclass(frozen=True)

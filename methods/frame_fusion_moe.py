@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import keep_mask
-from methods.losses import cross_task_contrastive
-from methods.memory import captions_alone
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, same_video
-from methods.structalign import StructAlignConfig
-from methods.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.heads import keep_mask
+from ctvr_bench.methods.shared.losses import cross_task_contrastive
+from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
+from ctvr_bench.methods.shared.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
+from ctvr_bench.methods.structalign import StructAlignConfig
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.attention_head import AttentionConfig, AttentionHead
-from methods.base import FeatureSpec, TextEmbedding, VideoEmbedding
-from methods.heads import Prompts, fan_in_uniform, masked_mean, uniform
-from methods.registry import register
-from methods.scoring import embed_text, embed_video
-from methods.similarity import normalise
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import Prompts, fan_in_uniform, masked_mean, uniform
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
+from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.base import FeatureSpec, TaskInfo
-from methods.finetune import Finetune, FinetuneConfig
-from methods.losses import distillation, symmetric_contrastive
-from methods.registry import register
-from methods.scoring import pair_similarity, same_video
-from methods.teacher import frozen_text, frozen_video, teacher_text, teacher_video
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
+from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
 
 
 @dataclass(frozen=True)

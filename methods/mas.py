@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec
-from methods.finetune import Finetune, FinetuneConfig
-from methods.heads import masked_mean, norm
-from methods.registry import register
-from methods.weights import gradient_rows, weights_of
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.heads import masked_mean, norm
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 
 
 @dataclass(frozen=True)

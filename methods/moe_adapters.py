@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.heads import (
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.heads import (
     MASKED,
     AdaptedVideo,
     LowRank,
@@ -29,10 +29,10 @@ from methods.heads import (
     mean_alone,
     norm,
 )
-from methods.losses import symmetric_contrastive
-from methods.memory import captions_alone
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.finetune import Finetune, FinetuneConfig
-from methods.registry import register
-from methods.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
 
 FREE = 127
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.streams import PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, MethodConfig, TextEmbedding, VideoEmbedding
-from methods.heads import AdaptedVideo, layer_norm, masked_mean, norm
-from methods.registry import register
-from methods.scoring import embed_text, embed_video
-from methods.similarity import normalise
+from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo, layer_norm, masked_mean, norm
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
+from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)

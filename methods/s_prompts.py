@@ -16,15 +16,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.attention_head import AttentionConfig, AttentionHead
-from methods.base import FeatureSpec, Method, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.heads import AdaptedVideo, Prompts, masked_mean, uniform
-from methods.losses import symmetric_contrastive
-from methods.memory import k_means
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, pair_similarity, same_video
-from methods.similarity import normalise
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
+from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.memory import k_means
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.methods.shared.similarity import normalise
 
 _Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 

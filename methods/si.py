@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec, TaskInfo
-from methods.finetune import Finetune, FinetuneConfig
-from methods.registry import register
-from methods.weights import gradient_of, weights_of
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.weights import gradient_of, weights_of
 
 
 @dataclass(frozen=True)

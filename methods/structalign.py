@@ -22,22 +22,30 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from methods.base import FeatureSpec, Method, Scoring, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
-from methods.etf import random_projection_etf, simplex_etf
-from methods.heads import AdaptedVideo, fan_in_uniform, keep_mask
-from methods.losses import (
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import (
+    FeatureSpec,
+    Method,
+    Scoring,
+    TaskInfo,
+    TextEmbedding,
+    TrainedConfig,
+    VideoEmbedding,
+)
+from ctvr_bench.methods.shared.etf import random_projection_etf, simplex_etf
+from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask
+from ctvr_bench.methods.shared.losses import (
     attended_misalignment,
     prototype_contrastive,
     pseudo_alignment,
     relation_preserving,
     symmetric_contrastive,
 )
-from methods.memory import PrototypeBank, captions_alone
-from methods.registry import register
-from methods.scoring import embed_text, embed_video, same_video
-from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
-from methods.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
+from ctvr_bench.methods.shared.memory import PrototypeBank, captions_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
+from ctvr_bench.methods.shared.similarity import normalise, pool_frames, pool_words, word_frame_similarity
+from ctvr_bench.methods.shared.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, VideoBatch
-from methods.base import FeatureSpec, TaskInfo
-from methods.finetune import Finetune, FinetuneConfig
-from methods.losses import distillation, symmetric_contrastive
-from methods.memory import ReferenceSample, captions_alone
-from methods.registry import register
-from methods.scoring import embed_text, pair_similarity, same_video
-from methods.teacher import frozen_video, teacher_video
+from ctvr_bench.features.streams import PairBatch, VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
+from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, pair_similarity, same_video
+from ctvr_bench.methods.shared.teacher import frozen_video, teacher_video
 
 
 @dataclass(frozen=True)

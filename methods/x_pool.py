@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.base import FeatureSpec, TextEmbedding, VideoEmbedding
-from methods.finetune import Finetune, FinetuneConfig
-from methods.heads import AdaptedVideo, layer_norm
-from methods.registry import register
-from methods.scoring import embed_video
-from methods.similarity import normalise
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo, layer_norm
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_video
+from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ The reference of every other method, once for each scoring. Stored galleries nev
 
 from __future__ import annotations
 
-from features.streams import TextBatch, VideoBatch
-from methods.base import Method, TextEmbedding, VideoEmbedding
-from methods.heads import AdaptedVideo
-from methods.registry import register
-from methods.scoring import embed_text, embed_video
+from ctvr_bench.features.streams import TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 
 
 @register()

@@ -15,15 +15,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from features.streams import PairBatch, PairTable
-from methods.base import FeatureSpec, TaskInfo
-from methods.finetune import Finetune, FinetuneConfig
-from methods.losses import similarity_distillation
-from methods.memory import ReferenceSample, captions_alone, frames_alone
-from methods.registry import register
-from methods.scoring import embed_text, embed_video
-from methods.similarity import normalise
-from methods.weights import set_weights, weights_of
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.losses import similarity_distillation
+from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone, frames_alone
+from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
+from ctvr_bench.methods.shared.similarity import normalise
+from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.jobs import feature_spec
-from bench.training import generator_for, learn_task
-from features.streams import PairTable
-from methods.base import FeatureSpec, Method, ReferenceBank, TaskInfo
-from methods.registry import find_method
+from ctvr_bench.bench.run.jobs import feature_spec
+from ctvr_bench.bench.run.training import generator_for, learn_task
+from ctvr_bench.features.streams import PairTable
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank, TaskInfo
+from ctvr_bench.methods.shared.registry import find_method
 from tests.stores import small_store, small_stream
 
 

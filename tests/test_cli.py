@@ -23,7 +23,8 @@ def run_small(tmp_path: Path, *arguments: object) -> str:
 
 
 def test_help_names_every_command_without_loading_torch() -> None:
-    script = "import sys, bench.cli; assert not {'torch', 'numpy', 'faiss', 'matplotlib', 'rich'} & set(sys.modules)"
+    script = "import sys, ctvr_bench.bench.cli.app\n"
+    script += "assert not {'torch', 'numpy', 'faiss', 'matplotlib', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
     result = command("--help")
     assert result.returncode == 0
@@ -69,7 +70,7 @@ def test_what_is_wrong_without_a_store_is_said_before_a_world_is_built(
     def build(seed: int, progress: object) -> Path:
         raise AssertionError(f"world {seed} is built")
 
-    monkeypatch.setattr("features.worlds.build.default_store_path", build)
+    monkeypatch.setattr("ctvr_bench.features.worlds.build.default_store_path", build)
     (tmp_path / "s.toml").write_text("stores = ['moving-shapes:1', 'moving-shapes:2']\nmethods = ['eer']\n")
     assert words in fails(tmp_path, *arguments)
 

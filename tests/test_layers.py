@@ -1,4 +1,4 @@
-"""The arrows between layers never run back, and each heavy library has one importing file."""
+"""Imports run downwards: between layers, between the wings of `bench`; each heavy library has one importing file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"features": {"features"}, "methods": {"features", "methods"}, "bench": {"features", "methods", "bench"}}
+LAYERS = ("features", "methods", "bench")
+WINGS = ("leaves", "records", "run", "suite", "authoring", "analysis", "report", "gate", "cli")
+"""Of `bench`, from the lowest up; its leaves are the files beside its folders."""
 OWNERS = {
     "h5py": {"features/hdf5.py"},
-    "faiss": {"bench/search.py"},
-    "matplotlib": {"bench/plots.py"},
+    "faiss": {"bench/run/search.py"},
+    "matplotlib": {"bench/report/plots.py"},
     "av": {"features/video.py"},
-    "tensorboard": {"bench/tensorboard.py"},
+    "tensorboard": {"bench/report/tensorboard.py"},
 }
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py")
 
@@ -29,20 +31,69 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path}: imports are written in full"
+            assert node.level == 0, f"{path}: imports are written in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def own_imports(path: Path) -> set[Path]:
+    """Files and folders of the repository that a file imports."""
+    found = set()
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "ctvr_bench":
+            place = ROOT.joinpath(*rest)
+            found.add(
+                next(
+                    p
+                    for p in (place, place.with_suffix(".py"), place.parent, place.parent.with_suffix(".py"))
+                    if p.exists()
+                )
+            )
+    return found
 
 
 def sources() -> list[Path]:
     return [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
+def wing(path: Path) -> str:
+    parts = path.relative_to(ROOT / "bench").parts
+    return "leaves" if parts and parts[0].endswith(".py") else parts[0]
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0]
-    used = {name.split(".")[0] for name in imports(path)} & set(LAYERS)
-    assert used <= LAYERS[layer]
+    layers = {name.split(".")[0] for name in imports(path)} & {*LAYERS}
+    assert not layers, "the packages are called ctvr_bench.features, ctvr_bench.methods and ctvr_bench.bench"
+    layer = LAYERS.index(path.relative_to(ROOT).parts[0])
+    used = {place.relative_to(ROOT).parts[0] for place in own_imports(path) if place != ROOT}
+    assert used <= set(LAYERS[: layer + 1])
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sources() if path.is_relative_to(ROOT / "bench")], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_a_file_imports_only_its_own_wing_and_those_below(path: Path) -> None:
+    if path == ROOT / "bench/__init__.py":
+        assert not imports(path)
+        return
+    used = {wing(place) for place in own_imports(path) if place.is_relative_to(ROOT / "bench")}
+    assert used <= set(WINGS[: WINGS.index(wing(path)) + 1])
+
+
+@pytest.mark.parametrize("name", WINGS[1:])
+def test_a_wing_can_be_overlooked(name: str) -> None:
+    files = sorted((ROOT / "bench" / name).rglob("*.py"))
+    assert len([file for file in files if file.name != "__init__.py"]) <= 14
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 2500
+
+
+def test_every_folder_of_bench_is_a_wing() -> None:
+    folders = {path.name for path in (ROOT / "bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(WINGS[1:])
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -53,5 +104,5 @@ def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
 
 @pytest.mark.parametrize("name", NUMPY_ONLY)
 def test_metric_files_need_numpy_only(name: str) -> None:
-    standard = {"__future__", "collections.abc", "typing", "dataclasses", "math"}
-    assert imports(ROOT / name) - standard <= {"numpy", "numpy.typing"}
+    standard = {"__future__", "collections", "typing", "dataclasses", "math"}
+    assert {name.split(".")[0] for name in imports(ROOT / name)} - standard <= {"numpy"}

@@ -14,7 +14,7 @@ _SIDE = 32
 
 def library(name: str) -> Any:
     """transformers or open_clip; skips the calling test where it is not installed. See `mend_torchvision`."""
-    from features.clip_towers import mend_torchvision
+    from ctvr_bench.features.clip_towers import mend_torchvision
 
     mend_torchvision()
     return pytest.importorskip(name, reason="needs the extra 'extract'")

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features import extract
-from features.encoders import EncodedCaptions
-from features.extract import ExtractSummary
-from features.hdf5 import FileWriter
-from features.sources import Sources, read_sources
-from features.video import Sampling, write_video
+from ctvr_bench.features import extract
+from ctvr_bench.features.encoders import EncodedCaptions
+from ctvr_bench.features.extract import ExtractSummary
+from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.sources import Sources, read_sources
+from ctvr_bench.features.video import Sampling, write_video
 
 SIDE = 8
 FRAMES = 6

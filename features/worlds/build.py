@@ -13,22 +13,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from features.default_store import Progress, world_file
-from features.encoders import Encoder
-from features.errors import InputError
-from features.extract import extract_sources
-from features.hdf5 import FileWriter
-from features.sources import Sources
-from features.store import StoredStream
-from features.structure import Structure
-from features.video import Sampling, write_video
-from features.worlds import render
-from features.worlds.encoder import load_encoder, weights_digest
-from features.worlds.film import SIZE
-from features.worlds.pictures import draw_pictures
-from features.worlds.scene import CATEGORIES
-from features.worlds.truth import fitting_videos
-from features.worlds.world import Knobs, World, make_world
+from ctvr_bench.features.default_store import Progress, world_file
+from ctvr_bench.features.encoders import Encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.extract import extract_sources
+from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.sources import Sources
+from ctvr_bench.features.store import StoredStream
+from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.video import Sampling, write_video
+from ctvr_bench.features.worlds import render
+from ctvr_bench.features.worlds.encoder import load_encoder, weights_digest
+from ctvr_bench.features.worlds.film import SIZE
+from ctvr_bench.features.worlds.pictures import draw_pictures
+from ctvr_bench.features.worlds.scene import CATEGORIES
+from ctvr_bench.features.worlds.truth import fitting_videos
+from ctvr_bench.features.worlds.world import Knobs, World, make_world
 
 VERSION = 1  # raised when the same seed gives another world
 STREAM = "moving-shapes"

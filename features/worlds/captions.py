@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.worlds import motion, words
-from features.worlds.render import RADIUS
-from features.worlds.scene import CATEGORIES, NEEDS_TWO, NEUTRAL_SIZE, OBJECT_ATTRIBUTES, Floats, Scenes
+from ctvr_bench.features.worlds import motion, words
+from ctvr_bench.features.worlds.render import RADIUS
+from ctvr_bench.features.worlds.scene import CATEGORIES, NEEDS_TWO, NEUTRAL_SIZE, OBJECT_ATTRIBUTES, Floats, Scenes
 
 Claims = dict[str, int]
 """What a caption says of one object: attribute to value."""

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from features.encoders import EncodedCaptions
-from features.errors import InputError
-from features.worlds import model
-from features.worlds.film import SIZE
-from features.worlds.words import vocabulary
+from ctvr_bench.features.encoders import EncodedCaptions
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.worlds import model
+from ctvr_bench.features.worlds.film import SIZE
+from ctvr_bench.features.worlds.words import vocabulary
 
 WEIGHTS = Path(__file__).with_name("encoder.safetensors")
 _PICTURES = 256  # encoded together

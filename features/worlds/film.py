@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from features.worlds.scene import Floats
+from ctvr_bench.features.worlds.scene import Floats
 
 SIZE = 48
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.worlds.words import vocabulary
+from ctvr_bench.features.worlds.words import vocabulary
 
 DIM = 128
 CONTEXT = 40  # words and the sentence token

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from features.worlds.scene import CATEGORIES, Floats, Scenes
+from ctvr_bench.features.worlds.scene import CATEGORIES, Floats, Scenes
 
 X, Y, SCALE, TURN, OPACITY, RECOLOUR = range(6)
 _Motion = Callable[[Scenes, Floats, Floats], None]

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from features.worlds import captions, motion, render, scene
-from features.worlds.film import Shift, sample_film
+from ctvr_bench.features.worlds import captions, motion, render, scene
+from ctvr_bench.features.worlds.film import Shift, sample_film
 
 TRAIL = 0.12  # of a video's length
 RARITY = 0.5  # exponent of the attribute prior, see `scene.even_prior`

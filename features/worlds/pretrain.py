@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from features.worlds import model
-from features.worlds.encoder import WEIGHTS, save_weights
-from features.worlds.pictures import RARITY, draw_pictures
+from ctvr_bench.features.worlds import model
+from ctvr_bench.features.worlds.encoder import WEIGHTS, save_weights
+from ctvr_bench.features.worlds.pictures import RARITY, draw_pictures
 
 _SHARD = 2000  # pictures sampled and captioned together
 

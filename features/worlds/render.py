@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.worlds import motion
-from features.worlds.film import SIZE, Film, develop, view
-from features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB, Floats, Ints, Scenes
+from ctvr_bench.features.worlds import motion
+from ctvr_bench.features.worlds.film import SIZE, Film, develop, view
+from ctvr_bench.features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB, Floats, Ints, Scenes
 
 RADIUS = (5.0, 8.0, 12.0)  # pixels, by size
 _PICTURES = 768  # drawn together

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from features.worlds import words
+from ctvr_bench.features.worlds import words
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

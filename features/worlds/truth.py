@@ -11,8 +11,8 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from features.worlds.captions import Caption, Claims
-from features.worlds.scene import CATEGORIES, NEUTRAL_SIZE, Scenes
+from ctvr_bench.features.worlds.captions import Caption, Claims
+from ctvr_bench.features.worlds.scene import CATEGORIES, NEUTRAL_SIZE, Scenes
 
 _SIZELESS = [CATEGORIES.index(name) for name in NEUTRAL_SIZE]
 

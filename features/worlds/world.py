@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from features.schema import TEST, TRAIN, VALIDATION
-from features.worlds import captions, scene
-from features.worlds.captions import Caption
-from features.worlds.film import Film, Shift, sample_film
-from features.worlds.scene import Ints, Scenes
+from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.worlds import captions, scene
+from ctvr_bench.features.worlds.captions import Caption
+from ctvr_bench.features.worlds.film import Film, Shift, sample_film
+from ctvr_bench.features.worlds.scene import Ints, Scenes
 
 NUM_TASKS = 10
 

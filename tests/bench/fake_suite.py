@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.metrics import ranks
-from bench.records import Cost, RankTable, RunConfig, RunRecord, StoreId, write_json
-from bench.summary import metrics_of
+from ctvr_bench.bench.metrics import ranks
+from ctvr_bench.bench.records.record import Cost, RankTable, RunConfig, RunRecord, StoreId, write_json
+from ctvr_bench.bench.records.summary import metrics_of
 
 LABELS = ("zero_shot", "finetune", "joint", "lwf", "er")
 STORE = StoreId(name="fake_store", digest="0f" * 32, simulated=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.forgetting import (
+from ctvr_bench.bench.forgetting import (
     average_accuracy,
     average_incremental,
     backward_forgetting,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.geometry import drift, drift_disagreement, etf_error, modality_gap, within_class_spread
+from ctvr_bench.bench.geometry import drift, drift_disagreement, etf_error, modality_gap, within_class_spread
 
 
 def simplex_etf(C, D, seed=0):

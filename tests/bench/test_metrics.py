@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bench.metrics import (
+from ctvr_bench.bench.metrics import (
     mean_rank,
     mean_reciprocal_rank,
     median_rank,
@@ -119,7 +119,7 @@ def test_the_other_direction_is_the_transpose():
 def test_ranks_do_not_depend_on_the_block_size(monkeypatch, block_scores):
     random = np.random.default_rng(2)
     sim_NM, target_N = random.standard_normal((11, 7)), random.integers(7, size=11)
-    monkeypatch.setattr("bench.metrics._BLOCK_SCORES", block_scores)
+    monkeypatch.setattr("ctvr_bench.bench.metrics._BLOCK_SCORES", block_scores)
     assert ranks(sim_NM, target_N).tolist() == naive_ranks(sim_NM.tolist(), target_N.tolist())
 
 
@@ -207,7 +207,7 @@ def test_a_gallery_larger_than_the_queries_ranks_as_in_the_release():
 @pytest.mark.parametrize("block_scores", [1, 10_000])
 @pytest.mark.parametrize("column", [0, 2])
 def test_a_nan_score_is_refused_and_its_row_named(monkeypatch, column, block_scores):
-    monkeypatch.setattr("bench.metrics._BLOCK_SCORES", block_scores)
+    monkeypatch.setattr("ctvr_bench.bench.metrics._BLOCK_SCORES", block_scores)
     sim_NM = np.ones((3, 3))
     sim_NM[1, column] = np.nan
     with pytest.raises(ValueError, match="row 1 of sim_NM"):

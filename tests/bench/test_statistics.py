@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.statistics import (
+from ctvr_bench.bench.statistics import (
     cohen_dz,
     friedman,
     hierarchical_interval,

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.ctvr import ImportSummary, import_ctvr
-from features.errors import InputError
-from features.schema import TEST, TRAIN
-from features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.ctvr import ImportSummary, import_ctvr
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN
+from ctvr_bench.features.store import FeatureStore, open_store, verify_store
 from tests.golden import shared
 
 MSRVTT_CAPTIONS = ("MSRVTT_CL_validation.csv",)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("av", reason="needs the extra 'extract'")
 pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
-from features import encoders
-from features.encoders import Encoder, EncoderUnavailable, load_encoder
-from features.errors import InputError
-from features.video import Sampling, read_frames
+from ctvr_bench.features import encoders
+from ctvr_bench.features.encoders import Encoder, EncoderUnavailable, load_encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.video import Sampling, read_frames
 from tests import tiny_clips
 from tests.golden import shared
 

@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip("av", reason="needs the extra 'extract'")
 
-from features.clips import Clip, VideosMissing
-from features.encoders import load_encoder
-from features.errors import InputError
-from features.extract import extract, extract_sources
-from features.read_ahead import read_ahead
-from features.sources import read_sources
-from features.store import open_store, verify_store
-from features.video import Sampling, read_frames
+from ctvr_bench.features.clips import Clip, VideosMissing
+from ctvr_bench.features.encoders import load_encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.extract import extract, extract_sources
+from ctvr_bench.features.read_ahead import read_ahead
+from ctvr_bench.features.sources import read_sources
+from ctvr_bench.features.store import open_store, verify_store
+from ctvr_bench.features.video import Sampling, read_frames
 from tests import tiny_clips, toy_extraction
 from tests.golden import shared
 from tests.toy_extraction import FRAMES, VIDEOS, ToyEncoder, run, toy_sources

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.errors import InputError
-from features.pickles import read_plain_pickle
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.pickles import read_plain_pickle
 from tests.golden import shared
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.clips import Clip, find_clips, without_videos
-from features.ctvr import import_ctvr
-from features.errors import InputError
-from features.schema import TEST, TRAIN, UNUSED, VALIDATION
-from features.sources import read_sources
-from features.store import open_store
-from features.structure import Structure
+from ctvr_bench.features.clips import Clip, find_clips, without_videos
+from ctvr_bench.features.ctvr import import_ctvr
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, VALIDATION
+from ctvr_bench.features.sources import read_sources
+from ctvr_bench.features.store import open_store
+from ctvr_bench.features.structure import Structure
 from tests.golden import shared
 
 STREAM = """video,category,task,role

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from features.errors import InputError
-from features.store import FeatureStore, create_store, describe_store, open_store, verify_store
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import FeatureStore, create_store, describe_store, open_store, verify_store
 
 NUMBERS = np.random.default_rng(0)
 CONTENT: dict[str, Any] = {

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from features.errors import InputError
-from features.schema import TEST, TRAIN, VALIDATION
-from features.store import FeatureStore, create_store, open_store
-from features.streams import PairTable, StreamOptions, long_tail_counts, make_stream, task_order
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.store import FeatureStore, create_store, open_store
+from ctvr_bench.features.streams import PairTable, StreamOptions, long_tail_counts, make_stream, task_order
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from tests.stores import small_store
 
 

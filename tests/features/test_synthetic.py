@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from bench.metrics import ranks, recall_at_k
-from features.ctvr import import_ctvr
-from features.errors import InputError
-from features.schema import TEST, TRAIN, UNUSED, VALIDATION
-from features.store import FeatureStore, open_store, verify_store
-from features.structure import Structure
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.bench.metrics import ranks, recall_at_k
+from ctvr_bench.features.ctvr import import_ctvr
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, VALIDATION
+from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from tests.golden import shared
 
 Array = npt.NDArray[Any]

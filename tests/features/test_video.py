@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 av = pytest.importorskip("av", reason="needs the extra 'extract'")
 
-from features.errors import InputError  # noqa: E402
-from features.video import Sampling, UnreadableVideo, Video, midpoints, read_frames, write_video  # noqa: E402
+from ctvr_bench.features.errors import InputError  # noqa: E402
+from ctvr_bench.features.video import Sampling, UnreadableVideo, Video, midpoints, read_frames, write_video  # noqa: E402
 from tests.golden import shared  # noqa: E402
 
 CLIPS = ("arm_wrestling.mp4", "basketball_gym.mp4", "flipping_a_pancake.mkv", "pool_cleaning.mp4", "two_people_hug.mp4")

@@ -1,4 +1,4 @@
-"""What every registered method promises (bench.contract), checked on each; a new method is covered without an edit."""
+"""The contract's promises, checked on every registered method; a new method is covered without an edit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench import trial
-from bench.checks import CHECKS, fault_of
-from bench.contract import check_method
-from methods.registry import find_method, known_methods
+from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring.checks import CHECKS, fault_of
+from ctvr_bench.bench.authoring.contract import check_method
+from ctvr_bench.methods.shared.registry import find_method, known_methods
 
 SMALLER = {"ridge": {"features": 200}}
 """Sizes in which a method keeps the same promises sooner."""

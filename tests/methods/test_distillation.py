@@ -10,22 +10,22 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import PairBatch
-from methods.base import Method
-from methods.ctp import CTP
-from methods.finetune import Finetune
-from methods.losses import (
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import PairBatch
+from ctvr_bench.methods.ctp import CTP
+from ctvr_bench.methods.finetune import Finetune
+from ctvr_bench.methods.mod_x import off_diagonal
+from ctvr_bench.methods.shared.base import Method
+from ctvr_bench.methods.shared.losses import (
     cross_task_contrastive,
     kl_divergence,
     queue_contrastive,
     similarity_distillation,
     topology_preserving,
 )
-from methods.memory import captions_alone, frames_alone
-from methods.mod_x import off_diagonal
-from methods.weights import weights_of
-from methods.zscl import ZSCL
+from ctvr_bench.methods.shared.memory import captions_alone, frames_alone
+from ctvr_bench.methods.shared.weights import weights_of
+from ctvr_bench.methods.zscl import ZSCL
 from tests.golden import golden
 from tests.learning import begin, learn, make, train_pairs
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.etf import random_projection_etf, simplex_etf
+from ctvr_bench.methods.shared.etf import random_projection_etf, simplex_etf
 
 
 def seeded(seed: int = 0) -> torch.Generator:

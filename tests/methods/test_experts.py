@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import VideoBatch
-from methods.frame_fusion_moe import FrameFusionMoE
-from methods.heads import TemporalTransformer
-from methods.losses import cross_task_contrastive
-from methods.moe_adapters import MoEAdapters
-from methods.scoring import same_video
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import VideoBatch
+from ctvr_bench.methods.frame_fusion_moe import FrameFusionMoE
+from ctvr_bench.methods.moe_adapters import MoEAdapters
+from ctvr_bench.methods.shared.heads import TemporalTransformer
+from ctvr_bench.methods.shared.losses import cross_task_contrastive
+from ctvr_bench.methods.shared.scoring import same_video
 from tests.learning import begin, embeddings, learn, make, train_pairs
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.training import FrozenRows, generator_for
-from bench.trial import in_double
-from features.streams import PairBatch
-from methods.base import Method
-from methods.finetune import Finetune, FinetuneConfig
-from methods.registry import find_method
+from ctvr_bench.bench.authoring.trial import in_double
+from ctvr_bench.bench.run.training import FrozenRows, generator_for
+from ctvr_bench.features.streams import PairBatch
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import Method
+from ctvr_bench.methods.shared.registry import find_method
 from tests.learning import begin, learn, make, small_spec, train_pairs
 
 TAUGHT = ("lwf", "mod_x", "vr_lwf", "c_clip", "ctp", "structalign", "structalign_released")

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from bench.jobs import Job, feature_spec, make_method, store_id
-from bench.protocol import Evaluator
-from bench.records import RunConfig
-from bench.suite import make_suite, plan, run_suite
-from bench.training import generator_for, train_task
-from features.errors import InputError
-from features.store import open_store, verify_store
-from features.streams import PairBatch, PairTable, make_stream
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
-from methods.base import TrainedConfig
-from methods.finetune import Finetune, FinetuneConfig
-from methods.registry import find_method, known_methods
+from ctvr_bench.bench.records.record import RunConfig
+from ctvr_bench.bench.run.jobs import Job, feature_spec, make_method, store_id
+from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.bench.run.training import generator_for, train_task
+from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import open_store, verify_store
+from ctvr_bench.features.streams import PairBatch, PairTable, make_stream
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.base import TrainedConfig
+from ctvr_bench.methods.shared.registry import find_method, known_methods
 from tests.learning import begin, learn, make, small_spec, train_pairs
 from tests.stores import small_store, small_stream
 

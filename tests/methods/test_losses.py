@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.losses import (
+from ctvr_bench.methods.shared.losses import (
     cross_task_contrastive,
     distillation,
     etf_alignment,
@@ -20,7 +20,7 @@ from methods.losses import (
     similarity_distillation,
     symmetric_contrastive,
 )
-from methods.similarity import normalise, pool_frames, pool_words, word_frame_similarity
+from ctvr_bench.methods.shared.similarity import normalise, pool_frames, pool_words, word_frame_similarity
 from tests.golden import golden
 from tests.ragged import pad
 

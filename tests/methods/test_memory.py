@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from methods.memory import PrototypeBank, Reservoir
+from ctvr_bench.methods.shared.memory import PrototypeBank, Reservoir
 from tests.golden import golden
 
 

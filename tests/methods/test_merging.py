@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import VideoBatch
-from methods.adapter_per_task import AdapterPerTask
-from methods.c_clip import CCLIP
-from methods.packnet import FREE, PackNet
-from methods.task_arithmetic import TaskArithmetic
-from methods.ties import TIES, elect_and_average, trim
-from methods.weights import set_weights, weights_of
-from methods.wise_ft import WiseFT
-from methods.zscl import ZSCL
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import VideoBatch
+from ctvr_bench.methods.adapter_per_task import AdapterPerTask
+from ctvr_bench.methods.c_clip import CCLIP
+from ctvr_bench.methods.packnet import FREE, PackNet
+from ctvr_bench.methods.shared.weights import set_weights, weights_of
+from ctvr_bench.methods.task_arithmetic import TaskArithmetic
+from ctvr_bench.methods.ties import TIES, elect_and_average, trim
+from ctvr_bench.methods.wise_ft import WiseFT
+from ctvr_bench.methods.zscl import ZSCL
 from tests.learning import begin, embeddings, learn, make, train_pairs
 
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import PairBatch
-from methods.base import Method
-from methods.ewc import EWC, squared_gradients
-from methods.losses import row_cross_entropy
-from methods.mas import MAS, sensitivity
-from methods.scoring import pair_similarity, same_video
-from methods.si import SI, PathIntegral
-from methods.weights import gradient_of, set_weights, weights_of
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import PairBatch
+from ctvr_bench.methods.ewc import EWC, squared_gradients
+from ctvr_bench.methods.mas import MAS, sensitivity
+from ctvr_bench.methods.shared.base import Method
+from ctvr_bench.methods.shared.losses import row_cross_entropy
+from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
+from ctvr_bench.methods.shared.weights import gradient_of, set_weights, weights_of
+from ctvr_bench.methods.si import SI, PathIntegral
 from tests.learning import begin, learn, make, train_pairs
 
 

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, layer_norm
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import TextBatch, VideoBatch
-from methods.base import Method
-from methods.coda_prompt import CODAPrompt
-from methods.dualprompt import DualPrompt
-from methods.heads import AttentionBlock, Prompts, masked_mean
-from methods.losses import orthogonality
-from methods.memory import k_means
-from methods.s_prompts import SPrompts
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import TextBatch, VideoBatch
+from ctvr_bench.methods.coda_prompt import CODAPrompt
+from ctvr_bench.methods.dualprompt import DualPrompt
+from ctvr_bench.methods.s_prompts import SPrompts
+from ctvr_bench.methods.shared.base import Method
+from ctvr_bench.methods.shared.heads import AttentionBlock, Prompts, masked_mean
+from ctvr_bench.methods.shared.losses import orthogonality
+from ctvr_bench.methods.shared.memory import k_means
 from tests.learning import begin, learn, make, train_pairs
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from bench.training import generator_for
-from features.streams import PairBatch
-from methods.agem import AGEM, projected
-from methods.der_pp import DERpp
-from methods.memory import as_draws, batch_of, from_draws, pair_items
-from methods.weights import gradient_of
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import PairBatch
+from ctvr_bench.methods.agem import AGEM, projected
+from ctvr_bench.methods.der_pp import DERpp
+from ctvr_bench.methods.shared.memory import as_draws, batch_of, from_draws, pair_items
+from ctvr_bench.methods.shared.weights import gradient_of
 from tests.learning import begin, learn, make, train_pairs
 
 

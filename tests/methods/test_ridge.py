@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from methods.heads import masked_mean
-from methods.ridge import Ridge, Sums
+from ctvr_bench.methods.ridge import Ridge, Sums
+from ctvr_bench.methods.shared.heads import masked_mean
 from tests.learning import learn, make, train_pairs
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.similarity import (
+from ctvr_bench.methods.shared.similarity import (
     cosine_similarity,
     fuse,
     normalise,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench.training import generator_for
-from features.streams import PairBatch, TextBatch, VideoBatch
-from methods.base import FeatureSpec, TaskInfo
-from methods.heads import FrameFusion, RoutedExperts
-from methods.losses import etf_alignment, pseudo_alignment, relation_preserving, symmetric_contrastive
-from methods.registry import find_method
-from methods.similarity import normalise, word_frame_similarity
-from methods.structalign import RELEASED, StructAlign
-from methods.structalign_head import Route
+from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.heads import FrameFusion, RoutedExperts
+from ctvr_bench.methods.shared.losses import etf_alignment, pseudo_alignment, relation_preserving, symmetric_contrastive
+from ctvr_bench.methods.shared.registry import find_method
+from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
+from ctvr_bench.methods.shared.structalign_head import Route
+from ctvr_bench.methods.structalign import RELEASED, StructAlign
 from tests.golden import golden
 
 SPEC = FeatureSpec(dim=16, num_frames=4, num_categories=6, num_tasks=3)

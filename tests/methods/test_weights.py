@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from methods.weights import gradient_of, gradient_rows, set_gradient, set_weights, swapped_weights, weights_of
+from ctvr_bench.methods.shared.weights import (
+    gradient_of,
+    gradient_rows,
+    set_gradient,
+    set_weights,
+    swapped_weights,
+    weights_of,
+)
 
 
 class TwoLayers(nn.Module):

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.testing import assert_close
 
-from bench.protocol import Evaluator
-from features.streams import PairTable
-from methods.similarity import attended_similarity
-from methods.x_pool import XPool
+from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.features.streams import PairTable
+from ctvr_bench.methods.shared.similarity import attended_similarity
+from ctvr_bench.methods.x_pool import XPool
 from tests.learning import begin, learn, make, train_pairs
 from tests.stores import small_store, small_stream
 

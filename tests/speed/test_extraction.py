@@ -14,14 +14,14 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from features.clips import Clip
-from features.encode import FRAME_BATCH, encode_video_block
-from features.encoders import Encoder
-from features.read_ahead import read_ahead
-from features.video import Sampling, write_video
-from features.worlds import render
-from features.worlds.encoder import load_encoder
-from features.worlds.world import Knobs, make_world
+from ctvr_bench.features.clips import Clip
+from ctvr_bench.features.encode import FRAME_BATCH, encode_video_block
+from ctvr_bench.features.encoders import Encoder
+from ctvr_bench.features.read_ahead import read_ahead
+from ctvr_bench.features.video import Sampling, write_video
+from ctvr_bench.features.worlds import render
+from ctvr_bench.features.worlds.encoder import load_encoder
+from ctvr_bench.features.worlds.world import Knobs, make_world
 
 VIDEOS, FRAMES, WORKERS = 240, 12, 2
 SAMPLING = Sampling("uniform", FRAMES)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import Cost
-from bench.suite import make_suite, run_suite
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.bench.records.record import Cost
+from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 
 TASKS, QUERIES = (10, 50, 100, 200), 15
 METHODS = [

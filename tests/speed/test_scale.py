@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.search import _unit_block, counted_ranks
-from methods.similarity import normalise
+from ctvr_bench.bench.run.search import _unit_block, counted_ranks
+from ctvr_bench.methods.shared.similarity import normalise
 
 DIM, BLOCK = 512, 8192
 

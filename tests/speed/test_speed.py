@@ -17,20 +17,20 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.budget import step_flops
-from bench.ensemble import Lesson, teach
-from bench.jobs import feature_spec
-from bench.metrics import ranks
-from bench.protocol import Evaluator
-from bench.scores import compare
-from bench.search import DenseGallery, word_frame_scores
-from bench.training import FrozenRows, generator_for
-from features.store import FeatureStore, open_store
-from features.streams import PairTable, make_stream
-from features.synthetic import SyntheticConfig, generated_structure, synthesise
-from methods.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
-from methods.registry import find_method
-from methods.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
+from ctvr_bench.bench.metrics import ranks
+from ctvr_bench.bench.run.budget import step_flops
+from ctvr_bench.bench.run.jobs import feature_spec
+from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.bench.run.scores import compare
+from ctvr_bench.bench.run.search import DenseGallery, word_frame_scores
+from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
+from ctvr_bench.bench.run.training import FrozenRows, generator_for
+from ctvr_bench.features.store import FeatureStore, open_store
+from ctvr_bench.features.streams import PairTable, make_stream
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.methods.shared.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.registry import find_method
+from ctvr_bench.methods.shared.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
 
 WORDS, FRAMES, DIM = 12, 12, 512
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from features.errors import InputError
-from features.schema import TEST
-from features.store import FeatureStore, open_store, verify_store
-from features.worlds import build, model, render
-from features.worlds.encoder import MovingShapesEncoder, load_encoder
-from features.worlds.scene import CATEGORIES
-from features.worlds.truth import fitting_videos
-from features.worlds.world import Knobs, make_world
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.schema import TEST
+from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.worlds import build, model, render
+from ctvr_bench.features.worlds.encoder import MovingShapesEncoder, load_encoder
+from ctvr_bench.features.worlds.scene import CATEGORIES
+from ctvr_bench.features.worlds.truth import fitting_videos
+from ctvr_bench.features.worlds.world import Knobs, make_world
 
 TINY = Knobs(train=2, validation=1, test=2, captions=2)
 

@@ -3,10 +3,10 @@ import re
 import numpy as np
 import pytest
 
-from features.worlds import captions, motion, scene, words, world
-from features.worlds.captions import Caption, Speaker
-from features.worlds.scene import CATEGORIES, NEEDS_TWO
-from features.worlds.truth import fitting_videos
+from ctvr_bench.features.worlds import captions, motion, scene, words, world
+from ctvr_bench.features.worlds.captions import Caption, Speaker
+from ctvr_bench.features.worlds.scene import CATEGORIES, NEEDS_TWO
+from ctvr_bench.features.worlds.truth import fitting_videos
 
 WORDS = {
     word: (attribute, value)

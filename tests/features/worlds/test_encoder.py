@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from features.encoders import load_encoder as load_any_encoder
-from features.errors import InputError
-from features.worlds import model, pretrain
-from features.worlds.encoder import WEIGHTS, MovingShapesEncoder, load_encoder, save_weights, weights_digest
+from ctvr_bench.features.encoders import load_encoder as load_any_encoder
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.worlds import model, pretrain
+from ctvr_bench.features.worlds.encoder import WEIGHTS, MovingShapesEncoder, load_encoder, save_weights, weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_weights_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> 
 
 
 def test_weights_of_another_vocabulary_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.worlds.encoder.vocabulary", lambda: ("a", "star"))
+    monkeypatch.setattr("ctvr_bench.features.worlds.encoder.vocabulary", lambda: ("a", "star"))
     save_weights(untrained(), tmp_path / "other.safetensors", {"seed": 0})
     monkeypatch.undo()
     with pytest.raises(InputError, match="other words"):

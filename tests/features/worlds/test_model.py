@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from features.worlds import model
+from ctvr_bench.features.worlds import model
 
 
 def test_padding_does_not_change_what_a_caption_says() -> None:

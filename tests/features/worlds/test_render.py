@@ -2,9 +2,9 @@ import dataclasses
 
 import numpy as np
 
-from features.worlds import film as camera
-from features.worlds import render, scene
-from features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB
+from ctvr_bench.features.worlds import film as camera
+from ctvr_bench.features.worlds import render, scene
+from ctvr_bench.features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB
 
 STILL = camera.Shift()
 SHAKY = camera.Shift(pan=5, wobble=1, zoom=0.15, blur=0.7, ghost=0.4, light=0.12, noise=0.03)

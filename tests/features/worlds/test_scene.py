@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from features.worlds import motion, scene, words
-from features.worlds.scene import BACKGROUND_RGB, CATEGORIES, MIN_CONTRAST, RGB
+from ctvr_bench.features.worlds import motion, scene, words
+from ctvr_bench.features.worlds.scene import BACKGROUND_RGB, CATEGORIES, MIN_CONTRAST, RGB
 
 MOMENTS = 25
 

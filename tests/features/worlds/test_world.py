@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from features.schema import TEST, TRAIN, VALIDATION
-from features.worlds.scene import CATEGORIES
-from features.worlds.truth import fitting_videos
-from features.worlds.world import NUM_TASKS, Knobs, World, make_world
+from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.worlds.scene import CATEGORIES
+from ctvr_bench.features.worlds.truth import fitting_videos
+from ctvr_bench.features.worlds.world import NUM_TASKS, Knobs, World, make_world
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,252 @@
+"""Two suites, or two commits of one: what changed, by how much, beyond noise or not, for each task and query.
+
+Second minus first throughout. Runs are paired by order and seed and queries by caption wherever both suites have them;
+what cannot be paired is compared apart, with wider intervals. p-values are corrected (Holm) over the methods for each
+metric, and over the tasks of a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ctvr_bench.bench.analysis.columns import CONTINUAL, COSTS, RETRIEVAL, Column
+from ctvr_bench.bench.analysis.findings import ALPHA
+from ctvr_bench.bench.analysis.pairing import Flip, Pairing, pair_runs
+from ctvr_bench.bench.records.aggregate import Row, SuiteResults
+from ctvr_bench.bench.records.record import RunConfig
+from ctvr_bench.bench.statistics import Interval, hierarchical_interval, holm, run_interval, unpaired_difference
+from ctvr_bench.features.errors import InputError
+
+COLUMNS = (*RETRIEVAL, *CONTINUAL)
+ACROSS = ("store", "stream", "protocol", "options", "selection")
+"""What two suites must agree on, unless it is what is compared."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of both, second minus first with its 95 % interval, and p after Holm's correction.
+
+    equal: in every run, and in every query where it is a mean over queries.
+    """
+
+    column: Column
+    before: float
+    after: float
+    interval: Interval | None
+    p: float | None
+    equal: bool
+
+    @property
+    def verdict(self) -> str:
+        """equal, better, worse, changed (a metric without a better side), within noise, or unknown from one run."""
+        if self.equal or self.p is None:
+            return "equal" if self.equal else "unknown"
+        if self.p >= ALPHA:
+            return "within noise"
+        side = self.column.better * (self.after - self.before)
+        return "better" if side > 0 else "worse" if side < 0 else "changed"
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    """The headline on the queries of one task, numbered in the learning order of the first run."""
+
+    task: int
+    queries: int
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class RowComparison:
+    """A method in both suites. paired: runs of the same order and seed (0: compared apart).
+
+    costs: means of the first and the second. lost, won: queries that left rank 1 and that reached it, mean over paired
+    runs. flips: every query that did either, the deepest fall first. changed: values of the configuration.
+    """
+
+    label: str
+    runs: tuple[int, int]
+    paired: int
+    differences: tuple[Difference, ...]
+    tasks: tuple[TaskDifference, ...]
+    costs: dict[str, tuple[float, float]]
+    lost: float
+    won: float
+    flips: tuple[Flip, ...]
+    changed: dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class SuiteComparison:
+    """first, second: the folders. differs: facts that differ. only: labels that one of the two has alone."""
+
+    first: str
+    second: str
+    differs: dict[str, tuple[str, str]]
+    rows: tuple[RowComparison, ...]
+    only: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def compare(first: SuiteResults, second: SuiteResults, across: Collection[str] = ()) -> SuiteComparison:
+    """Compare every row that both suites have, then what is left: the only rows of one method, or of each suite.
+
+    across: of ACROSS, what may differ. Raises InputError where anything else does, or nothing is in common.
+    """
+    facts = {name: (_fact(first, name), _fact(second, name)) for name in ACROSS}
+    for name, (one, other) in facts.items():
+        if one != other and name not in across:
+            raise InputError(
+                f"{first.directory} and {second.directory} cannot be compared, their {name} differs: {one}; {other}; "
+                f"if that is what you compare, add --across {name}"
+            )
+    pairs = _common(first, second)
+    facts["commit"] = first.measured["commit"], second.measured["commit"]
+    labels = {row.label for pair in pairs for row in pair}
+    only = [tuple(row.label for row in suite.rows if row.label not in labels) for suite in (first, second)]
+    return SuiteComparison(
+        str(first.directory),
+        str(second.directory),
+        {name: (one, other) for name, (one, other) in facts.items() if one != other},
+        _corrected([_compare_rows(*pair) for pair in pairs]),
+        (only[0], only[1]),
+    )
+
+
+def _common(first: SuiteResults, second: SuiteResults) -> list[tuple[Row, Row]]:
+    others = {row.label: row for row in second.rows}
+    pairs = [(row, others[row.label]) for row in first.rows if row.label in others]
+    matched = {row.label for row, _ in pairs}
+    left = [[row for row in suite.rows if row.label not in matched] for suite in (first, second)]
+    methods = [[row.runs[0].record.config.method for row in rows] for rows in left]
+    for row, name in zip(left[0], methods[0], strict=True):
+        if methods[0].count(name) == methods[1].count(name) == 1:
+            pairs.append((row, left[1][methods[1].index(name)]))
+    if not pairs and len(left[0]) == len(left[1]) == 1:
+        pairs.append((left[0][0], left[1][0]))
+    if not pairs:
+        have = "; ".join(", ".join(row.label for row in suite.rows) for suite in (first, second))
+        raise InputError(f"{first.directory} and {second.directory} have no method in common; they have {have}")
+    return pairs
+
+
+def _fact(suite: SuiteResults, name: str) -> str:
+    """One of ACROSS in words; several values where the suite's runs differ."""
+    configs = {
+        _value(run.record.config, name) for row in suite.rows for run in row.runs if _decides(run.record.config, name)
+    }
+    return ", ".join(sorted(configs)) or "none"
+
+
+def _decides(config: RunConfig, name: str) -> bool:
+    """Whether the fact matters to a run: nothing is selected where nothing is trained."""
+    return name != "selection" or config.method != "zero_shot"
+
+
+def _value(config: RunConfig, name: str) -> str:
+    if name == "store":
+        return f"{config.store.name} ({config.store.digest[:12]})"
+    if name == "options":
+        return " ".join(f"{key}={value}" for key, value in sorted(config.options.items()) if key != "order")
+    return str(getattr(config, name))
+
+
+def _compare_rows(first: Row, second: Row) -> RowComparison:
+    pairing = pair_runs(first, second)
+    one, other = ({"method": c.method, **c.config} for c in (row.runs[0].record.config for row in (first, second)))
+    found = RowComparison(
+        label=first.label if first.label == second.label else f"{first.label} → {second.label}",
+        runs=(len(first.runs), len(second.runs)),
+        paired=len(pairing.first) if pairing.paired else 0,
+        differences=tuple(d for column in COLUMNS if (d := _difference(column, pairing)) is not None),
+        tasks=(),
+        costs={column.key: _means(column, first, second) for column in COSTS},
+        lost=0.0,
+        won=0.0,
+        flips=(),
+        changed={
+            k: (one.get(k), other.get(k)) for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k)
+        },
+    )
+    if not pairing.paired:
+        return found
+    lost, won, flips = pairing.flips()
+    return replace(found, tasks=_tasks(pairing), lost=lost, won=won, flips=tuple(flips))
+
+
+def _means(column: Column, first: Row, second: Row) -> tuple[float, float]:
+    one, other = (column.cell(row).mean or 0.0 for row in (first, second))
+    return one, other
+
+
+def _difference(column: Column, pairing: Pairing) -> Difference | None:
+    """None where one side does not have the metric."""
+    singles = [[run.final.get(column.key) for run in runs] for runs in (pairing.first, pairing.second)]
+    first_R, second_R = ([value for value in single if value is not None] for single in singles)
+    if len(first_R) < len(pairing.first) or len(second_R) < len(pairing.second):
+        return None
+    before, after, values = float(np.mean(first_R)), float(np.mean(second_R)), pairing.values(column.key)
+    equal = pairing.paired and first_R == second_R
+    interval: Interval | None
+    if values is not None:
+        one_RN, other_RN = values
+        if pairing.paired:
+            equal = bool((one_RN == other_RN).all())
+            interval = hierarchical_interval(other_RN - one_RN, pairing.orders[0])
+        else:
+            interval = unpaired_difference(other_RN, pairing.orders[1], one_RN, pairing.orders[0])
+    elif pairing.paired:
+        interval = run_interval(np.subtract(second_R, first_R), pairing.orders[0])
+    else:
+        interval = None
+    return Difference(column, before, after, interval, _p(interval, pairing), equal)
+
+
+def _p(interval: Interval | None, pairing: Pairing) -> float | None:
+    """Not corrected. What is not drawn has no seeds to be unsure about."""
+    if interval is None:
+        return None
+    drawn = any(run.record.config.method != "zero_shot" for run in (*pairing.first, *pairing.second))
+    return interval.p if drawn else replace(interval, seeds=True).p
+
+
+def _tasks(pairing: Pairing) -> tuple[TaskDifference, ...]:
+    values = pairing.values(RETRIEVAL[0].key)
+    assert values is not None
+    one_RN, other_RN = values
+    found = []
+    for task in range(1, int(pairing.task_N.max()) + 1):
+        mine_N = pairing.task_N == task
+        one, other = one_RN[:, mine_N], other_RN[:, mine_N]
+        interval = hierarchical_interval(other - one, pairing.orders[0]) if mine_N.sum() > 1 else None
+        equal = bool((one == other).all())
+        means = float(one.mean()), float(other.mean())
+        difference = Difference(RETRIEVAL[0], *means, interval, _p(interval, pairing), equal)
+        found.append(TaskDifference(task, int(mine_N.sum()), difference))
+    corrected = _holm([task.difference for task in found])
+    return tuple(replace(task, difference=difference) for task, difference in zip(found, corrected, strict=True))
+
+
+def _corrected(rows: Sequence[RowComparison]) -> tuple[RowComparison, ...]:
+    """p-values of each metric corrected over the rows."""
+    by_key: dict[str, list[tuple[int, Difference]]] = {}
+    for index, row in enumerate(rows):
+        for difference in row.differences:
+            by_key.setdefault(difference.column.key, []).append((index, difference))
+    done: dict[tuple[int, str], Difference] = {}
+    for key, members in by_key.items():
+        for (index, _), difference in zip(members, _holm([found for _, found in members]), strict=True):
+            done[index, key] = difference
+    return tuple(
+        replace(row, differences=tuple(done[index, found.column.key] for found in row.differences))
+        for index, row in enumerate(rows)
+    )
+
+
+def _holm(differences: Sequence[Difference]) -> list[Difference]:
+    known = [index for index, found in enumerate(differences) if found.p is not None]
+    corrected = dict(zip(known, holm([differences[index].p or 0.0 for index in known]), strict=True))
+    return [replace(found, p=corrected.get(index)) for index, found in enumerate(differences)]

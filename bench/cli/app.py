@@ -1,0 +1,183 @@
+"""The command line. Heavy libraries load inside the commands, so that `--help` answers at once.
+
+Tables go to standard output, everything else to standard error. Exit codes: 0 done, 1 a check failed or a run did not
+finish well, 2 the input was wrong, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ctvr_bench.bench.cli.features import features
+from ctvr_bench.bench.cli.interrupt import keep_interrupts
+from ctvr_bench.bench.cli.methods import add_commands
+from ctvr_bench.bench.cli.results import check, compare, report, show
+from ctvr_bench.features.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Continual text-to-video retrieval on precomputed features. Without a command: the default suite.",
+)
+app.add_typer(features, name="features", help="Make, import, look into and check feature stores.")
+
+Store = Annotated[Path | None, typer.Option(help="Feature store (default: the embedded one).")]
+Out = Annotated[Path | None, typer.Option(help="Folder for runs (default: results/runs).")]
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """Run the default suite when no command is given."""
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command()
+def run(
+    store: Store = None,
+    stream: Annotated[str | None, typer.Option(help="Stream of the store (default: its only one).")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated, values in brackets: lwf,zero_shot[scoring=fused].")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each trained method (default 3).")] = None,
+    orders: Annotated[int | None, typer.Option(help="Task orders: the published one and permutations.")] = None,
+    suite: Annotated[Path | None, typer.Option(help="TOML file with the fields of SuiteConfig.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="method.field=value, repeatable.")] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the stream, repeatable: long_tail=50, shots=4, split=true, blurred=0.3, validation=2."),
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Epoch kept: last (default), validation, or test-oracle as the papers did.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
+    ensemble: Annotated[
+        str | None,
+        typer.Option(help="auto (default): runs that differ in seed or numbers train as one stack; off: each alone."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")
+    ] = None,
+    rerank: Annotated[
+        int | None, typer.Option(help="Items of the index that the method's own scores order again (default: none).")
+    ] = None,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write every run as TensorBoard events.")
+    ] = False,
+) -> None:
+    """Run methods over a stream, only what is missing, and report."""
+    from ctvr_bench.bench.cli.console import StageProgress, SuiteProgress, say
+
+    say("loading ...", quiet)
+    if tensorboard:
+        from ctvr_bench.bench.report.tensorboard import check_tensorboard, with_events
+
+        check_tensorboard()
+    from ctvr_bench.bench.cli.values import parse_methods, parse_settings, parse_variant
+    from ctvr_bench.bench.suite.controls import with_controls
+    from ctvr_bench.bench.suite.suite import check_values, make_suite, read_suites, run_suite
+
+    options: dict[str, Any] = {
+        "store": store,
+        "stream": stream,
+        "methods": methods and parse_methods(methods),
+        "seeds": seeds,
+        "orders": orders,
+        "set": set_ and parse_settings(set_),
+        "selection": selection,
+        "name": name,
+        "device": device,
+        "jobs": jobs,
+        "ensemble": ensemble,
+        "index": index,
+        "rerank": rerank,
+        "out": out,
+        **parse_variant(variant or []),
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    if suite is None:
+        check_values(given, "command line")
+        configs = [make_suite({**given, "store": _store(store, quiet)}, "command line")]
+    else:
+        with StageProgress(quiet) as stages:
+            configs = read_suites(suite, given, stages.show)
+    records = []
+    configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
+    for config in configs:
+        with SuiteProgress(quiet) as progress:
+            finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
+            records += run_suite(config, progress.watch, finished)
+        if not json_:
+            show([config.directory], json_)
+        from ctvr_bench.bench.report.report import (
+            write_report,  # brings scipy's statistics, for which no run should wait
+        )
+
+        say(f"report: {write_report(config.directory, store=config.store)}", quiet)
+    if json_:
+        show([config.directory for config in configs], json_)
+    if configs[0].against is not None and not json_:
+        show_contrasts([config.directory for config in configs], configs[0].against)
+    unfinished = [record for record in records if record.status != "done"]
+    for record in unfinished:
+        say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")
+    if unfinished:
+        raise typer.Exit(1)
+
+
+app.command()(report)
+app.command()(compare)
+app.command()(check)
+
+
+add_commands(app)
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for anything a user typed or gave."""
+    keep_interrupts()
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; finished tasks are kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def _store(named: Path | None, quiet: bool) -> Path:
+    from ctvr_bench.bench.cli.console import StageProgress, say
+    from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, store_path
+
+    if named is None:
+        say("default store: moving shapes, world 0 (built on first use)", quiet)
+    with StageProgress(quiet) as stages:
+        return store_path(named or DEFAULT_WORLD, stages.show)
+
+
+def show_contrasts(directories: list[Path], against: str) -> None:
+    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores."""
+    from rich.console import Console
+
+    from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table
+    from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.records.record import write_text
+
+    results = [read_results(directory) for directory in directories]
+    folder = directories[0].parent if len(directories) > 1 else directories[0]
+    write_text(folder / "differences.md", contrast_markdown(results, against))
+    write_text(folder / "differences.csv", contrast_csv(results, against))
+    Console().print(contrast_table(results, against))
+    say(f"differences: {folder / 'differences.md'}")

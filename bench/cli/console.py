@@ -1,0 +1,117 @@
+"""What a person sees while a suite runs, and the tables printed at its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ctvr_bench.bench.authoring.validation import Trial
+    from ctvr_bench.bench.records.record import RunRecord
+    from ctvr_bench.bench.run.jobs import Progress as RunProgress
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """One line to standard error, unless quiet."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+class _Bars:
+    """Progress bars on a terminal: what is done, how much of it, a note that the caller sets, and a clock."""
+
+    def __init__(self, clock: ProgressColumn, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._live = not quiet and console.is_terminal
+        note = TextColumn("{task.fields[note]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note, clock)
+        self._progress = Progress(*columns, console=console, disable=not self._live)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class SuiteProgress(_Bars):
+    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(TimeElapsedColumn(), quiet)
+        self._quiet = quiet
+        self._start = time.monotonic()
+        self._suite = self._progress.add_task("runs", total=None, note="")
+        self._runs: dict[str, TaskID] = {}
+
+    def watch(self, progress: RunProgress) -> None:
+        """Show where one run is."""
+        if not self._live:
+            return
+        if progress.label not in self._runs:
+            self._runs[progress.label] = self._progress.add_task(progress.label, total=progress.tasks, note="")
+        epoch = progress.epoch
+        note = (
+            "evaluating"
+            if epoch is None
+            else f"epoch {epoch.epoch}/{epoch.epochs}, loss {sum(epoch.terms.values()):.3f}"
+        )
+        done = progress.task - (1 if epoch else 0)
+        self._progress.update(self._runs[progress.label], completed=done, note=note)
+
+    def finished(self, number: int, total: int, record: RunRecord | Trial) -> None:
+        """Count a finished run and say how long the rest will take."""
+        elapsed = time.monotonic() - self._start
+        left = elapsed / number * (total - number)
+        if bar := self._runs.pop(record.label, None):
+            self._progress.remove_task(bar)
+        self._progress.update(self._suite, completed=number, total=total, note=f"about {left:.0f} s left")
+        if not self._live and not self._quiet:
+            where = f"order {record.config.options['order']}, seed {record.config.seed}"
+            say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
+
+
+class StageProgress(_Bars):
+    """Live progress with rate and time left for work in stages; a line for each stage where there is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(TimeRemainingColumn(), quiet)
+        self._quiet = quiet
+        self._stages: dict[str, tuple[TaskID, float]] = {}
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Say how much of a stage is done."""
+        if stage not in self._stages:
+            self._stages[stage] = (self._progress.add_task(stage, total=total, note=""), time.monotonic())
+            if not self._live:
+                say(f"{stage}: {total}", self._quiet)
+        task, start = self._stages[stage]
+        rate = done / max(time.monotonic() - start, 1e-3)
+        self._progress.update(task, completed=done, total=total, note=f"{rate:.1f}/s")
+
+
+def print_table(table: Table, measured: Mapping[str, str]) -> None:
+    """A result table and how it was measured, to standard output."""
+    console = Console()
+    console.print(table)
+    for key, value in measured.items():
+        console.print(f"{key}: {value}", style="dim", highlight=False)

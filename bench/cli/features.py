@@ -1,0 +1,231 @@
+"""`features ...`: make, import, look into and check feature stores."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+features = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+OutFile = Annotated[Path, typer.Option(help="Store to write.")]
+Captions = Annotated[list[Path], typer.Option(help="CSV or JSON with captions, repeatable.")]
+StreamFile = Annotated[Path, typer.Option(help="Published pickle, or a CSV of video,category,task,role.")]
+StoreName = Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave unreadable videos out instead of failing.")]
+
+
+@features.command()
+def inspect(store: Path, json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """What a store holds and where it came from; nothing large is read."""
+    import json
+
+    from ctvr_bench.features.store import describe_store, open_store
+
+    description = describe_store(open_store(store))
+    if json_:
+        print(json.dumps(description, indent=1))
+        return
+    for key, value in description.items():
+        if key == "streams":
+            for name, counts in value.items():
+                print(f"{'stream ' + name:20} " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+        else:
+            print(f"{key:20} {'' if value is None else value}")
+
+
+@features.command()
+def verify(store: Path) -> None:
+    """Read every byte: digests, NaN, ranges, duplicates, empty captions, leakage. Exit 1 where an error is found."""
+    from ctvr_bench.features.store import verify_store
+
+    findings = verify_store(store)
+    for finding in findings:
+        print(f"{finding.severity}: {finding.message}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{store}: {'sound' if not errors else f'{errors} errors'}, {len(findings) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)
+
+
+@features.command(name="import-ctvr")
+def import_ctvr(
+    pickles: Annotated[list[Path], typer.Argument(help="Published stream pickles, e.g. MSRVTT_10_dataset.pkl.")],
+    captions: Annotated[list[Path], typer.Option(help="CSV or JSON with captions, repeatable.")],
+    out: OutFile,
+    name: Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")] = None,
+) -> None:
+    """Published CTVR streams and captions -> a structure-only store that features can be filled into."""
+    from ctvr_bench.features.ctvr import import_ctvr as import_streams
+
+    _print_summary(import_streams(pickles, captions, out, name=name or out.stem, command_line=_command_line()))
+
+
+@features.command()
+def synth(
+    out: OutFile,
+    structure: Annotated[Path | None, typer.Option(help="Structure-only store to fill (default: generate).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")] = None,
+    categories: Annotated[int, typer.Option(help="Of a generated structure.")] = 20,
+    tasks: Annotated[int, typer.Option(help="Of a generated structure.")] = 10,
+    train: Annotated[int, typer.Option(help="Train videos per category.")] = 16,
+    test: Annotated[int, typer.Option(help="Test videos per category.")] = 15,
+    validation: Annotated[int, typer.Option(help="Validation videos per category.")] = 0,
+    captions_per_train_video: Annotated[int, typer.Option(help="Where a train video has none.")] = 20,
+    reference: Annotated[
+        int, typer.Option(help="Captions and frames of a bank that belongs to no task, for methods that need one.")
+    ] = 1024,
+    knob: Annotated[list[str] | None, typer.Option(help="knob=value of the simulation, repeatable.")] = None,
+) -> None:
+    """Simulated features for a structure, or for a generated one of any size. Not real video: for tests and sizes."""
+    from ctvr_bench.bench.cli.values import parse_knobs
+    from ctvr_bench.features.store import open_store
+    from ctvr_bench.features.structure import Structure
+    from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+
+    config = parse_knobs(SyntheticConfig, knob or [])
+    if structure is not None:
+        filled = Structure.from_store(open_store(structure))
+    else:
+        filled = generated_structure(categories, tasks, train, test, validation, captions_per_train_video)
+    synthesise(
+        filled,
+        config,
+        out,
+        name=name or out.stem,
+        captions_per_train_video=captions_per_train_video,
+        reference=reference,
+        command_line=_command_line(),
+    )
+    print(f"wrote {out} (simulated features)", file=sys.stderr)
+
+
+@features.command(name="build-world")
+def build_world(
+    seed: Annotated[int, typer.Argument(help="Of the world; 0 is the default store's.")],
+    out: Annotated[Path | None, typer.Option(help="Store to write (default: in the cache folder).")] = None,
+) -> None:
+    """A moving-shapes world as a store: rendered, encoded as H.264, decoded and extracted; under a minute."""
+    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.features.worlds import build
+
+    with StageProgress() as progress:
+        if out is None:
+            out = build.default_store_path(seed, progress.show)
+        else:
+            build.build_world(out, seed, progress=progress.show, command_line=_command_line())
+    print(out)
+
+
+@features.command()
+def extract(
+    videos: Annotated[Path, typer.Option(help="Folder with the video files, named by video id.")],
+    captions: Captions,
+    stream: StreamFile,
+    model: Annotated[str, typer.Option(help="CLIP by name or local folder, or open_clip's MODEL:WEIGHTS.")],
+    out: OutFile,
+    frames: Annotated[str, typer.Option(help="12: uniform; fps=2: fixed rate; all: every frame.")] = "12",
+    name: StoreName = None,
+    allow_missing: AllowMissing = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float16",
+    licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
+) -> None:
+    """Videos and captions -> features of a frozen encoder. Stopped anywhere, the same command goes on from there."""
+    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.features.extract import extract as extract_features
+    from ctvr_bench.features.video import Sampling
+
+    with StageProgress() as progress, _listing_missing():
+        summary = extract_features(
+            videos,
+            captions,
+            stream,
+            model,
+            Sampling.parse(frames),
+            out,
+            name=name or out.stem,
+            allow_missing=allow_missing,
+            device=device,
+            dtype=dtype,
+            progress=progress.show,
+            command_line=_command_line(),
+            licence=licence,
+        )
+    _print_summary(summary)
+
+
+@features.command(name="import-arrays")
+def import_arrays(
+    table: Annotated[Path, typer.Argument(help="CSV that says what is what: what,file[,key][,video].")],
+    captions: Captions,
+    stream: StreamFile,
+    out: OutFile,
+    name: StoreName = None,
+    allow_missing: AllowMissing = False,
+    dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float32",
+) -> None:
+    """Features that you have already (npy, npz, pt, HDF5) -> a store."""
+    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.features.arrays import import_arrays as import_features
+
+    with StageProgress() as progress, _listing_missing():
+        summary = import_features(
+            table,
+            captions,
+            stream,
+            out,
+            name=name or out.stem,
+            dtype=dtype,
+            allow_missing=allow_missing,
+            progress=progress.show,
+            command_line=_command_line(),
+        )
+    _print_summary(summary)
+
+
+@features.command()
+def merge(
+    structure: Annotated[Path, typer.Argument(help="Store without features, from import-ctvr.")],
+    filled: Annotated[Path, typer.Argument(help="Store with the features of its videos and captions.")],
+    out: OutFile,
+    allow_missing: AllowMissing = False,
+) -> None:
+    """Fill a structure-only store with the features of another store, by video id and caption text."""
+    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.features.merge import merge as merge_stores
+
+    with StageProgress() as progress, _listing_missing():
+        summary = merge_stores(
+            structure, filled, out, allow_missing=allow_missing, progress=progress.show, command_line=_command_line()
+        )
+    _print_summary(summary)
+
+
+@contextmanager
+def _listing_missing() -> Iterator[None]:
+    """Every video that gave no features, with its reason, before the error's one line."""
+    from ctvr_bench.features.clips import VideosMissing
+
+    try:
+        yield
+    except VideosMissing as error:
+        for video, reason in error.videos.items():
+            print(f"{video}: {reason}", file=sys.stderr)
+        raise
+
+
+def _print_summary(summary: Any) -> None:
+    for field in dataclasses.fields(summary):
+        value = getattr(summary, field.name)
+        print(f"{field.name.replace('_', ' '):30} {value}")
+
+
+def _command_line() -> str:
+    return shlex.join(["run_benchmark.py", *sys.argv[1:]])

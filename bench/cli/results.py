@@ -1,0 +1,190 @@
+"""The commands on finished work: report, compare, check. Heavy libraries load inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctvr_bench.features.errors import InputError, unknown_name
+
+Json = Annotated[bool, typer.Option("--json", help="Numbers as JSON instead of the table.")]
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(help="Folder of a suite; several for one table side by side.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="html, md, latex, csv, png or pdf (default: the whole report).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File or folder to write (default: text to standard output, else DIR/report).")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Mark the rows of a md or latex table that differ from this one beyond noise.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="The runs' store, for captions and frames in the page.")] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Derive metrics from ranks.h5 again.")] = False,
+    json_: Json = False,
+) -> None:
+    """Tables and figures of a suite, from its records alone."""
+    from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.report.formats import TEXTS, format_of, report_text, write_figures, write_page
+    from ctvr_bench.bench.report.report import recompute_metrics, write_report
+
+    chosen = format_of(format_, out)
+    if against is not None and chosen not in ("md", "latex"):
+        raise InputError(f"--against marks rows of a table for a paper; add --format md or latex, not {chosen}")
+    if len(directories) > 1 and chosen in (None, "html"):
+        raise InputError("a whole report is of one folder; put several side by side with --format md, latex or csv")
+    if chosen is not None and json_:
+        raise InputError("--json prints numbers in place of a format; give one of the two")
+    for directory in directories if recompute else ():
+        recompute_metrics(directory)
+    if chosen in TEXTS:
+        text = report_text(directories, chosen, against)
+        if out is None:
+            print(text, end="")
+            return
+        write_text(out, text)
+    elif chosen == "html":
+        out = out or directories[0] / "report" / "report.html"
+        write_page(directories[0], out, store)
+    elif chosen is not None:
+        out = out or directories[0] / "report" / "figures"
+        write_figures(directories, chosen, out)
+    else:
+        out = write_report(directories[0], store=store, folder=out)
+        show(directories[:1], json_)
+    say(f"report: {out}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a suite.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, or of the same suite at another commit.")],
+    across: Annotated[
+        list[str] | None, typer.Option(help="What may differ: store, stream, protocol, options, selection; repeatable.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="The runs' store, for the words of queries.")] = None,
+    json_: Json = False,
+) -> None:
+    """What changed from one suite to another, beyond noise or not, by task and query."""
+    import json
+
+    from ctvr_bench.bench.analysis.compare import ACROSS
+    from ctvr_bench.bench.analysis.compare import compare as compare_suites
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.report.comparison import comparison_numbers, print_comparison
+    from ctvr_bench.bench.report.report import open_runs_store
+
+    for name in across or ():
+        if name not in ACROSS:
+            raise unknown_name("fact to compare across", name, ACROSS)
+    results = read_results(first), read_results(second)
+    found, opened = compare_suites(*results, across or ()), open_runs_store(results[0], store)
+    if json_:
+        print(json.dumps(comparison_numbers(found, opened), indent=1))
+    else:
+        print_comparison(found, opened)
+
+
+def check(
+    baseline: Annotated[Path, typer.Argument(help="Baseline file, e.g. results/baselines/default.json.")],
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write the baseline anew, old and new side by side.")
+    ] = False,
+    suite: Annotated[
+        Path | None,
+        typer.Option(help="With --accept: suite file of a first or other baseline (default: the old one's)."),
+    ] = None,
+    noise_seeds: Annotated[
+        int | None, typer.Option(help="With --accept: seeds that tolerances are measured from (default 10).")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Where the baseline's store lies on this machine.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
+    junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the verdicts.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run a baseline's suite again and compare every metric: exit code 1 where one is not what it was."""
+    from ctvr_bench.bench.cli.console import StageProgress, SuiteProgress, say
+
+    if not accept and (suite is not None or noise_seeds is not None):
+        raise InputError("--suite and --noise-seeds make a baseline; add --accept")
+    say("loading ...", quiet)
+    import json
+
+    from ctvr_bench.bench.gate.accept import accept as make_anew
+    from ctvr_bench.bench.gate.accept import prepare
+    from ctvr_bench.bench.gate.baseline import read_baseline
+    from ctvr_bench.bench.gate.gate import check as compare_with
+    from ctvr_bench.bench.gate.measure import measure, suite_of
+    from ctvr_bench.bench.gate.output import print_check, print_side_by_side, write_junit
+
+    with StageProgress(quiet) as stages:
+        if accept:
+            prepared = prepare(baseline, suite, store, jobs, stages.show)
+        else:
+            recorded = read_baseline(baseline)
+            config = suite_of(baseline, recorded, store, jobs, progress=stages.show)
+    try:
+        with SuiteProgress(quiet) as progress:
+            if accept:
+                accepted = make_anew(prepared, noise_seeds, on_run=progress.finished)
+                found = accepted.moved
+            else:
+                found = compare_with(recorded, measure(config, on_run=progress.finished))
+    except KeyboardInterrupt as error:
+        say("stopped; nothing was written, and a check begins anew")
+        raise typer.Exit(130) from error
+    if json_:
+        print(json.dumps(found and found.as_json(), indent=1))
+    elif found is not None:
+        print_check(found)
+    if junit is not None and found is not None:
+        write_junit(junit, baseline.stem, found)
+    if accept:
+        if not json_:
+            print_side_by_side(accepted.old, accepted.new)
+        say(f"baseline: {baseline}", quiet)
+    elif found is not None and not found.ok:
+        say(f"not what it was; if that is meant: run_benchmark.py check {baseline} --accept")
+        raise typer.Exit(1)
+    elif found is not None and any(row.verdict == "better" for row in found.rows):
+        say(f"better than the baseline; to make it the new one: run_benchmark.py check {baseline} --accept")
+
+
+def show(directories: list[Path], json_: bool) -> None:
+    """The result table of each suite's folder, or every run's metrics as one JSON document, to standard output.
+
+    The document of one suite is an object; of several, a list of them.
+    """
+    import json
+
+    from ctvr_bench.bench.cli.console import print_table
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.report.tables import console_table
+
+    suites = [read_results(directory) for directory in directories]
+    if not json_:
+        for results in suites:
+            print_table(console_table(results), results.measured)
+        return
+    numbers = [
+        {
+            "measured": results.measured,
+            "runs": [
+                {
+                    "label": row.label,
+                    "order": run.record.config.options["order"],
+                    "seed": run.record.config.seed,
+                    **run.final,
+                }
+                for row in results.rows
+                for run in row.runs
+            ],
+        }
+        for results in suites
+    ]
+    print(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))

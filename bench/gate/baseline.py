@@ -1,0 +1,134 @@
+"""A committed reference for the gate: what was run, on which features, every metric, and how far each may move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from ctvr_bench.bench.records.record import write_text
+from ctvr_bench.features.errors import InputError
+
+_WIDTH = 118
+
+
+class _Part(pydantic.BaseModel):
+    """A part of the file; a field that is not known is refused."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class BaselineStore(_Part):
+    """source: 'world' for one of the embedded benchmark, or 'file'.
+
+    path: name of the world, or where the file lies, from the baseline's folder. recipe: of a world, which may be built
+    with other last bits on another machine.
+    """
+
+    source: Literal["world", "file"]
+    name: str
+    digest: str
+    path: str
+    recipe: str = ""
+
+
+class Metric(_Part):
+    """mean and std (between seeds, within orders) of the noise runs; tolerance: for the mean of the runs of a check."""
+
+    mean: float
+    std: float
+    tolerance: float
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Where the mean of the runs of a check may lie."""
+        return self.mean - self.tolerance, self.mean + self.tolerance
+
+
+class BaselineRun(_Part):
+    """A run that a check repeats.
+
+    ranks: digest of every rank. trained_on: pairs and digest of the videos of each training. counts: trainable
+    parameters, stored bytes, training steps.
+    """
+
+    order: int
+    seed: int
+    ranks: str
+    trained_on: tuple[str, ...]
+    counts: dict[str, int]
+    metrics: dict[str, float]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.order, self.seed
+
+    @property
+    def name(self) -> str:
+        return f"order {self.order}, seed {self.seed}"
+
+
+class BaselineRow(_Part):
+    """A method as configured, all values of its Config."""
+
+    label: str
+    config: dict[str, Any]
+    metrics: dict[str, Metric]
+    runs: tuple[BaselineRun, ...]
+
+
+class Baseline(_Part):
+    """The whole file.
+
+    suite: fields of SuiteConfig without folders; its seeds are repeated by a check. noise_seeds: seeds
+    behind the tolerances. level: false alarms of a whole check, at most. environment: what the last bits depend on.
+    """
+
+    schema_: Literal["ctvr-baseline"] = pydantic.Field(default="ctvr-baseline", alias="schema")
+    version: Literal[1] = 1
+    commit: str
+    protocol: int
+    level: float
+    noise_seeds: int
+    suite: dict[str, Any]
+    store: BaselineStore
+    environment: dict[str, str]
+    rows: tuple[BaselineRow, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(row.label for row in self.rows)
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Raises InputError where the file is missing or is no baseline."""
+    try:
+        return Baseline.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); 'check {path} --accept' makes a first baseline") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(
+            f"{path}: is no baseline ({where}: {first['msg'].lower()}); name a file that 'check --accept' wrote"
+        ) from error
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write the file whole or not at all, a metric to a line, so that a change of it can be reviewed."""
+    write_text(path, _lines(baseline.model_dump(mode="json", by_alias=True)) + "\n")
+
+
+def _lines(value: Any, indent: int = 0) -> str:
+    """JSON on one line where it fits, else an item to a line."""
+    flat = json.dumps(value, allow_nan=False)
+    if not isinstance(value, (list, Mapping)) or len(flat) + indent <= _WIDTH:
+        return flat
+    pad = " " * (indent + 1)
+    if isinstance(value, Mapping):
+        items = [f"{pad}{json.dumps(key)}: {_lines(item, indent + 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+    return "[\n" + ",\n".join(pad + _lines(item, indent + 1) for item in value) + "\n" + " " * indent + "]"

@@ -1,0 +1,150 @@
+"""Rows of a result table from the records of a suite: one row for each method as configured, values over its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctvr_bench.bench.forgetting import intransigence
+from ctvr_bench.bench.records.record import RunConfig, RunRecord, read_metrics, read_suite_records
+from ctvr_bench.features.errors import InputError
+
+OWN = "t2v/stored/own/R@1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run with its metrics (see bench.records.summary.metrics_of) and the folder they lie in."""
+
+    record: RunRecord
+    metrics: dict[str, Any]
+    directory: Path
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics after the last task."""
+        values: dict[str, float] = self.metrics["final"]
+        return values
+
+    def matrix(self, key: str = OWN) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """R@1 on task j after task i, [T, T], NaN above the diagonal."""
+        return np.array(self.metrics["matrices"][key], np.float64)
+
+    def curve(self, key: str) -> list[float]:
+        """A retrieval metric after every task, [T]."""
+        return [stage[key] for stage in self.metrics["stages"]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """All finished runs of one label, orders and seeds together."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    def values(self, key: str) -> list[float]:
+        """A final metric in every run that has it."""
+        return [run.final[key] for run in self.runs if key in run.final]
+
+    def cost(self, field: str) -> float:
+        """Mean over runs of a field of Cost."""
+        return float(np.mean([getattr(run.record.cost, field) for run in self.runs]))
+
+
+@dataclass(frozen=True)
+class SuiteResults:
+    """rows in the order of the suite; unfinished: runs that are running, diverged or failed, never in a row."""
+
+    name: str
+    directory: Path
+    rows: tuple[Row, ...]
+    unfinished: tuple[RunRecord, ...]
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """How the numbers were measured, where all runs agree: store, stream, selection, protocol, seeds, orders."""
+        records = [run.record for row in self.rows for run in row.runs]
+        configs = [record.config for record in records]
+        stores = {config.store for config in configs}
+        usual = {"shots": None, "long_tail": 1.0, "validation": 0, "split": False, "blurred": 0.0, "seed": 0}
+        options = {
+            tuple((k, value) for k, value in c.options.items() if k != "order" and value != usual.get(k))
+            + (tuple(c.first_stage.model_dump(exclude_defaults=True).items()) if c.first_stage else ())
+            for c in configs
+        }
+        return {
+            "store": ", ".join(sorted(f"{s.name} ({s.digest[:12]})" for s in stores)),
+            "features": "simulated" if any(s.simulated for s in stores) else "extracted",
+            "stream": ", ".join(sorted({config.stream for config in configs})),
+            "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options)),
+            "headline": "R@1 of all queries of tasks 1..T, text to video, stored galleries, seen scope",
+            "selection": ", ".join(sorted({config.selection for config in configs})),
+            "seeds": ", ".join(map(str, sorted({config.seed for config in configs}))),
+            "orders": ", ".join(map(str, sorted({config.options["order"] for config in configs}))),
+            "protocol": ", ".join(map(str, sorted({config.protocol for config in configs}))),
+            "commit": ", ".join(sorted({str(record.environment.get("commit") or "none") for record in records})),
+        }
+
+
+def read_results(directory: Path) -> SuiteResults:
+    """The finished runs of a suite's folder as rows. Raises InputError where there is none."""
+    records = read_suite_records(directory)
+    finished = [record for record in records if record.status == "done"]
+    if not finished:
+        raise InputError(f"{directory}: no run is finished ({len(records)} begun); repeat the 'run' command to go on")
+    runs = [Run(record, read_metrics(directory / record.run_id), directory / record.run_id) for record in finished]
+    _add_intransigence(runs)
+    rows: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=_position):
+        rows.setdefault(run.record.label, []).append(run)
+    for label, members in rows.items():
+        _check_one_setting(directory, label, [run.record.config for run in members])
+    return SuiteResults(
+        directory.name,
+        directory,
+        tuple(Row(label, tuple(members)) for label, members in rows.items()),
+        tuple(record for record in records if record.status != "done"),
+    )
+
+
+def _check_one_setting(directory: Path, label: str, configs: Sequence[RunConfig]) -> None:
+    """Runs of a row may differ in order and seed alone; anything else would be averaged unseen."""
+    varies = {"order", "seed", "options", "config"}
+    ways: dict[str, set[str]] = {}
+    for config in configs:
+        values = {key: value for key, value in config.model_dump().items() if key not in varies}
+        options = {key: value for key, value in config.options.items() if key != "order"}
+        for key, value in (values | options | config.config).items():
+            ways.setdefault(key, set()).add(str(value["digest"][:12] if key == "store" else value))
+    different = [f"{key}: {', '.join(sorted(found))}" for key, found in ways.items() if len(found) > 1]
+    if different:
+        raise InputError(
+            f"{directory}: {label!r} was run in several ways ({'; '.join(different)}), which one row would mix; "
+            "remove the runs that are not meant, and give each suite a --name of its own"
+        )
+
+
+def _position(run: Run) -> tuple[int, str, int, int]:
+    config = run.record.config
+    return (run.record.position, run.record.label, config.options["order"], config.seed)
+
+
+def _add_intransigence(runs: Sequence[Run]) -> None:
+    """final['intransigence'] where `joint` ran on the same order with the same scoring, against its mean over seeds."""
+    references: dict[tuple[int, str], list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
+    for run in runs:
+        if run.record.config.method == "joint":
+            references.setdefault(_setting(run), []).append(run.matrix()[-1])
+    for run in runs:
+        reference = references.get(_setting(run))
+        if reference:
+            run.final["intransigence"] = intransigence(np.mean(reference, axis=0), run.matrix())
+
+
+def _setting(run: Run) -> tuple[int, str]:
+    config = run.record.config
+    return config.options["order"], config.config["scoring"]

@@ -1,0 +1,221 @@
+"""What a run leaves on disk: configuration, ranks, derived metrics, training log and resumable state.
+
+<run id>/run.json       everything that decides the numbers, and what happened (status, times, environment)
+        /ranks.h5       per query, stage, gallery, scope and direction: its rank and the item that took rank 1
+        /metrics.json   derived from ranks.h5, and derived again by `report --recompute`
+        /training.jsonl one line for each epoch
+        /state/         parameters and stored galleries after each task, while the run is unfinished
+Every file is written beside its name and renamed, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from ctvr_bench.features import hdf5
+from ctvr_bench.features.errors import InputError
+
+Ints = npt.NDArray[np.int32]
+Selection = Literal["last", "validation", "test-oracle"]
+Status = Literal["running", "done", "diverged", "failed"]
+IndexKind = Literal["flat", "ivf", "hnsw", "pq"]
+PROTOCOL = 1
+"""Number of the protocol's definition; a change that moves numbers raises it, and old runs are then run again."""
+
+
+class StoreId(pydantic.BaseModel, frozen=True):
+    """Which features a run used."""
+
+    name: str
+    digest: str
+    simulated: bool
+    path: str = pydantic.Field(exclude=True, default="")
+
+
+class FirstStage(pydantic.BaseModel, frozen=True):
+    """A FAISS index that is asked beside exact search. rerank: items that the method scores again; 0 for none."""
+
+    index: IndexKind
+    rerank: int = 0
+
+
+class RunConfig(pydantic.BaseModel, frozen=True):
+    """Everything that decides a run's numbers. config: all fields of the method's Config. options: of the stream.
+
+    code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
+    first_stage: None where exact ranks are all that was asked for.
+    """
+
+    method: str
+    config: dict[str, Any]
+    stream: str
+    options: dict[str, Any]
+    seed: int
+    selection: Selection
+    store: StoreId
+    protocol: int = PROTOCOL
+    code: str = ""
+    first_stage: FirstStage | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Method, order and seed to read, and a digest of everything to be unique."""
+        decides = self.model_dump(exclude={name for name in ("code", "first_stage") if not getattr(self, name)})
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-o{self.options['order']}-s{self.seed}-{digest[:10]}"
+
+
+class Cost(pydantic.BaseModel):
+    """trainable: parameters that training may change. stored_bytes: kept beside them at the end. Times in seconds.
+
+    encode_s: of evaluate_s, spent in the method's encoders; the rest is scores and ranks. step_flops: operations of one
+    training step of the last task, forward and backward; train_flops: of all steps. pair_flops: of encoding one query
+    and one video. Only matrix products and convolutions are counted, a multiplication and an addition each.
+    """
+
+    trainable: int
+    stored_bytes: int
+    load_s: float
+    train_s: float
+    evaluate_s: float
+    write_s: float
+    steps: int
+    peak_memory_bytes: int
+    encode_s: float = 0.0
+    step_flops: int = 0
+    train_flops: int = 0
+    pair_flops: int = 0
+
+
+class RunRecord(pydantic.BaseModel):
+    """run.json.
+
+    label, position: name and place in the suite's table. source: how the method was named on the command line.
+    reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
+    trained_on: count and digest of the videos of each training, pair by pair.
+    together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
+    """
+
+    label: str
+    position: int
+    config: RunConfig
+    run_id: str
+    status: Status
+    reason: str = ""
+    source: str = ""
+    sees: str
+    stores_samples: str
+    fidelity: str
+    deviations: str
+    cost: Cost | None = None
+    geometry: list[dict[str, float | None]] = []
+    trained_on: list[str] = []
+    together: int = 1
+    environment: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """ranks.h5 in memory.
+
+    ranks[f"{gallery}/{scope}/{direction}"], best[...]: int32 [T, N] after each of T tasks for all N test queries, in
+    learning order (the galleries: bench.run.protocol); rank from 1, 0 where the query was not asked yet; best: position
+    of the top item, -1 likewise.
+    ahead_N: rank in the own gallery just before the query's task was learned; before_N: before any training.
+    task_N: task position of each query. weights_T: categories of each task. caption_N, video_N: rows in the store.
+    category_N: category row of each query's video.
+    """
+
+    ranks: dict[str, Ints]
+    best: dict[str, Ints]
+    ahead_N: Ints
+    before_N: Ints
+    task_N: Ints
+    weights_T: Ints
+    caption_N: npt.NDArray[np.int64]
+    video_N: npt.NDArray[np.int64]
+    category_N: Ints
+
+    def save(self, path: Path) -> None:
+        with hdf5.create_file(path) as file:
+            file.set_attributes({"schema": "ctvr-ranks", "protocol": PROTOCOL})
+            for key, values in self.ranks.items():
+                file[f"ranks/{key}"] = values
+            for key, values in self.best.items():
+                file[f"best/{key}"] = values
+            for name in _VECTORS:
+                file[name] = getattr(self, name)
+
+    @classmethod
+    def load(cls, path: Path) -> RankTable:
+        """Raises InputError where the file is missing or is no table of ranks."""
+        file = hdf5.map_file(path)
+        if file.attributes.get("schema") != "ctvr-ranks":
+            raise InputError(f"{path}: is no table of ranks; name the ranks.h5 of a run")
+
+        def group(prefix: str) -> dict[str, Ints]:
+            return {name.removeprefix(prefix): v for name, v in file.arrays.items() if name.startswith(prefix)}
+
+        vectors: dict[str, Any] = {name: file.arrays[name] for name in _VECTORS}
+        return cls(ranks=group("ranks/"), best=group("best/"), **vectors)
+
+
+_VECTORS = ("ahead_N", "before_N", "task_N", "weights_T", "caption_N", "video_N", "category_N")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; raises InputError where the folder cannot be written to."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder") from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(directory: Path) -> RunRecord:
+    """The run.json of a run. Raises InputError where it cannot be read: an unreadable result is never skipped."""
+    path = directory / "run.json"
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, pydantic.ValidationError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a run ({str(error).splitlines()[0]}); remove or repeat it"
+        ) from error
+
+
+def read_suite_records(directory: Path) -> list[RunRecord]:
+    """All records of a finished or running suite. Raises InputError where there is none or one cannot be read."""
+    folders = sorted(path.parent for path in directory.glob("*/run.json"))
+    if not folders:
+        raise InputError(f"{directory}: holds no runs; name the folder that 'run' wrote, e.g. results/runs/default")
+    return [read_record(folder) for folder in folders]
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """The metrics.json of a finished run."""
+    path = directory / "metrics.json"
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); derive it again with 'report --recompute'") from error
+    return metrics

@@ -1,0 +1,367 @@
+"""Figures of a suite, from its records alone; the only file that imports matplotlib.
+
+Every figure says in its caption how its numbers were measured, and whether the features were simulated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference, ranked, references
+from ctvr_bench.bench.analysis.findings import rank_test
+from ctvr_bench.bench.analysis.queries import confusion
+from ctvr_bench.bench.records.aggregate import Row, SuiteResults
+from ctvr_bench.bench.records.summary import BWF, HEADLINE
+from ctvr_bench.bench.report.drawing import (
+    INK,
+    STYLE,
+    finish,
+    key_of_methods,
+    label_ends,
+    last,
+    log_axis,
+    looks,
+    task_axis,
+    task_ticks,
+)
+from ctvr_bench.bench.statistics import indistinct_groups
+
+Floats = npt.NDArray[np.float64]
+
+PANELS = 16
+"""Heat maps in one figure."""
+_SMALLEST = 2.5
+"""Points: cells whose number would be smaller than this, those of more than 45 tasks, have none."""
+_GEOMETRY = (
+    ("modality_gap", "modality gap", "distance of centres (0–2)"),
+    ("drift_text", "drift of old queries", "1 − cosine (0–2)"),
+    ("drift_video", "drift of old videos", "1 − cosine (0–2)"),
+    ("drift_disagreement", "disagreement of the drifts", "0 together … 2 opposite"),
+    ("etf_error_text", "ETF error, text", "mean |cosine + 1/(C−1)|"),
+    ("etf_error_video", "ETF error, video", "mean |cosine + 1/(C−1)|"),
+)
+
+
+def accuracy_against_tasks(results: SuiteResults) -> Figure:
+    """R@1 over all queries seen so far after every task, one line for each row, band: deviation over runs."""
+    style = looks(results)
+    with rc_context(STYLE):
+        height = max(4.2, 0.17 * len(results.rows) + 1.4)
+        figure = Figure((7.6, height), layout="constrained")
+        axes = figure.add_subplot()
+        for row in results.rows:
+            curve_RT = np.array([run.curve(HEADLINE) for run in row.runs])
+            task_T, mean_T, look = np.arange(1, curve_RT.shape[1] + 1), curve_RT.mean(0), style[row.label]
+            axes.plot(task_T, mean_T, **look.drawing)
+            if len(curve_RT) > 1 and look.highlighted and not is_reference(row):
+                std_T = curve_RT.std(0, ddof=1)
+                axes.fill_between(task_T, mean_T - std_T, mean_T + std_T, color=look.colour, alpha=0.12, linewidth=0)
+        task_axis(axes, "tasks learned", len(task_T))
+        axes.set_ylabel("R@1 of all queries seen so far (%)")
+        label_ends(axes, results.rows, style, height - 1.2)
+        note = "stored galleries, seen scope; line: mean, band: ±1 standard deviation over runs (seeds and orders)"
+        finish(figure, results, "Accuracy against tasks", note)
+    return figure
+
+
+def forgetting_heat_maps(results: SuiteResults) -> Figure:
+    """R@1 on every task after every task in its own gallery, one panel for each row, mean over runs."""
+    rows, omitted = _panel_rows(results)
+    bwf = next(column for column in COLUMNS if column.key == BWF)
+    panels = {
+        f"{row.label}\nBWF {bwf.cell(row).mean_text}": np.mean([run.matrix() for run in row.runs], axis=0)
+        for row in rows
+    }
+    figure = _heat_maps(panels, "task asked", "after task", "R@1 (%)")
+    note = "R@1 in %, stored galleries, own scope; mean over runs; tasks by their place in the learning order"
+    finish(figure, results, "What each task's queries find after each task", note + omitted)
+    return figure
+
+
+def cost_against_accuracy(results: SuiteResults) -> Figure:
+    """Headline R@1 against training seconds and against trainable parameters, with the Pareto front."""
+    style = looks(results)
+    free = [row for row in results.rows if is_reference(row) and row.cost("trainable") == 0]
+    rows = [row for row in results.rows if row not in free]
+    with rc_context(STYLE):
+        figure = Figure((8.8, max(4.0, 0.17 * len(results.rows) + 1.4)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, field, name in ((left, "train_s", "training time (s)"), (right, "trainable", "trainable parameters")):
+            costs = [row.cost(field) for row in rows]
+            for row, cost in zip(rows, costs, strict=True):
+                values = row.values(HEADLINE)
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                drawing = style[row.label].drawing | {"markersize": 8, "linestyle": "none", "elinewidth": 0.9}
+                axes.errorbar(cost, last(row), spread, **drawing)
+            for row in free:
+                axes.axhline(last(row), color=INK, linestyle=style[row.label].line, linewidth=0.9, zorder=1)
+            points = [(cost, last(row)) for cost, row in zip(costs, rows, strict=True) if not is_reference(row)]
+            if points:
+                x, y = zip(*pareto_front(points), strict=True)
+                axes.plot(x, y, color="#8c8c8c", linewidth=1.3, drawstyle="steps-post", zorder=1.5)
+            log_axis(axes, costs)
+            axes.set_xlabel(name)
+        left.set_ylabel("R@1 after the last task (%)")
+        key_of_methods(figure, left, [*ranked(results), *references(results)], style)
+        note = "stored galleries, seen scope; bar: ±1 standard deviation over runs; grey steps: Pareto front"
+        note += " of the continual methods" + "; horizontal lines: no training at all" * bool(free)
+        finish(figure, results, "Cost against accuracy", note)
+    return figure
+
+
+def loss_split(results: SuiteResults) -> Figure:
+    """Where the hits of old queries went: gallery growth and query drift stacked, staleness beside them."""
+    rows = [*references(results)[::-1], *ranked(results)[::-1]]
+    with rc_context(STYLE):
+        figure = Figure((7.6, 0.3 * len(rows) + 1.9), layout="constrained")
+        axes = figure.add_subplot()
+        place_R = np.arange(len(rows))
+        growth, drift, stale = (
+            np.array([np.mean(row.values(key) or [0.0]) for row in rows])
+            for key in ("loss/gallery-growth", "loss/query-drift", "staleness")
+        )
+        start = np.where(np.sign(drift) == np.sign(growth), growth, 0.0)
+        axes.barh(place_R, growth, 0.6, color="#56B4E9", edgecolor=INK, linewidth=0.5, label="gallery growth")
+        axes.barh(
+            place_R, drift, 0.6, start, color="#E69F00", edgecolor=INK, linewidth=0.5, hatch="////", label="query drift"
+        )
+        axes.plot(growth + drift, place_R, "|", color=INK, markersize=15, markeredgewidth=2, label="total loss")
+        axes.plot(
+            stale, place_R, "D", color="white", markeredgecolor=INK, markersize=5, label="staleness (not part of it)"
+        )
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_yticks(place_R, [row.label for row in rows])
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("R@1 lost by queries of earlier tasks (points)")
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        note = "stored galleries, seen scope, after the last task, against the end of each query's own task; mean over"
+        finish(figure, results, "Why old queries are lost", f"{note} runs; left of 0: a gain")
+    return figure
+
+
+def cross_task_confusion(results: SuiteResults) -> Figure:
+    """Which task's gallery takes rank 1 from which task's queries after the last task, one panel for each row."""
+    rows, omitted = _panel_rows(results)
+    panels = {row.label: confusion(row) for row in rows}
+    figure = _heat_maps(panels, "task of the video at rank 1", "task of the query", "share of queries (%)")
+    note = "in % of a task's queries, stored galleries, seen scope, after the last task; mean over runs; off the"
+    finish(figure, results, "Which task takes rank 1", f"{note} diagonal: taken by another task{omitted}")
+    return figure
+
+
+def geometry_over_tasks(results: SuiteResults) -> Figure:
+    """Modality gap, drift of both modalities, their disagreement, and ETF error after each task."""
+    style = looks(results)
+    with rc_context(STYLE):
+        figure = Figure((9.2, max(5.2, 0.17 * len(results.rows) + 1.4)), layout="constrained")
+        panels = figure.subplots(2, 3, sharex=True)
+        for axes, (key, title, unit) in zip(panels.flat, _GEOMETRY, strict=True):
+            for row in results.rows:
+                value_RT = np.array([[stage.get(key) for stage in run.record.geometry] for run in row.runs], np.float64)
+                known_T = ~np.isnan(value_RT).all(0)
+                if known_T.any():
+                    mean_T = np.nanmean(value_RT[:, known_T], axis=0)
+                    axes.plot(np.flatnonzero(known_T) + 1, mean_T, **style[row.label].drawing | {"markersize": 4})
+            task_axis(axes, "", max(len(run.record.geometry) for row in results.rows for run in row.runs))
+            axes.set_title(title)
+            axes.set_ylabel(unit, fontsize=7.5)
+        for axes in panels[1]:
+            axes.set_xlabel("tasks learned")
+        key_of_methods(figure, panels[0, 0], [*ranked(results), *references(results)], style)
+        finish(figure, results, "Geometry of the embedding space", "pooled embeddings of test pairs; mean over runs")
+    return figure
+
+
+def critical_difference(results: SuiteResults) -> Figure | None:
+    """Mean ranks of the continual methods over runs; bars join those that Nemenyi's test does not tell apart.
+
+    None where there are too few methods or runs for the test.
+    """
+    rows = ranked(results)
+    test = rank_test(rows)
+    if test is None:
+        return None
+    by_rank = sorted(zip(test.mean_rank_M, rows, strict=True), key=lambda pair: pair[0])
+    groups, style = indistinct_groups(test.mean_rank_M, test.critical_difference), looks(results)
+    half = math.ceil(len(rows) / 2)
+    start = 0.5 + 0.22 * len(groups)
+    with rc_context(STYLE):
+        figure = Figure((8.0, 0.24 * (half + start * 2) + 1.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_axis_off()
+        axes.set_xlim(0.2 - 0.28 * len(rows), 0.8 + 1.28 * len(rows))
+        axes.set_ylim(-start - half - 0.2, 2.2)
+        axes.plot([1, len(rows)], [0, 0], color=INK, linewidth=1.2)
+        for tick in range(1, len(rows) + 1, math.ceil(len(rows) / 15)):
+            axes.plot([tick, tick], [0, 0.18], color=INK, linewidth=1)
+            axes.text(tick, 0.3, str(tick), ha="center", fontsize=8)
+        axes.plot([1, 1 + test.critical_difference], [1.5, 1.5], "|-", color=INK, linewidth=1.5)
+        axes.text(1, 1.7, f"critical difference {test.critical_difference:.2f}", fontsize=8)
+        for number, (first, final) in enumerate(groups):
+            axes.plot([first, final], [-0.35 - 0.22 * number] * 2, color=INK, linewidth=3, solid_capstyle="butt")
+        for place, (rank, row) in enumerate(by_rank):
+            left = place < half
+            low = -start - (place if left else len(rows) - 1 - place) - 0.3
+            edge = 0.8 if left else len(rows) + 0.2
+            axes.plot([rank, rank, edge], [0, low, low], color=style[row.label].colour, linewidth=1, zorder=1)
+            axes.text(edge, low, f" {row.label}  {rank:.2f} ", ha="right" if left else "left", va="center", fontsize=8)
+        note = f"mean rank of R@1 (1 is best) over {test.blocks} runs, these test queries; Friedman p = {test.p:.2g};"
+        note += " a bar joins methods that Nemenyi's test does not tell apart (5 %)"
+        finish(figure, results, "Critical differences", note)
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, score) points that no other beats in both: dearer ones stay only where they score higher.
+
+    >>> pareto_front([(1, 50), (2, 40), (3, 60)])
+    [(1, 50), (3, 60)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
+def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png", "pdf")) -> dict[str, Path]:
+    """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for draw, _ in _FIGURES:
+        figure, name = draw(results), draw.__name__
+        if figure is None:
+            continue
+        with rc_context(STYLE):
+            files[name] = directory / f"{name}.{kinds[0]}"
+            if "png" in kinds:
+                figure.savefig(buffer := io.BytesIO(), dpi=150)
+                quantised = Image.open(buffer).convert("RGB").quantize(256)  # a third of the bytes
+                quantised.save(directory / f"{name}.png", optimize=True)
+                figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
+            if "pdf" in kinds:
+                figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+    return files
+
+
+def png(image_YXB: npt.NDArray[np.uint8]) -> bytes:
+    """A picture (uint8, red, green, blue) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_YXB).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+class Description(NamedTuple):
+    """alt: what a figure shows, for those who cannot see it. reading: how to read it."""
+
+    alt: str
+    reading: str
+
+
+_FIGURES: tuple[tuple[Callable[[SuiteResults], Figure | None], Description], ...] = (
+    (
+        accuracy_against_tasks,
+        Description(
+            "Line chart: R@1 over all queries seen so far after every task, one line a method.",
+            "Lines fall because the gallery grows with every task, and further where a method forgets.",
+        ),
+    ),
+    (
+        forgetting_heat_maps,
+        Description(
+            "Heat maps, one a method: R@1 on each task (columns) after each task (rows).",
+            "Read a column downwards: what becomes of one task while others are learned.",
+        ),
+    ),
+    (
+        loss_split,
+        Description(
+            "Stacked bars, one a method: loss of old queries by gallery growth and by query drift, and staleness.",
+            "A bar to the left of zero is a gain; the vertical mark is the sum.",
+        ),
+    ),
+    (
+        cross_task_confusion,
+        Description(
+            "Heat maps, one a method: task of the query (rows) and of the video at rank 1 (columns).",
+            "Off the diagonal another task's video came first; a strong last column: the newest task does it.",
+        ),
+    ),
+    (
+        geometry_over_tasks,
+        Description(
+            "Line charts over tasks: modality gap, drifts of text and video, their disagreement, ETF errors.",
+            "Drift: queries and videos of earlier tasks since their task ended. Disagreement of 1: in unrelated ways.",
+        ),
+    ),
+    (
+        critical_difference,
+        Description(
+            "Critical-difference diagram: mean rank of every continual method over runs.",
+            "Methods under one bar are not told apart by their ranks over runs on these test queries.",
+        ),
+    ),
+    (
+        cost_against_accuracy,
+        Description(
+            "Scatter plots: R@1 against training time and against trainable parameters.",
+            "Up and to the left is better.",
+        ),
+    ),
+)
+DESCRIPTIONS = {draw.__name__: description for draw, description in _FIGURES}
+
+
+def _panel_rows(results: SuiteResults) -> tuple[list[Row], str]:
+    """The rows that get a panel, references last, and the words for those left out, the lowest in the ranking."""
+    rows, below = ranked(results), references(results)
+    room = max(1, PANELS - len(below))
+    left_out = len(rows) - room
+    words = f"; without the {left_out} lowest in the ranking, which are in the runs' metrics.json"
+    return [*rows[:room], *below][:PANELS], words if left_out > 0 else ""
+
+
+def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
+    """Small multiples of square matrices with one scale, the number in every cell where it can be read."""
+    tasks = max(len(matrix) for matrix in panels.values())
+    side = 1.9 if tasks <= 6 else 2.6 if tasks <= 12 else 4.4
+    columns = min(len(panels), max(2, int(9.4 / side)))
+    lines = math.ceil(len(panels) / columns)
+    top = max(float(np.nanmax(matrix)) for matrix in panels.values())
+    low = math.floor(min(float(np.nanmin(matrix)) for matrix in panels.values()))
+    size = min(7.5, side * 26 / tasks)
+    with rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure((columns * side + 1.0, lines * (side + 0.3) + 0.9), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for number, (axes, (title, matrix)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+            image = axes.imshow(matrix, cmap="Blues", vmin=low, vmax=max(top, low + 1))
+            for (i, j), value in np.ndenumerate(matrix) if size >= _SMALLEST else ():
+                if not np.isnan(value):
+                    ink = "white" if value - low > 0.6 * (top - low) else "black"
+                    text = f"{value:.0f}" if tasks > 6 else f"{value:.1f}"
+                    label = axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
+                    label.set_in_layout(False)  # inside the axes anyway; asking thousands of them is slow
+            ticks = task_ticks(tasks)
+            axes.set_xticks([tick - 1 for tick in ticks], map(str, ticks), fontsize=7)
+            axes.set_yticks([tick - 1 for tick in ticks], map(str, ticks), fontsize=7)
+            axes.set_title(title, fontsize=7.5)
+            if number % columns == 0:
+                axes.set_ylabel(y, fontsize=8)
+            if number >= len(panels) - columns:
+                axes.set_xlabel(x, fontsize=8)
+        figure.colorbar(
+            image, ax=grid, label=bar, shrink=min(1.0, 2 / lines), aspect=30, fraction=0.05, location="right"
+        )
+    return figure

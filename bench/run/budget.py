@@ -1,0 +1,72 @@
+"""Operations of a method, counted on one step and on one pair, and a watch for the time that a part takes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ctvr_bench.bench.run.training import FrozenRows, generator_for
+from ctvr_bench.features.streams import PairTable
+from ctvr_bench.methods.shared.base import Method, TrainedConfig
+
+
+class Stopwatch:
+    """Seconds spent inside `running`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+
+class _Counter(TorchDispatchMode):
+    """torch's own formulae for products and convolutions, without its module tracker, which fails under no_grad."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=out))
+        return out
+
+
+def step_flops(method: Method, data: PairTable) -> int:
+    """Operations of a training step on a random full batch, forward and backward; the method is left as it is."""
+    if not isinstance(method.config, TrainedConfig):
+        return 0
+    twin = copy.deepcopy(method).train()
+    data = data.with_mean_words() if method.averages_words else data
+    index_N = next(data.shuffled(method.config.batch_size, generator_for(0, "count", "batch")))
+    kept = FrozenRows(twin, data).of(index_N)
+    batch = twin.prepare(data.pairs(index_N).with_draws(**kept), generator_for(0, "count"))
+    counter = _Counter()
+    with counter:
+        torch.stack(list(twin.loss(batch).values())).sum().backward()
+    return counter.total
+
+
+@torch.no_grad()
+def pair_flops(method: Method, test: PairTable) -> int:
+    """Operations of encoding one query and one video, averaged over the first of them."""
+    index = torch.arange(min(16, len(test)))
+    shard = max(method.task.position, 0)
+    counter = _Counter()
+    with counter:
+        method.encode_text(test.text(index), shard)
+        method.encode_gallery(test.video(index), shard)
+    return counter.total // len(index)

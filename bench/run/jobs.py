@@ -1,0 +1,98 @@
+"""Runs to be made: what a job says, the method that it begins with, and what is told while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+
+from ctvr_bench.bench.records.record import RunConfig, StoreId
+from ctvr_bench.bench.run.training import Epoch, generator_for
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import PairTable, Stream
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank
+from ctvr_bench.methods.shared.registry import Entry
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: task of tasks (from 1), the epoch that just ended (None: evaluating)."""
+
+    label: str
+    task: int
+    tasks: int
+    epoch: Epoch | None = None
+
+
+Watch = Callable[[Progress], None]
+
+
+def ignore(*_: object) -> None:
+    """A watcher that looks away."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: the method's registry entry, its configuration, its name and place in tables.
+
+    beside: the same run with other seeds or numbers, made in step with it so that they are trained together.
+    """
+
+    entry: Entry
+    config: RunConfig
+    label: str
+    position: int
+    beside: tuple[Job, ...] = ()
+
+    @property
+    def group(self) -> tuple[Job, ...]:
+        """This run and those beside it."""
+        return self, *self.beside
+
+
+class PairTables:
+    """Pairs in memory, one table for all runs that use the same rows at the same time."""
+
+    def __init__(self, store: FeatureStore, device: str) -> None:
+        self.store, self.device = store, device
+        self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
+
+    def of(self, rows: Sequence[np.ndarray[Any, Any]]) -> PairTable:
+        joined = np.concatenate(rows)
+        key = joined.tobytes()
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = PairTable(self.store, joined, self.device)
+        return table
+
+
+def store_id(store: FeatureStore) -> StoreId:
+    """How records name a store."""
+    return StoreId(name=store.name, digest=store.digest, simulated=store.simulated, path=str(store.path))
+
+
+def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
+    """The method as every run with this seed begins it."""
+    config = job.entry.config(job.config.config)
+    if not job.entry.method.needs_reference:
+        spec = spec._replace(reference=None)
+    return job.entry.method(config, spec, generator_for(job.config.seed, "init")).to(device).eval()
+
+
+def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
+    """Sizes that methods are told, and the reference bank where the store has one."""
+    _, num_frames, dim = store.feature("videos/frames").shape
+    bank = None
+    if store.has_reference:
+        captions, frames = (store.feature(f"reference/{part}").astype(np.float32) for part in ("captions", "frames"))
+        bank = ReferenceBank(torch.from_numpy(captions), torch.from_numpy(frames))
+    return FeatureSpec(dim, num_frames, len(store.category_names), len(stream), bank)
+
+
+def visible_tasks(method: Method, task: int, total: int) -> range:
+    """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
+    return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[method.sees]

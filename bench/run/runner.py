@@ -1,0 +1,336 @@
+"""One run: a method goes through a stream once, is evaluated after every task, and leaves its records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ctvr_bench.bench.geometry import stage_measures
+from ctvr_bench.bench.records.environment import environment, peak_memory
+from ctvr_bench.bench.records.record import Cost, RankTable, RunRecord, Status, write_json, write_text
+from ctvr_bench.bench.records.summary import metrics_of
+from ctvr_bench.bench.run.budget import pair_flops, step_flops
+from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
+from ctvr_bench.bench.run.protocol import Evaluator, StageResult
+from ctvr_bench.bench.run.stacks.ensemble import Lesson, Taught, go_on, learn_in_step
+from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import PairTable, Stream
+from ctvr_bench.methods.shared.base import TaskInfo
+
+
+class LeakError(RuntimeError):
+    """Training would see a test video."""
+
+
+def run_together(
+    job: Job,
+    store: FeatureStore,
+    stream: Stream,
+    directory: Path,
+    device: str = "cpu",
+    watch: Watch = ignore,
+) -> list[RunRecord]:
+    """Make or continue the job's run and those beside it, in step, each in its own folder beside `directory`.
+
+    An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
+    diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
+    """
+    folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
+    tables = PairTables(store, device)
+    runs = [
+        _Run(each, store, stream, folder, device, watch, tables)
+        for each, folder in zip(job.group, folders, strict=True)
+    ]
+    for run in runs:
+        run.write_record("running")
+    learn_in_step(runs)
+    return [run.record for run in runs]
+
+
+class _Run:
+    def __init__(
+        self,
+        job: Job,
+        store: FeatureStore,
+        stream: Stream,
+        directory: Path,
+        device: str,
+        watch: Watch,
+        tables: PairTables,
+    ) -> None:
+        self.job, self.store, self.stream = job, store, stream
+        self.directory, self.device, self.watch = directory, device, watch
+        self.seconds = dict.fromkeys(("load", "train", "evaluate", "encode", "write"), 0.0)
+        self.steps = 0
+        self._validation: Evaluator | None = None
+        self.method = make_method(job, feature_spec(store, stream), device)
+        self.geometry: list[dict[str, float | None]] = []
+        self.trained_on: list[str] = []
+        self.together = 1
+        self.flops = self.pair_flops = 0
+        self._tables = tables
+        self._learning: Generator[Lesson, Taught, None] = self.learn()
+
+    def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
+        """Go on to the next task to be trained, with what became of the last; None where the run has ended."""
+        try:
+            return go_on(self._learning, taught)
+        except StopIteration:
+            self.record = self.write_record("done")
+        except DivergedError as error:
+            self.record = self.write_record("diverged", str(error))
+        except InputError:
+            raise
+        except Exception as error:
+            write_text(self.directory / "error.txt", traceback.format_exc())
+            self.record = self.write_record("failed", f"{type(error).__name__}: {error}")
+        return None
+
+    def learn(self) -> Generator[Lesson, Taught, None]:
+        """All tasks in order, from the first that is not finished; hands out what is to be trained."""
+        with self._timed("load"):
+            self.test = self._pairs([task.test for task in self.stream.tasks])
+            sizes = [len(task.test) for task in self.stream.tasks]
+            self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage)
+            self.table = self._empty_table()
+            first = self._resume()
+        if first == 0:
+            with self._timed("evaluate"):
+                self._rank_before()
+        for task in range(first, len(self.stream)):
+            yield from self._learn_task(task)
+        self.pair_flops = pair_flops(self.method, self.test)
+        with self._timed("write"):
+            self.table.save(self.directory / "ranks.h5")
+            write_json(self.directory / "metrics.json", metrics_of(self.table))
+            shutil.rmtree(self.directory / "state", ignore_errors=True)
+
+    def write_record(self, status: Status, reason: str = "") -> RunRecord:
+        method, job = self.method, self.job
+        cost = Cost(
+            trainable=method.trainable_parameters(),
+            stored_bytes=method.stored_bytes(),
+            steps=self.steps,
+            peak_memory_bytes=peak_memory(self.device),
+            step_flops=self.flops,
+            train_flops=self.flops * self.steps,
+            pair_flops=self.pair_flops,
+            **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
+        )
+        record = RunRecord(
+            label=job.label,
+            position=job.position,
+            config=job.config,
+            run_id=job.config.run_id,
+            status=status,
+            reason=reason,
+            source=job.entry.written_as,
+            sees=method.sees,
+            stores_samples=method.stores_samples,
+            fidelity=method.fidelity,
+            deviations=method.deviations,
+            cost=cost,
+            geometry=self.geometry,
+            trained_on=self.trained_on,
+            together=self.together,
+            environment=environment(self.device),
+        )
+        write_json(self.directory / "run.json", record.model_dump())
+        return record
+
+    def _learn_task(self, task: int) -> Generator[Lesson, Taught, None]:
+        method, stream = self.method, self.stream
+        if (method.is_trained or method.closed_form) and (method.sees != "all" or task == 0):
+            with self._timed("load"):
+                data = self._pairs([stream.tasks[j].train for j in visible_tasks(method, task, len(stream))])
+                self.trained_on.append(self._training_videos(task, data))
+            method.begin_task(TaskInfo(task, len(data), stream.tasks[task].categories))
+            if not method.closed_form:
+                yield from self._train(task, data)
+            with self._timed("train"):
+                if method.closed_form:
+                    method.fit_task(data, generator_for(self.job.config.seed, "fit", task))
+                method.end_task(data, generator_for(self.job.config.seed, "end", task))
+        else:
+            method.task = TaskInfo(task, 0, stream.tasks[task].categories)
+        self.watch(Progress(self.job.label, task + 1, len(stream)))
+        encoded = self.evaluator.encode_s
+        with self._timed("evaluate"):
+            self._record_stage(task, self.evaluator.finish_task(method))
+            if task + 1 < len(stream):
+                rows = self.evaluator.rows(task + 1)
+                self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
+        self.seconds["encode"] += self.evaluator.encode_s - encoded
+        with self._timed("write"):
+            self._save_state(task)
+
+    def _training_videos(self, task: int, data: PairTable) -> str:
+        """Count of the training pairs and digest of their videos. Raises LeakError for a video of the test."""
+        videos = data.video_P.cpu().numpy()
+        leaked = np.intersect1d(videos, self.table.video_N)
+        if len(leaked):
+            raise LeakError(f"{len(leaked)} test videos among the training pairs of task {task + 1}")
+        return f"{len(videos)} pairs, {hashlib.sha256(videos.tobytes()).hexdigest()[:16]}"
+
+    def _train(self, task: int, data: PairTable) -> Generator[Lesson, Taught, None]:
+        """Train the task's epochs and keep the last, or the best by validation or (labelled so) by test queries."""
+        best_score, best_state = -1.0, None
+        lines: list[str] = []
+        selector = self._selector()
+
+        def on_epoch(epoch: Epoch) -> None:
+            nonlocal best_score, best_state
+            self.watch(Progress(self.job.label, task + 1, len(self.stream), epoch))
+            line: dict[str, Any] = {"task": task + 1, **asdict(epoch)}
+            if selector is not None:
+                self.method.eval()
+                line["selection_score"] = score = selector.headline(self.method, task)
+                self.method.train()
+                if score >= best_score:  # a tie goes to the later epoch, as in the release
+                    best_score = score
+                    best_state = {name: value.clone() for name, value in self.method.state_dict().items()}
+            lines.append(json.dumps(line))
+
+        taught = yield Lesson(self.method, data, self.job.config.seed, task, on_epoch)
+        self.steps += taught.steps
+        if task + 1 == len(self.stream) or self.method.sees == "all":
+            self.flops = step_flops(self.method, data)
+        self.seconds["train"] += taught.seconds
+        self.together = max(self.together, taught.together)
+        if best_state is not None:
+            self.method.load_tensors(best_state)
+            if selector is not self.evaluator and selector is not None:
+                selector.finish_task(self.method)
+        log = self.directory / "training.jsonl"
+        earlier = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        finished = [line for line in earlier if json.loads(line)["task"] <= task]
+        write_text(log, "".join(line + "\n" for line in finished + lines))
+
+    def _selector(self) -> Evaluator | None:
+        """What picks the epoch: nothing, an evaluator of validation queries, or the test evaluator."""
+        selection = self.job.config.selection
+        if selection == "test-oracle":
+            return self.evaluator
+        if selection == "last":
+            return None
+        if self._validation is None:
+            sizes = [len(task.validation) for task in self.stream.tasks]
+            if not all(sizes):
+                raise InputError("selection 'validation' needs validation videos in every task; hold some out")
+            self._validation = Evaluator(self._pairs([task.validation for task in self.stream.tasks]), sizes)
+        return self._validation
+
+    def _pairs(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
+        return self._tables.of(rows)
+
+    def _empty_table(self) -> RankTable:
+        tasks, captions = self.stream.tasks, np.concatenate([task.test for task in self.stream.tasks])
+        videos = self.store.caption_video_M[captions]
+        size = len(captions)
+        return RankTable(
+            ranks={},
+            best={},
+            ahead_N=np.zeros(size, np.int32),
+            before_N=np.zeros(size, np.int32),
+            task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.test) for task in tasks]),
+            weights_T=np.array([len(task.categories) for task in tasks], np.int32),
+            caption_N=captions,
+            video_N=videos.astype(np.int64),
+            category_N=self.store.category_N[videos].astype(np.int32),
+        )
+
+    def _rank_before(self) -> None:
+        """Own-gallery ranks of every task before any training, the baseline of forward transfer."""
+        for task in range(len(self.stream)):
+            rows = self.evaluator.rows(task)
+            self.table.before_N[rows] = self.evaluator.own_ranks(self.method, task, shard=0)
+        first = self.evaluator.rows(0)
+        self.table.ahead_N[first] = self.table.before_N[first]
+
+    def _record_stage(self, task: int, result: StageResult) -> None:
+        shape = (len(self.stream), len(self.table.task_N))
+        for key, ranked in result.ranked.items():
+            name, seen = "/".join(key), len(ranked.rank_N)
+            self.table.ranks.setdefault(name, np.zeros(shape, np.int32))[task, :seen] = ranked.rank_N
+            self.table.best.setdefault(name, np.full(shape, -1, np.int32))[task, :seen] = ranked.best_N
+        routed = self.evaluator.routing_accuracy(self.method)
+        seen = len(result.text_ND)
+        measured = stage_measures(
+            result.text_ND,
+            result.video_ND,
+            result.frozen_text_ND,
+            result.stored_video_ND,
+            self.table.category_N[:seen],
+            self.table.task_N[:seen] < task,
+        )
+        self.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
+
+    def _save_state(self, task: int) -> None:
+        """Everything needed to go on after this task; progress.json, written last, says which files are whole."""
+        if task + 1 == len(self.stream):
+            return
+        folder = self.directory / "state"
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_tensors(folder / f"gallery-{task}.safetensors", self.evaluator.state())
+        _save_tensors(folder / f"method-{task}.safetensors", self.method.state_dict())
+        self.table.save(folder / f"ranks-{task}.h5")
+        progress = {
+            "finished": task,
+            "seconds": self.seconds,
+            "steps": self.steps,
+            "geometry": self.geometry,
+            "trained_on": self.trained_on,
+            "together": self.together,
+        }
+        write_json(folder / "progress.json", progress)
+        (folder / f"method-{task - 1}.safetensors").unlink(missing_ok=True)
+        (folder / f"ranks-{task - 1}.h5").unlink(missing_ok=True)
+
+    def _resume(self) -> int:
+        """The first task to learn: 0, or the one after the last whose state is whole."""
+        folder = self.directory / "state"
+        if not (folder / "progress.json").is_file() or self.job.config.selection == "validation":
+            shutil.rmtree(folder, ignore_errors=True)
+            return 0
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        finished = int(progress["finished"])
+        self.seconds |= progress["seconds"]
+        self.steps, self.geometry = progress["steps"], progress["geometry"]
+        self.trained_on, self.together = progress.get("trained_on", []), progress.get("together", 1)
+        saved = RankTable.load(folder / f"ranks-{finished}.h5")
+        for target, source in ((self.table.ranks, saved.ranks), (self.table.best, saved.best)):
+            target.update({name: np.array(values) for name, values in source.items()})
+        self.table.ahead_N[:], self.table.before_N[:] = saved.ahead_N, saved.before_N
+        self.method.load_tensors(load_file(folder / f"method-{finished}.safetensors", self.device))
+        for task in range(finished + 1):
+            self.evaluator.restore(load_file(folder / f"gallery-{task}.safetensors", self.device), self.method)
+        self.method.task = TaskInfo(finished, 0, self.stream.tasks[finished].categories)
+        return finished + 1
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        self.seconds[part] += time.perf_counter() - start
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    partial.replace(path)

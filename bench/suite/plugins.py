@@ -1,0 +1,181 @@
+"""Methods by what a user may write: a registered name, a file and its class, or an installed package's entry point.
+
+    lwf      my_method.py:MyMethod      my_method.py (if it defines one)      a name of the group ctvr_bench.methods
+
+A method from outside carries a digest of its code, so that a run made with an earlier version is never taken for one of
+the present version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.methods.shared.base import Method, MethodConfig
+from ctvr_bench.methods.shared.registry import Entry, apart, known_methods
+
+GROUP = "ctvr_bench.methods"
+_FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w*))?", re.DOTALL)
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a method is named by its file.
+
+    >>> names_a_file("work/my_method.py:MyMethod"), names_a_file("lwf")
+    (True, False)
+    """
+    return _FILE.fullmatch(name) is not None
+
+
+def find_method(name: str) -> Entry:
+    """The method that a user names. Raises InputError with the nearest known name, or what is wrong in the file."""
+    if match := _FILE.fullmatch(name):
+        return method_of_file(Path(match["path"]), match["name"] or None)
+    known, points = known_methods(), _entry_points()
+    if name in known:
+        return known[name]
+    if name in points:
+        return _installed(points[name])
+    raise unknown_name("method", name, {*known, *points})
+
+
+def all_methods() -> dict[str, Entry]:
+    """Every registered name and every entry point, sorted."""
+    installed = {name: _installed(point) for name, point in _entry_points().items()}
+    return dict(sorted({**installed, **known_methods()}.items()))
+
+
+def method_of_file(path: Path, class_name: str | None = None) -> Entry:
+    """The method that a file defines; class_name may be left out where it defines one. Raises InputError."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); --methods takes FILE.py:CLASS") from error
+    for entry in known_methods().values():
+        mine = not entry.preset and class_name in (None, entry.method.__name__)
+        if mine and Path(inspect.getfile(entry.method)).resolve() == path.resolve():
+            return entry
+    return _load(str(path), source, class_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FileEntry(Entry):
+    """A method of a file. A worker process gets the source text, so that it runs what was planned."""
+
+    path: str = ""
+    source: bytes = b""
+
+    @property
+    def written_as(self) -> str:
+        return f"{self.path}:{self.method.__name__}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (self.path, self.source, self.method.__name__)
+
+
+def _load(path: str, source: bytes, class_name: str | None) -> Entry:
+    digest = hashlib.sha256(source).hexdigest()
+    module_name = f"ctvr_file_{Path(path).stem}_{digest[:12]}"
+    module = sys.modules.get(module_name) or _execute(path, source, module_name)
+    found = {name: value for name, value in vars(module).items() if _is_method_of(value, module)}
+    if not found:
+        raise InputError(
+            f"{path}: defines no method; write a class that inherits methods.shared.base.Method (see 'new-method')"
+        )
+    if class_name is None and len(found) > 1:
+        raise InputError(f"{path}: defines several methods; name one of {', '.join(sorted(found))} as {path}:CLASS")
+    if class_name is not None and class_name not in found:
+        raise unknown_name(f"method class in {path}:", class_name, found)
+    method = found[class_name or next(iter(found))]
+    _check_class(method, f"{path}:{method.__name__}")
+    return _FileEntry(method.name, method, {}, digest, path, source)
+
+
+def _execute(path: str, source: bytes, module_name: str) -> ModuleType:
+    spec = importlib.util.spec_from_loader(module_name, loader=None, origin=path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = path
+    sys.modules[module_name] = module
+    try:
+        with apart():
+            exec(compile(source, path, "exec"), vars(module))
+    except Exception as error:
+        del sys.modules[module_name]
+        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}{_line_of(error, path)}") from error
+    return module
+
+
+def _line_of(error: Exception, path: str) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def _is_method_of(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+
+
+def _check_class(method: type[Method], where: str) -> None:
+    for attribute in ("name", "paper", "idea"):
+        if not isinstance(getattr(method, attribute, None), str):
+            raise InputError(f"{where}: a method says its {attribute}; add the line {attribute} = '...' to the class")
+    if not _NAME.fullmatch(method.name):
+        raise InputError(f"{where}: a name has lower-case letters, digits and _ only; got {method.name!r}; rename it")
+    if (clash := known_methods().get(method.name)) is not None and clash.method is not method:
+        raise InputError(
+            f"{where}: a method of the suite is called {method.name!r} already; give your class another `name`, "
+            "which is how tables call it"
+        )
+    config = method.Config
+    if not (dataclasses.is_dataclass(config) and issubclass(config, MethodConfig) and _is_frozen(config)):
+        raise InputError(
+            f"{where}: Config must be a dataclass with frozen=True that inherits MethodConfig, TrainedConfig or "
+            f"another method's Config; got {config.__name__}"
+        )
+
+
+def _is_frozen(config: type[Any]) -> bool:
+    return bool(config.__dataclass_params__.frozen)
+
+
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=GROUP)}
+
+
+def _installed(point: metadata.EntryPoint) -> Entry:
+    where = f"entry point {point.name} = {point.value!r}"
+    try:
+        with apart():
+            method = point.load()
+    except Exception as error:
+        raise InputError(
+            f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall its package"
+        ) from error
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise InputError(f"{where} must name a class that inherits methods.shared.base.Method; got {method!r}")
+    _check_class(method, where)
+    if method.name != point.name:
+        raise InputError(f"{where}: its class is called {method.name!r}; give both the same name")
+    return Entry(method.name, method, {}, _package_digest(method))
+
+
+def _package_digest(method: type[Method]) -> str:
+    """Over every Python file of the package that defines the class, or over its one file."""
+    top = method.__module__.split(".")[0]
+    folders = [Path(folder) for folder in getattr(sys.modules[top], "__path__", ())]
+    files = sorted((file.relative_to(folder), file) for folder in folders for file in folder.rglob("*.py"))
+    sha = hashlib.sha256()
+    for relative, file in files or [(Path(), Path(inspect.getfile(method)))]:
+        sha.update(str(relative).encode() + b"\0" + file.read_bytes())
+    return sha.hexdigest()

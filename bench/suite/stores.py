@@ -1,0 +1,41 @@
+"""Feature stores by what a user may write: a file, or a world of the embedded benchmark by its seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+Progress = Callable[[str, int, int], None]
+_WORLD = re.compile(r"moving-shapes:(\d+)")
+DEFAULT_WORLD = "moving-shapes:0"
+TUNING_WORLD = "moving-shapes:1001"
+"""Where defaults are tuned: a world that no reported table uses."""
+
+
+def is_world(name: str | Path) -> bool:
+    """Whether a store is named by its world's seed.
+
+    >>> is_world("moving-shapes:3"), is_world("moving-shapes.h5")
+    (True, False)
+    """
+    return _WORLD.fullmatch(str(name)) is not None
+
+
+def store_path(name: str | Path, progress: Progress = lambda *_: None) -> Path:
+    """The file of a store; that of a world is built in the cache folder if it is not there."""
+    match = _WORLD.fullmatch(str(name))
+    if match is None:
+        return Path(name)
+    from ctvr_bench.features.worlds.build import default_store_path
+
+    return default_store_path(int(match[1]), progress)
+
+
+def short_name(name: str | Path) -> str:
+    """How a store is called in the name of a folder.
+
+    >>> short_name("moving-shapes:3"), short_name("data/msrvtt.h5")
+    ('moving-shapes-3', 'msrvtt')
+    """
+    return str(name).replace(":", "-") if is_world(name) else Path(name).stem

@@ -1,0 +1,306 @@
+"""Many runs: every method with every seed and order over one stream, each in a directory of its own, only once."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+
+from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
+from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
+from ctvr_bench.bench.run.runner import run_together
+from ctvr_bench.bench.run.stacks.planning import together
+from ctvr_bench.bench.suite.plugins import find_method, names_a_file
+from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
+from ctvr_bench.bench.suite.workers import run_jobs
+from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.store import FeatureStore, check_finite, open_store
+from ctvr_bench.features.streams import StreamOptions, make_stream
+from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig
+from ctvr_bench.methods.shared.registry import Entry
+
+OnRun = Callable[[int, int, RunRecord], None]
+
+DEFAULT_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("zero_shot", {}),
+    ("zero_shot", {"scoring": "word_frame"}),
+    ("zero_shot", {"scoring": "fused"}),
+    ("finetune", {}),
+    ("joint", {}),
+    ("lwf", {}),
+    ("er", {}),
+    ("attention_head", {}),
+    ("l2p", {}),
+    ("structalign", {}),
+    ("structalign_released", {}),
+)
+
+
+class MethodChoice(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A method with Config values that differ from its defaults, as a suite file writes it; a bare name has none."""
+
+    name: str
+    set: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A suite: what `run` does. The field names are those of a suite file.
+
+    seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
+    the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
+    name. ensemble: auto trains runs of a method that differ in seed or in fractional Config values as one stack where
+    that is faster, off each alone; the numbers agree but for rounding.
+    shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
+    jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; the last bits of sums
+    depend on it, so it does not follow the machine. against: the label of a row from which all others' differences
+    are shown, over all stores. index: a FAISS index that is asked beside exact search, its loss shown next to R@K, for
+    methods that compare one vector a side; rerank: items of it that the method scores again, then for all whose queries
+    do not depend on the gallery.
+    """
+
+    name: str = "default"
+    store: Path
+    stream: str | None = None
+    methods: tuple[MethodChoice, ...] = tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS)
+    set: dict[str, dict[str, Any]] = {}
+    seeds: int = pydantic.Field(default=3, ge=1)
+    orders: int = pydantic.Field(default=1, ge=1)
+    selection: Selection = "last"
+    shots: int | None = None
+    long_tail: float = 1.0
+    validation: int = 0
+    split: bool = False
+    blurred: float = 0.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    ensemble: Literal["auto", "off"] = "auto"
+    index: IndexKind | None = None
+    rerank: int = pydantic.Field(default=0, ge=0)
+    jobs: int = pydantic.Field(default=0, ge=0)
+    threads: int = pydantic.Field(default=1, ge=1)
+    out: Path = Path("results/runs")
+    against: str | None = None
+
+    @pydantic.field_validator("store", mode="before")
+    @classmethod
+    def _world(cls, store: Any) -> Any:
+        return store_path(store) if is_world(store) else store
+
+    @pydantic.model_validator(mode="after")
+    def _reranks_an_index(self) -> SuiteConfig:
+        if self.rerank and self.index is None:
+            raise ValueError("rerank needs an index to take its first items from, as in index = 'hnsw'")
+        return self
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """The index that is asked beside exact search."""
+        return None if self.index is None else FirstStage(index=self.index, rerank=self.rerank)
+
+    @property
+    def stream_options(self) -> StreamOptions:
+        """Of the published order."""
+        fields = ("shots", "long_tail", "validation", "split", "blurred")
+        return StreamOptions(**{field: getattr(self, field) for field in fields})
+
+    @property
+    def directory(self) -> Path:
+        return self.out / self.name
+
+
+def read_suite(path: Path, overrides: dict[str, Any]) -> SuiteConfig:
+    """A suite on one store from a TOML file; `overrides` (from the command line) win. Raises InputError."""
+    suites = read_suites(path, overrides)
+    if len(suites) > 1:
+        raise InputError(f"{path}: names several stores, and this takes one; give it with --store")
+    return suites[0]
+
+
+def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = ignore) -> list[SuiteConfig]:
+    """The suites of a TOML file: one, or with `stores` in place of `store` one for each, NAME/STORE.
+
+    Paths in the file begin where it lies; without a store it is the default one. progress: of worlds that must be
+    built first.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a suite ({error}); give a TOML file") from error
+    stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
+    if not isinstance(stores, list) or not all(isinstance(store, str) for store in stores):
+        raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
+    if isinstance(methods := values.get("methods"), list):
+        values["methods"] = [_beside(path, choice) for choice in methods]
+    values = {"name": path.stem, **values, **overrides}
+    check_values(values, str(path))
+    if "store" in overrides:
+        return [make_suite({**values, "store": store_path(overrides["store"], progress)}, str(path))]
+    names = [values["name"] if len(stores) == 1 else f"{values['name']}/{short_name(store)}" for store in stores]
+    places = [store_path(store if is_world(store) else path.parent / store, progress) for store in stores]
+    each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
+    return [make_suite(one, str(path)) for one in each]
+
+
+def _beside(path: Path, choice: Any) -> Any:
+    """A method choice of a suite file; that of a method's file begins where the suite lies."""
+    given = {"name": choice} if isinstance(choice, str) else choice
+    if isinstance(given, dict) and names_a_file(str(given.get("name"))):
+        return {**given, "name": str(path.parent / given["name"])}
+    return choice
+
+
+def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:
+    """A validated suite. Raises InputError with the field, what arrived, and the nearest known field."""
+    try:
+        return SuiteConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise unknown_name(f"field in {where}:", field, SuiteConfig.model_fields) from error
+        raise InputError(f"{where}: {field}: {first['msg'].lower()}; got {first.get('input')!r}") from error
+
+
+def check_values(values: dict[str, Any], where: str) -> None:
+    """Everything that can be known without a store, before one is built. Raises InputError."""
+    config = make_suite({**values, "store": Path()}, where)
+    _configured(config)
+    _ = config.stream_options, pick_device(config.device)
+
+
+def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore) -> list[RunRecord]:
+    """Make every run that is missing and return the records of all, in the order of the suite.
+
+    Runs that are done or diverged are taken as they are; unfinished ones continue. on_run(number finished, total,
+    record) follows each run. Raises InputError for anything wrong with the input, before the first run where it can be
+    known then.
+    """
+    device = pick_device(config.device)
+    store = open_store(config.store)
+    jobs = plan(config, store)
+    records: dict[str, RunRecord] = {}
+    missing = []
+    for job in jobs:
+        record = _finished(config.directory / job.config.run_id)
+        if record is None:
+            missing.append(job)
+        else:
+            records[record.run_id] = record
+            on_run(len(records), len(jobs), record)
+    if missing:
+        check_finite(store)
+        _check_sizes(missing, store)
+    try:
+        where = (config.store, config.directory, device)
+        groups = together(jobs, missing, device) if config.ensemble == "auto" else missing
+        for made in run_jobs(run_together, groups, *where, config.jobs, config.threads, watch):
+            for record in made:
+                records[record.run_id] = record
+                on_run(len(records), len(jobs), record)
+    except InputError:
+        _remove_begun(config.directory, missing)
+        raise
+    return [records[job.config.run_id] for job in jobs]
+
+
+def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
+    """Build each method once, so that features of a size that it cannot take are refused before the first run."""
+    spec, built = None, set[str]()
+    for job in jobs:
+        key = f"{job.config.method} {job.config.config}"
+        if key not in built:
+            spec = spec or feature_spec(store, make_stream(store, job.config.stream))
+            make_method(job, spec, "cpu")
+            built.add(key)
+
+
+def _finished(directory: Path) -> RunRecord | None:
+    if not (directory / "run.json").is_file():
+        return None
+    record = read_record(directory)
+    return record if record.status in ("done", "diverged") else None
+
+
+def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
+    """After wrong input: no folder of a run without a finished task stays, nor an empty one above it."""
+    for folder in (directory / job.config.run_id for job in jobs):
+        if (folder / "run.json").is_file() and _finished(folder) is None and not (folder / "state").exists():
+            shutil.rmtree(folder)
+    for folder in (directory, directory.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
+    """The suite's runs, every configuration checked; a run that appears twice is planned once."""
+    stream = store.stream(config.stream).name
+    options = config.stream_options
+    jobs: dict[str, Job] = {}
+    for position, (entry, method_config) in enumerate(_configured(config)):
+        defaults = asdict(entry.config())
+        changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
+        if entry.method.needs_reference and not store.has_reference:
+            raise InputError(
+                f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
+                "store has none; build it with one, or leave the method out"
+            )
+        trained = isinstance(method_config, TrainedConfig)
+        drawn = trained or entry.method.closed_form  # from the seed
+        for order in range(config.orders):
+            make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
+            for seed in range(config.seeds if drawn else 1):
+                run = RunConfig(
+                    method=entry.name,
+                    config=asdict(method_config),
+                    stream=stream,
+                    options={**asdict(options), "order": order},
+                    seed=seed,
+                    selection=config.selection if trained else "last",
+                    store=store_id(store),
+                    code=entry.code,
+                    first_stage=config.first_stage,
+                )
+                jobs.setdefault(run.run_id, Job(entry, run, label_of(entry.name, changed, entry.code), position))
+    labels = {job.label for job in jobs.values()}
+    if config.against is not None and config.against not in labels:
+        raise unknown_name("row to compare with (against)", config.against, labels)
+    return list(jobs.values())
+
+
+def _configured(config: SuiteConfig) -> list[tuple[Entry, MethodConfig]]:
+    """The suite's methods with their values, every one checked."""
+    entries = [find_method(choice.name) for choice in config.methods]
+    for name in config.set:
+        if name not in {entry.name for entry in entries}:
+            raise unknown_name("method to set values of", name, {entry.name for entry in entries})
+    values = [{**choice.set, **config.set.get(e.name, {})} for choice, e in zip(config.methods, entries, strict=True)]
+    return [(entry, entry.config(chosen)) for entry, chosen in zip(entries, values, strict=True)]
+
+
+def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:
+    """How tables call a method with some values changed; one from outside with the first letters of its code's digest.
+
+    Two versions of a file so have a row each.
+
+    >>> label_of("zero_shot", {"scoring": "fused"})
+    'zero_shot [scoring=fused]'
+    """
+    name += f"@{code[:6]}" if code else ""
+    return f"{name} [{', '.join(f'{key}={value}' for key, value in sorted(changed.items()))}]" if changed else name
+
+
+def pick_device(name: str) -> str:
+    """'cpu' or 'cuda'; auto takes CUDA where torch sees it. Raises InputError for CUDA without a GPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' needs a GPU that torch can see; none was found, use --device cpu")
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"

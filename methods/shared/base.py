@@ -1,0 +1,251 @@
+"""The contract of a continual method: what it declares, what it may see, and the order in which it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+
+Scoring = Literal["cosine", "word_frame", "fused"]
+Sees = Literal["current", "seen", "all"]
+
+
+class TextEmbedding(NamedTuple):
+    """Captions as they are scored: pooled_ND unit rows; words_NLD unit rows and word_mask_NL where words are scored.
+
+    attend_ND: where given, a caption pools the gallery's frames for itself, by attention with this vector (see
+    `methods.shared.similarity.attended_similarity`); such a gallery keeps its frames and no vector index can hold it.
+    """
+
+    pooled_ND: Tensor
+    words_NLD: Tensor | None = None
+    word_mask_NL: Tensor | None = None
+    attend_ND: Tensor | None = None
+
+
+class VideoEmbedding(NamedTuple):
+    """Videos as a gallery keeps them: pooled_MD unit rows; frames_MFD unit rows, frame_mask_MF where frames count."""
+
+    pooled_MD: Tensor
+    frames_MFD: Tensor | None = None
+    frame_mask_MF: Tensor | None = None
+
+
+class ReferenceBank(NamedTuple):
+    """Features of the same encoder that belong to no task: pooled captions_RD and single frames_SD, raw, unpaired."""
+
+    captions_RD: Tensor
+    frames_SD: Tensor
+
+
+class FeatureSpec(NamedTuple):
+    """Sizes that a method may know before the first task: feature dimension, frames, categories and tasks in all.
+
+    reference: the store's bank of unrelated features, for a method that declares `needs_reference`.
+    """
+
+    dim: int
+    num_frames: int
+    num_categories: int
+    num_tasks: int
+    reference: ReferenceBank | None = None
+
+
+class TaskInfo(NamedTuple):
+    """What a method learns about a task when it begins: its position from 0, training pairs, category rows."""
+
+    position: int
+    num_pairs: int
+    categories: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Fields that every method has.
+
+    scoring: how captions and videos are compared, in training and in evaluation. cosine: pooled caption with mean
+        frame; word_frame: best matching word and frame both ways; fused: row z-scores of both, mixed.
+    alpha: weight of the word-frame part in fused scoring.
+    """
+
+    scoring: Scoring = "cosine"
+    alpha: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainedConfig(MethodConfig):
+    """Fields of every method that is trained by gradient descent.
+
+    scale: what similarities are multiplied with before the softmax. 17.6 = 99.5 / sqrt(32): CLIP's temperature under
+        the divisor that StructAlign's release uses at its batch size; kept whatever the batch.
+    epochs: passes over a task's pairs. batch_size: pairs. lr: peak learning rate. weight_decay: decoupled (AdamW).
+    Defaults of epochs and lr were chosen by joint training on moving-shapes worlds that no table reports
+    (results/README.md); every method of the same head keeps them.
+    clip_norm: limit of the gradient's norm. warmup: share of a task's steps over which lr rises linearly.
+    schedule: lr after warm-up. cosine falls to 0; constant; cosine_back falls to 0 at half time and rises again.
+    rank: width of the residual adapters. dropout: share of their hidden units left out in training.
+    """
+
+    scale: float = 17.6
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    warmup: float = 0.1
+    schedule: Literal["cosine", "constant", "cosine_back"] = "cosine"
+    rank: int = 32
+    dropout: float = 0.3
+
+
+class Method(nn.Module):
+    """Base of every method. All of its state is parameters and buffers, so that saving and loading them resumes it.
+
+    A subclass declares the class attributes below and overrides `encode_text`, `encode_video` and, if it is trained,
+    `loss`. Modules exist from `__init__` on; buffers may change their shape later.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    idea: ClassVar[str]
+    fidelity: ClassVar[Literal["exact", "adapted"]] = "exact"
+    deviations: ClassVar[str] = ""
+    stores_samples: ClassVar[str] = "nothing"
+    """What it keeps of past tasks, in words; 'nothing' for a method that keeps weights only."""
+    sees: ClassVar[Sees] = "current"
+    """Which tasks' training pairs `end_task` and the loop get: the current one's, all seen ones', or all at once."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it learns with the store's reference bank; the harness refuses a store without one."""
+    control: ClassVar[str] = ""
+    """The method without its idea, where another is just that; `run` puts its row beside this one's."""
+    closed_form: ClassVar[bool] = False
+    """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
+    ensembles: ClassVar[bool] = False
+    """Whether runs of several seeds are trained as one stacked model (bench.run.stacks): where that was measured to be
+    faster, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.task = TaskInfo(-1, 0, ())
+
+    @property
+    def is_trained(self) -> bool:
+        return isinstance(self.config, TrainedConfig)
+
+    @property
+    def uses_shards(self) -> bool:
+        """Whether `encode_text` depends on the gallery's shard."""
+        return False
+
+    @property
+    def averages_words(self) -> bool:
+        """Whether `loss` knows a caption's words by their mean alone; its batches then have that as their only word."""
+        return False
+
+    def begin_task(self, task: TaskInfo) -> None:
+        """Called before the first step of a task: take a snapshot as teacher, grow. Overrides call super()."""
+        self.task = task
+
+    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
+        """Rows of captions that stay as they are while a task is learned, such as a frozen teacher's embeddings.
+
+        Asked for every caption once, after `begin_task`; a step has its rows in `batch.draws`. `loss` does without them
+        as well. For a method whose `prepare` keeps the batch's pairs as they are.
+        """
+        return {}
+
+    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
+        """The same of videos; each is asked for once, however many captions it has."""
+        return {}
+
+    def frozen_pairs(self, texts: Iterable[TextBatch], video: VideoBatch) -> dict[str, Tensor]:
+        """The same of every caption (in chunks) with every video [P, V], such as a frozen teacher's similarities.
+
+        A step has those of its pairs, [N, N]. Asked for where that is no more work than to make them in every step;
+        where it gives something, `frozen_video` is not asked.
+        """
+        return {}
+
+    def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        """The batch with everything random that `loss` needs: replayed pairs, noise, dropout masks; no gradient."""
+        return batch
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Named scalar terms whose sum is minimised: a pure function of parameters, buffers and the prepared batch."""
+        raise NotImplementedError(f"{self.name} is not trained by gradient descent")
+
+    def after_backward(self) -> None:
+        """The hook between gradients and step, before they are clipped: projections, masks."""
+
+    def after_step(self, batch: PairBatch) -> None:
+        """The hook after a step, with its prepared batch: path integrals, running averages, queues, frozen weights."""
+
+    def fit_task(self, data: PairTable, generator: torch.Generator) -> None:
+        """Learn a task's pairs in closed form; called between `begin_task` and `end_task` in place of training."""
+        raise NotImplementedError(f"{self.name} does not learn in closed form")
+
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
+        """Called after the last step of a task with the pairs it was trained on: prototypes, reservoirs, merging."""
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        """Captions as they are compared with the gallery of task `shard` (the gallery's task, never the query's)."""
+        raise NotImplementedError
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        """Videos as the gallery keeps them."""
+        raise NotImplementedError
+
+    def encode_gallery(self, video: VideoBatch, shard: int) -> VideoEmbedding:
+        """Videos of task `shard` as its gallery keeps them; differs from `encode_video` where tasks are isolated."""
+        return self.encode_video(video)
+
+    def route(self, text: TextBatch) -> Tensor | None:
+        """task_N int64 that each caption is sent to, for a method that guesses tasks; the harness reports how well."""
+        return None
+
+    def learning_rate(self) -> float:
+        """Peak learning rate of the current task."""
+        assert isinstance(self.config, TrainedConfig)
+        return self.config.lr
+
+    def optimised_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the optimiser steps; gradients of others are clipped with them but never cleared."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def trainable_parameters(self) -> int:
+        """How many numbers the learning of a task may change."""
+        learns = self.is_trained or self.closed_form
+        return sum(parameter.numel() for parameter in self.optimised_parameters()) if learns else 0
+
+    def stored_bytes(self) -> int:
+        """Bytes kept beside the trainable weights: teachers, buffers, prototypes, replayed samples."""
+        optimised = {id(parameter) for parameter in self.optimised_parameters()}
+        frozen = [parameter for parameter in self.parameters() if id(parameter) not in optimised]
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*frozen, *self.buffers()])
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set parameters and buffers by their state-dict name; buffers may be new or have another shape."""
+        missing = set(self.state_dict()) - set(tensors)
+        if missing:
+            raise ValueError(f"saved state of {self.name} lacks {', '.join(sorted(missing))}; start the run again")
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            module = self.get_submodule(path)
+            if leaf in dict(module.named_parameters(recurse=False)):
+                module.get_parameter(leaf).data = tensor
+            else:
+                module.register_buffer(leaf, tensor)
+
+
+def config_fields(config: type[MethodConfig]) -> dict[str, Any]:
+    """Names and defaults of a Config."""
+    return {field.name: field.default for field in dataclasses.fields(config)}

@@ -1,0 +1,1 @@
+"""A benchmark suite for continual text-to-video retrieval on precomputed features."""

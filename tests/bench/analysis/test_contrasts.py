@@ -1,0 +1,204 @@
+"""Paired differences over stores, suites on several stores, and the shipped ablation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table, contrasts
+from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_results
+from ctvr_bench.bench.records.summary import BWF, HEADLINE
+from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suite, read_suites
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import open_store
+from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.methods.shared.registry import known_methods
+from ctvr_bench.methods.structalign import RELEASED
+from tests.commands import ROOT, called, command
+from tests.stores import small_store
+
+ABLATION = ROOT / "results/suites/structalign_ablation.toml"
+
+
+def row(label: str, *scores: float, seeds: int = 3) -> Row:
+    """Runs with seeds 0, 1, ... of order 0, with these headlines, and BWF of a tenth."""
+    runs = []
+    for seed, score in enumerate(scores):
+        record: Any = SimpleNamespace(config=SimpleNamespace(options={"order": 0}, seed=seed))
+        runs.append(Run(record, {"final": {HEADLINE: score, BWF: score / 10}}, Path()))
+    return Row(label, tuple(runs))
+
+
+def results(name: str, *rows: Row) -> SuiteResults:
+    return SuiteResults(name, Path(name), rows, ())
+
+
+def test_differences_are_paired_within_a_store_and_averaged_over_stores() -> None:
+    first = results("a", row("full", 50, 52, 54), row("less", 49, 50, 51))
+    second = results("b", row("full", 30, 30, 30), row("less", 29, 29, 29))
+    third = results("c", row("full", 40, 41, 42), row("less", 40, 41, 42))
+    (found,) = contrasts([first, second, third], "full", HEADLINE)
+    assert found.by_store == {"a": -2, "b": -1, "c": 0}
+    assert found.difference == -1
+    half = stats.t.ppf(0.975, 2) * np.std([-2, -1, 0], ddof=1) / np.sqrt(3)
+    assert (found.low, found.high) == (pytest.approx(-1 - half), pytest.approx(-1 + half))
+    assert found.p == pytest.approx(stats.ttest_1samp([-2, -1, 0], 0).pvalue)
+    assert found.runs == 9
+
+
+def test_a_missing_run_leaves_its_partner_out() -> None:
+    (found,) = contrasts([results("a", row("full", 50, 52, 60), row("less", 49, 50))], "full", HEADLINE)
+    assert (found.difference, found.runs) == (-1.5, 2)
+
+
+def test_one_store_speaks_of_its_runs() -> None:
+    (found,) = contrasts([results("a", row("full", 50, 52, 54), row("less", 49, 50, 51))], "full", HEADLINE)
+    assert found.p == pytest.approx(stats.ttest_rel([49, 50, 51], [50, 52, 54]).pvalue)
+    assert "over the runs on one store" in contrast_markdown(
+        [results("a", row("full", 1, 2), row("less", 1, 1))], "full"
+    )
+
+
+def test_what_is_not_trained_meets_every_seed() -> None:
+    (found,) = contrasts([results("a", row("full", 50, 52, 54), row("none", 40))], "full", HEADLINE)
+    assert (found.difference, found.runs) == (-12, 3)
+
+
+def test_p_values_are_corrected_for_the_number_of_rows() -> None:
+    one = [results(n, row("full", a, b), row("x", a - 1, b - a)) for n, a, b in (("a", 5, 6), ("b", 7, 7.5))]
+    two = [results(r.name, *r.rows, row("y", 1, 9)) for r in one]
+    alone = contrasts(one, "full", HEADLINE)[0].p
+    corrected = {found.label: found.p for found in contrasts(two, "full", HEADLINE)}["x"]
+    assert alone is not None
+    assert 0 < alone < 0.5
+    assert corrected == pytest.approx(2 * alone)
+
+
+def test_differences_that_are_equal_by_chance_are_not_called_certain() -> None:
+    both = [results(n, row("full", a, a), row("x", a - 0.1, a - 0.1), row("y", a, a)) for n, a in (("a", 5), ("b", 7))]
+    level, lower = contrasts(both, "full", HEADLINE)
+    assert (level.difference, level.low, level.high, level.p) == (0, 0, 0, 1)
+    assert (lower.difference, lower.low, lower.high, lower.p) == (pytest.approx(-0.1), None, None, None)
+
+
+def test_an_unknown_reference_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'full'"):
+        contrasts([results("a", row("full", 1))], "ful", HEADLINE)
+
+
+def test_every_form_shows_the_same_numbers() -> None:
+    both = [results(n, row("full", 50, 52), row("a_b", 40 + i, 45)) for i, n in enumerate(("s", "t"))]
+    lines = list(csv.DictReader(io.StringIO(contrast_csv(both, "full"))))
+    assert [float(line["difference"]) for line in lines] == pytest.approx([-8.25, -0.825])
+    assert float(lines[0]["t"]) == -8
+    text = contrast_markdown(both, "full")
+    assert "| a\\_b | -8.25 |" in text
+    assert "| a\\_b | -8.50 | -8.00 |" in text
+    assert len(contrast_table(both, "full").rows) == 1
+
+
+@pytest.fixture
+def other_store(tmp_path: Path) -> Path:
+    structure = generated_structure(categories=4, tasks=2, train_per_category=3, test_per_category=3, seed=9)
+    path = tmp_path / "other.h5"
+    synthesise(structure, SyntheticConfig(dim=32, frames=5, latent_dim=16, seed=6), path, name="other")
+    return path
+
+
+def suite_file(folder: Path, text: str) -> Path:
+    path = folder / "two.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differences(
+    tmp_path: Path, other_store: Path, no_figures: None
+) -> None:
+    path = suite_file(
+        tmp_path,
+        f"stores = ['{small_store().path}', 'other.h5']\nseeds = 2\nagainst = 'finetune [epochs=1]'\n"
+        "methods = [{name = 'finetune', set = {epochs = 1}}, {name = 'zero_shot'}]\n",
+    )
+    suites = read_suites(path, {})
+    assert [suite.name for suite in suites] == ["two/small", "two/other"]
+    with pytest.raises(InputError, match="several stores"):
+        read_suite(path, {})
+    assert [suite.name for suite in read_suites(path, {"store": other_store})] == ["two"]
+    result = command("run", "--suite", path, "--out", "o", "--jobs", 1, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Each row minus finetune [epochs=1]" in " ".join(result.stdout.split())
+    again = called("run", "--suite", path, "--out", "o", "--jobs", 1, "--json", cwd=tmp_path)
+    assert [len(suite["runs"]) for suite in json.loads(again.stdout)] == [3, 3]  # zero_shot has one run
+    found = [read_results(tmp_path / "o/two" / name) for name in ("small", "other")]
+    (contrast,) = contrasts(found, "finetune [epochs=1]", HEADLINE)
+    assert contrast.runs == 4
+    assert contrast_markdown(found, "finetune [epochs=1]") == (tmp_path / "o/two/differences.md").read_text()
+
+
+def test_a_suite_with_an_unknown_reference_is_refused_before_it_runs(tmp_path: Path) -> None:
+    config = make_suite({"store": small_store().path, "methods": [{"name": "lwf"}], "against": "lwff"}, "test")
+    with pytest.raises(InputError, match="did you mean 'lwf'"):
+        plan(config, small_store())
+
+
+def test_a_world_is_named_by_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    def build(seed: int, progress: object) -> Path:
+        built.append(seed)
+        return tmp_path / f"{seed}.h5"
+
+    monkeypatch.setattr("ctvr_bench.features.worlds.build.default_store_path", build)
+    suites = read_suites(suite_file(tmp_path, "stores = ['moving-shapes:1', 'moving-shapes:4']"), {})
+    assert [(suite.name, suite.store.name) for suite in suites] == [
+        ("two/moving-shapes-1", "1.h5"),
+        ("two/moving-shapes-4", "4.h5"),
+    ]
+    assert make_suite({"store": "moving-shapes:2"}, "test").store.name == "2.h5"
+    assert built == [1, 4, 2]
+
+
+def ablation() -> SuiteConfig:
+    return read_suite(ABLATION, {"store": small_store().path})
+
+
+def test_the_shipped_ablation_takes_each_part_and_each_switch_alone() -> None:
+    settings = [choice.set for choice in ablation().methods if choice.name == "structalign"]
+    assert all({term: 0.0} in settings for term in ("crp", "etf", "proto"))
+    assert all({module: False} in settings for module in ("frame_fusion", "routing"))
+    assert all({"scoring": scoring} in settings for scoring in ("cosine", "word_frame"))
+    alone = {**RELEASED}
+    assert alone.pop("stale_gradients") is True
+    assert {"projection": "fixed_random", "stale_gradients": True} in settings  # means nothing without it
+    assert all({switch: value} in settings for switch, value in alone.items())
+
+
+def test_the_shipped_ablation_has_enough_worlds_and_seeds_for_an_interval() -> None:
+    shipped = tomllib.loads(ABLATION.read_text(encoding="utf-8"))
+    assert min(len(shipped["stores"]), shipped["seeds"]) >= 3
+
+
+@pytest.mark.parametrize("path", sorted(ABLATION.parent.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_suite_can_be_planned(path: Path) -> None:
+    config = read_suite(path, {"store": small_store().path})
+    labels = {job.label for job in plan(config, open_store(config.store))}
+    assert len(labels) == len(config.methods)
+    assert config.against is None or config.against in labels
+
+
+@pytest.mark.parametrize("name", ["full", "simulated_msrvtt"])
+def test_a_shipped_full_table_has_every_method(name: str) -> None:
+    config = read_suite(ABLATION.parent / f"{name}.toml", {"store": small_store().path})
+    shipped = {
+        name for name, entry in known_methods().items() if entry.method.__module__.startswith("ctvr_bench.methods.")
+    }
+    assert {choice.name for choice in config.methods} == shipped

@@ -1,0 +1,258 @@
+"""The protocol against the authors' recorded evaluators, against plain loops, and its own promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
+from ctvr_bench.bench.metrics import retrieval_metrics
+from ctvr_bench.bench.run import protocol, scores
+from ctvr_bench.bench.run.jobs import feature_spec
+from ctvr_bench.bench.run.protocol import Evaluator, StageResult
+from ctvr_bench.bench.run.training import generator_for, train_task
+from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo
+from ctvr_bench.methods.shared.registry import find_method
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
+from tests.golden import golden
+from tests.ragged import pad
+from tests.stores import small_store, small_stream
+
+PATHS = {"ori": "cosine", "v2": "word_frame", "v3": "fused"}
+
+
+class Recorded(Method):
+    """A method whose encoders return the features that the authors' evaluators were fed."""
+
+    name = "recorded"
+    uses_shards = True
+    time = 0
+
+    def __init__(self, config: MethodConfig, arrays: dict[str, Any]) -> None:
+        super().__init__(config, FeatureSpec(10, 3, 6, 3), torch.Generator())
+        self.frames = torch.from_numpy(arrays["frames"])
+        lengths = torch.from_numpy(arrays["lengths"])
+        self.words = [[pad(words, lengths) for words in stage] for stage in torch.from_numpy(arrays["words"])]
+        self.text_global = torch.from_numpy(arrays["text_global"])
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        rows = text.pooled_ND[:, 0].long()
+        words, mask = self.words[self.time][shard]
+        return embed_text(TextBatch(self.text_global[self.time, shard, rows], words[rows], mask[rows]), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        frames_MFD = self.frames[self.time, video.frames_MFD[:, 0, 0].long()]
+        return embed_video(AdaptedVideo(frames_MFD, torch.ones(frames_MFD.shape[:2], dtype=torch.bool)), self.config)
+
+
+class RowNumbers:
+    """Stands for a PairTable whose features are just row numbers."""
+
+    def text(self, index: torch.Tensor) -> TextBatch:
+        rows = index[:, None].float()
+        return TextBatch(rows, rows[:, None], torch.ones(len(index), 1, dtype=torch.bool))
+
+    def video(self, index: torch.Tensor) -> VideoBatch:
+        return VideoBatch(index[:, None, None].float(), torch.ones(len(index), 1, dtype=torch.bool))
+
+
+def replay(path: str) -> tuple[dict[str, Any], list[StageResult], Evaluator]:
+    arrays = golden(f"protocol_{path}")
+    method = Recorded(MethodConfig(scoring=PATHS[path], alpha=0.5), arrays)
+    evaluator = Evaluator(RowNumbers(), arrays["videos_per_task"].tolist())
+    results = []
+    for method.time in range(3):
+        results.append(evaluator.finish_task(method))
+    return arrays, results, evaluator
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_overall_metrics_are_those_the_authors_evaluator_recorded(path: str) -> None:
+    arrays, results, _ = replay(path)
+    for stage, result in enumerate(results):
+        metrics = retrieval_metrics(result.ranked["stored", "seen", "t2v"].rank_N)
+        names = [key.replace("R", "R@") if key[1:].isdigit() else key for key in arrays["keys"].tolist()]
+        recorded = dict(zip(names, arrays["overall"][stage].tolist(), strict=True))
+        assert {key: metrics[key] for key in recorded} == recorded
+
+
+@pytest.mark.parametrize(
+    ("path", "gallery", "scope"),
+    [
+        ("ori", "stored", "own"),
+        ("v2", "stored", "own"),
+        ("v3", "re-encoded", "own-of-seen"),
+    ],
+)
+def test_matrix_and_bwf_are_those_the_authors_evaluator_recorded(path: str, gallery: str, scope: str) -> None:
+    arrays, results, evaluator = replay(path)
+    score_TT = np.full((3, 3), np.nan)
+    for stage, result in enumerate(results):
+        for task in range(stage + 1):
+            ranks_N = result.ranked[gallery, scope, "t2v"].rank_N[evaluator.rows(task)]
+            score_TT[stage, task] = retrieval_metrics(ranks_N)["R@1"]
+    np.testing.assert_array_equal(score_TT, arrays["acc_matrix_R1"])
+    np.testing.assert_array_equal(backward_forgetting_curve(score_TT, arrays["num_classes"]), arrays["bwf"])
+    assert backward_forgetting(score_TT, arrays["num_classes"]) == arrays["bwf"][-1]
+
+
+def trained(name: str, **values: object) -> tuple[Method, Evaluator, list[StageResult]]:
+    """A method taken through the small stream, with the evaluator that followed it."""
+    stream, store = small_stream(), small_store()
+    entry = find_method(name)
+    method = entry.method(entry.config(values), feature_spec(store, stream), generator_for(0, "init")).eval()
+    evaluator = Evaluator(
+        PairTable(store, np.concatenate([t.test for t in stream.tasks])), [len(t.test) for t in stream.tasks]
+    )
+    results = []
+    for task in stream.tasks:
+        data = PairTable(store, task.train)
+        method.begin_task(TaskInfo(task.index, len(data), task.categories))
+        if method.is_trained:
+            train_task(method, data, 0, task.index)
+            method.end_task(data, generator_for(0, "end", task.index))
+        results.append(evaluator.finish_task(method))
+    return method, evaluator, results
+
+
+def naive_rank(scores: list[float], target: int) -> int:
+    return 1 + sum(score >= scores[target] for i, score in enumerate(scores) if i != target)
+
+
+@pytest.mark.parametrize("scoring", ["cosine", "word_frame"])
+def test_ranks_are_those_of_a_loop_over_stored_and_current_galleries(scoring: str) -> None:
+    method, evaluator, results = trained("finetune", scoring=scoring, epochs=2, lr=3e-3)
+    size = evaluator.ends[-1]
+    with torch.no_grad():
+        text = evaluator._encode_text(method, slice(0, size), 2)
+        current = [evaluator._encode_video(method, task) for task in range(3)]
+    for gallery, videos in (("stored", evaluator.stored), ("re-encoded", current)):
+        score = [
+            [naive_score(text, q, video, v) for video in videos for v in range(len(video.pooled_MD))]
+            for q in range(size)
+        ]
+        expected = [naive_rank(score[q], q) for q in range(size)]
+        assert results[-1].ranked[gallery, "seen", "t2v"].rank_N.tolist() == expected
+        expected = [naive_rank([score[q][v] for q in range(size)], v) for v in range(size)]
+        assert results[-1].ranked[gallery, "seen", "v2t"].rank_N.tolist() == expected
+        for task in range(3):
+            rows = evaluator.rows(task)
+            expected = [naive_rank(score[q][rows], q - rows.start) for q in range(rows.start, rows.stop)]
+            assert results[-1].ranked[gallery, "own", "t2v"].rank_N[rows].tolist() == expected
+
+
+def naive_score(text: TextEmbedding, query: int, video: VideoEmbedding, item: int) -> float:
+    if text.words_NLD is None or text.word_mask_NL is None or video.frames_MFD is None:
+        return float(text.pooled_ND[query] @ video.pooled_MD[item])
+    words = text.words_NLD[query][text.word_mask_NL[query]]
+    cosines = words @ video.frames_MFD[item][video.frame_mask_MF[item]].T
+    return float((cosines.max(1).values.mean() + cosines.max(0).values.mean()) / 2)
+
+
+@pytest.mark.parametrize("scoring", ["word_frame", "fused"])
+def test_a_frozen_model_is_scored_once_and_gets_the_ranks_of_scoring_it_anew(
+    monkeypatch: pytest.MonkeyPatch, scoring: str
+) -> None:
+    made = []
+    original = scores.compare
+    monkeypatch.setattr(scores, "compare", lambda *sides: made.append(sides) or original(*sides))
+    _, _, kept = trained("zero_shot", scoring=scoring)
+    assert len(made) == 9  # three tasks' queries against three galleries, once each
+    monkeypatch.setattr(scores.ScoreGrid, "_kept_or", lambda self, make, key, mark: make())
+    _, _, anew = trained("zero_shot", scoring=scoring)
+    assert len(made) == 9 + 1 + 4 + 9
+    assert ranks_of(kept) == ranks_of(anew)
+
+
+def test_galleries_too_large_for_a_matrix_get_the_same_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, whole = trained("finetune", epochs=2, lr=3e-3)
+    monkeypatch.setattr(protocol, "_MOST_SCORES", 0)
+    _, _, blocks = trained("finetune", epochs=2, lr=3e-3)
+    assert ranks_of(whole) == ranks_of(blocks)
+
+
+def ranks_of(results: list[StageResult]) -> list[dict[Any, list[int]]]:
+    return [{key: ranked.rank_N.tolist() for key, ranked in result.ranked.items()} for result in results]
+
+
+def test_a_stored_gallery_is_never_embedded_again() -> None:
+    _, evaluator, results = trained("finetune", epochs=2, lr=3e-3)
+    first = evaluator.rows(0)
+    assert np.array_equal(results[0].stored_video_ND, results[2].stored_video_ND[first])
+    assert not np.allclose(results[2].stored_video_ND[first], results[2].video_ND[first], atol=1e-4)
+
+
+def test_frozen_queries_see_only_the_gallery_grow() -> None:
+    _, evaluator, results = trained("structalign", epochs=2, lr=3e-3)
+    first = evaluator.rows(0)
+    at_end = results[0].ranked["stored", "seen", "t2v"].rank_N
+    ranks = [result.ranked["frozen-query", "seen", "t2v"].rank_N[first] for result in results]
+    assert np.array_equal(ranks[0], at_end)
+    newest = evaluator.rows(2)
+    now = results[2].ranked["stored", "seen", "t2v"].rank_N[newest]
+    assert np.array_equal(results[2].ranked["frozen-query", "seen", "t2v"].rank_N[newest], now)
+
+
+def test_a_frozen_cosine_query_can_only_fall_as_the_gallery_grows() -> None:
+    _, evaluator, results = trained("finetune", epochs=2, lr=3e-3)
+    first = evaluator.rows(0)
+    ranks = np.stack([result.ranked["frozen-query", "seen", "t2v"].rank_N[first] for result in results])
+    assert (np.diff(ranks, axis=0) >= 0).all()
+    assert (ranks[-1] > ranks[0]).any()
+
+
+@pytest.mark.parametrize("scoring", PATHS.values())
+def test_zero_shot_forgets_nothing_on_stored_galleries(scoring: str) -> None:
+    _, evaluator, results = trained("zero_shot", scoring=scoring)
+    for result in results[1:]:
+        for task in range(2):
+            rows = evaluator.rows(task)
+            if rows.stop <= len(result.text_ND):
+                own = result.ranked["stored", "own", "t2v"].rank_N[rows]
+                assert np.array_equal(own, results[task].ranked["stored", "own", "t2v"].rank_N[rows])
+        assert result.ranked["re-encoded", "seen", "t2v"] == result.ranked["stored", "seen", "t2v"]
+
+
+def test_scores_fused_over_a_growing_gallery_can_move_a_frozen_model() -> None:
+    """Why own-of-seen is a scope of its own: the release's BWF is not zero for a model that never changes (D11)."""
+    arrays, _, _ = replay("v3")
+    method = Recorded(MethodConfig(scoring="fused", alpha=0.5), arrays)
+    evaluator = Evaluator(RowNumbers(), arrays["videos_per_task"].tolist())
+    results = [evaluator.finish_task(method) for _ in range(3)]
+    rows = evaluator.rows(0)
+    cut = [result.ranked["stored", "own-of-seen", "t2v"].rank_N[rows].tolist() for result in results]
+    own = [result.ranked["stored", "own", "t2v"].rank_N[rows].tolist() for result in results]
+    assert own[0] == own[1] == own[2]
+    assert cut[0] != cut[2]
+
+
+@pytest.mark.parametrize("name", ["finetune", "structalign"])
+def test_an_evaluator_restored_from_its_states_goes_on_with_the_same_ranks(name: str) -> None:
+    method, _, results = trained(name, epochs=2, lr=3e-3)
+    states = []
+    evaluator = Evaluator(*pairs_of_test())
+    for task in range(2):
+        method.task = TaskInfo(task, 0, ())
+        evaluator.finish_task(method)
+        states.append({key: value.clone() for key, value in evaluator.state().items()})
+    restored = Evaluator(*pairs_of_test())
+    for state in states:
+        restored.restore(state, method)
+    method.task = TaskInfo(2, 0, ())
+    first, second = evaluator.finish_task(method), restored.finish_task(method)
+    assert first.ranked.keys() == second.ranked.keys() == results[-1].ranked.keys()
+    for key, ranked in first.ranked.items():
+        assert np.array_equal(ranked.rank_N, second.ranked[key].rank_N), key
+
+
+def pairs_of_test() -> tuple[PairTable, list[int]]:
+    stream = small_stream()
+    return (
+        PairTable(small_store(), np.concatenate([task.test for task in stream.tasks])),
+        [len(task.test) for task in stream.tasks],
+    )

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctvr_bench.bench.metrics import ranks
+from ctvr_bench.bench.run import search
+from ctvr_bench.bench.run.scores import fingerprint
+from ctvr_bench.bench.run.search import DenseGallery, ItemIndex, counted_ranks, word_frame_scores
+from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
+
+ENGINES = [("count", 100), ("faiss", 1), ("faiss", 10), ("faiss", 1000)]
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return normalise(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def gallery_of(blocks: list[torch.Tensor]) -> DenseGallery:
+    gallery = DenseGallery(blocks[0].shape[1])
+    for block in blocks:
+        gallery.add(block)
+    return gallery
+
+
+@pytest.mark.parametrize(("engine", "depth"), ENGINES)
+def test_ranks_are_those_of_the_whole_matrix(engine: Any, depth: int) -> None:
+    blocks = [unit(50, 16, seed=1), unit(70, 16, seed=2), unit(30, 16, seed=3)]
+    query, target = unit(150, 16, seed=4), np.arange(150)
+    ranked = gallery_of(blocks).rank(query, target, depth=depth, engine=engine)
+    sim = (query @ torch.cat(blocks).T).numpy()
+    assert np.array_equal(ranked.rank_N, ranks(sim, target))
+    assert np.array_equal(ranked.best_N, sim.argmax(1))
+
+
+@pytest.mark.parametrize(("engine", "depth"), ENGINES)
+def test_the_own_scope_ranks_inside_one_block_only(engine: Any, depth: int) -> None:
+    blocks = [unit(50, 16, seed=1), unit(70, 16, seed=2), unit(30, 16, seed=3)]
+    gallery, query = gallery_of(blocks), unit(70, 16, seed=4)
+    ranked = gallery.rank(query, np.arange(50, 120), block=1, depth=depth, engine=engine)
+    sim = (query @ blocks[1].T).numpy()
+    assert gallery.span(1) == (50, 120)
+    assert np.array_equal(ranked.rank_N, ranks(sim, np.arange(70)))
+    assert np.array_equal(ranked.best_N, 50 + sim.argmax(1))
+
+
+@pytest.mark.parametrize(("engine", "depth"), [("count", 1), ("faiss", 1), ("faiss", 3), ("faiss", 5), ("faiss", 20)])
+def test_ties_count_against_the_query_also_at_the_end_of_the_list(engine: Any, depth: int) -> None:
+    axes = torch.eye(4)
+    items = torch.cat([axes[:1]] * 5 + [axes[1:2]] * 3)
+    ranked = gallery_of([items]).rank(axes[[0, 1, 1]], np.array([4, 6, 0]), depth=depth, engine=engine)
+    assert ranked.rank_N.tolist() == [5, 3, 8]
+
+
+def test_word_frame_scores_in_blocks_equal_the_whole_matrix_at_once() -> None:
+    words, frames = unit(150, 9, 16, seed=1), unit(300, 5, 16, seed=2)
+    lengths = torch.randint(0, 10, (150,), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(9) < lengths[:, None]
+    frame_mask = torch.arange(5) < torch.randint(1, 6, (300, 1), generator=torch.Generator().manual_seed(4))
+    scores = word_frame_scores(
+        TextEmbedding(words[:, 0], words, mask), VideoEmbedding(frames[:, 0], frames, frame_mask)
+    )
+    torch.testing.assert_close(scores, word_frame_similarity(words, mask, frames, frame_mask), rtol=1e-5, atol=1e-6)
+    assert (scores[lengths == 0] == 0).all()
+
+
+def test_word_frame_scores_need_words_and_frames() -> None:
+    with pytest.raises(ValueError, match="set scoring"):
+        word_frame_scores(TextEmbedding(unit(2, 4)), VideoEmbedding(unit(3, 4)))
+
+
+@pytest.mark.parametrize("block", [7, 64, 1000])
+def test_counted_ranks_in_blocks_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(search, "_ITEMS", block)
+    monkeypatch.setattr(search, "_QUERIES", 16)
+    items = (3 * unit(150, 16, seed=1)).half()
+    items[90] = items[20]
+    query, target = unit(60, 16, seed=2), np.random.default_rng(0).integers(0, 150, 60)
+    target[:2] = 20, 90
+    sim = (query @ normalise(items.float()).T).numpy()
+    assert np.array_equal(counted_ranks(query, items.numpy(), target), ranks(sim, target))
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])
+def test_an_index_gives_the_nearest_items_best_first_and_flat_gives_exact_ones(kind: Any) -> None:
+    video = unit(600, 32, seed=1)
+    query = normalise(video[:200] + 0.8 * unit(200, 32, seed=2))
+    score_NK, item_NK = ItemIndex(video, kind).nearest(query, 10)
+    assert (np.diff(score_NK, axis=1) <= 0).all()
+    exact_NK = (query @ video.T).topk(10).indices.numpy()
+    overlap = np.mean([len(np.intersect1d(*rows)) for rows in zip(item_NK, exact_NK, strict=True)])
+    if kind == "flat":
+        assert np.array_equal(item_NK, exact_NK)
+    else:
+        assert overlap > 2  # 10 of 600 at random share 0.2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])
+def test_an_index_over_very_few_items_finds_the_nearest_quietly(
+    kind: Any, count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    video = unit(count, 32, seed=1)
+    _, item_NK = ItemIndex(video, kind).nearest(video, 10)
+    assert item_NK.shape == (count, count)
+    assert (item_NK[:, 0] == np.arange(count)).mean() > 0.3
+    assert "WARNING" not in "".join(capfd.readouterr())
+
+
+def test_a_fingerprint_shows_a_change_of_one_bit() -> None:
+    words, mask = unit(20, 6, 16, seed=1), torch.ones(20, 6, dtype=torch.bool)
+    before = fingerprint(TextEmbedding(words[:, 0], words, mask))
+    other = words.clone()
+    other[7, 3, 5] = torch.nextafter(other[7, 3, 5], torch.tensor(2.0))
+    assert torch.equal(before, fingerprint(TextEmbedding(words[:, 0], words.clone(), mask)))
+    assert not torch.equal(before, fingerprint(TextEmbedding(words[:, 0], other, mask)))

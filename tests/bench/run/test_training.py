@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for, learning_rate_factor, train_task
+from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
+from ctvr_bench.methods.shared.registry import find_method
+from tests.learning import make
+from tests.stores import small_store, small_stream
+
+Prepare = Callable[[PairBatch, torch.Generator], PairBatch]
+
+
+def factors(total: int, **values: object) -> list[float]:
+    config = TrainedConfig(**values)
+    return [learning_rate_factor(step, total, config) for step in range(total)]
+
+
+def test_cosine_warms_up_and_falls_to_zero() -> None:
+    values = factors(1000, schedule="cosine", warmup=0.1)
+    assert values[:2] == [0.01, 0.02]
+    assert values[100] == 1.0
+    assert values[550] == pytest.approx(0.5)
+    assert values[-1] < 1e-5
+
+
+def test_the_released_schedule_climbs_back() -> None:
+    values = factors(1000, schedule="cosine_back", warmup=0.0)
+    assert values[500] == pytest.approx(0.0, abs=1e-12)
+    assert values[250] == pytest.approx(0.5)
+    assert values[-1] == pytest.approx(0.5 * (1 + math.cos(2 * math.pi * 0.999)))
+
+
+def test_constant_stays() -> None:
+    assert set(factors(50, schedule="constant", warmup=0.0)) == {1.0}
+
+
+def test_generators_differ_by_purpose_and_repeat() -> None:
+    def draw(*key: str | int) -> float:
+        return torch.rand(1, generator=generator_for(0, *key)).item()
+
+    assert draw("batches", 1) == draw("batches", 1)
+    assert len({draw("batches", 1), draw("batches", 2), draw("draws", 1), draw("init")}) == 4
+
+
+def test_every_epoch_is_logged_with_the_mean_of_each_term() -> None:
+    method = make("lwf", epochs=3)
+    data = PairTable(small_store(), small_stream().tasks[0].train)
+    method.begin_task(TaskInfo(0, len(data), (0, 1)))
+    epochs: list[Epoch] = []
+    steps = train_task(method, data, 0, 0, epochs.append)
+    assert steps == 3 * math.ceil(len(data) / 32)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    assert set(epochs[0].terms) == {"contrastive", "distillation"}
+    assert epochs[-1].terms["contrastive"] < epochs[0].terms["contrastive"]
+
+
+def test_methods_with_one_seed_meet_the_same_batches() -> None:
+    seen: dict[str, list[list[float]]] = {}
+    for name in ("finetune", "attention_head"):
+        method = make(name)
+        data = PairTable(small_store(), small_stream().tasks[0].train)
+        method.begin_task(TaskInfo(0, len(data), (0, 1)))
+        original, batches = data.pairs, []
+        data.pairs = lambda index, original=original, batches=batches: (
+            batches.append(index.tolist()),
+            original(index),
+        )[1]
+        train_task(method, data, 0, 0)
+        seen[name] = batches
+    assert seen["finetune"] == seen["attention_head"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    method = make("finetune")
+    data = PairTable(small_store(), small_stream().tasks[0].train)
+    data.pooled_PD[3] = float("inf")
+    method.begin_task(TaskInfo(0, len(data), (0, 1)))
+    with pytest.raises(DivergedError, match="epoch 1 of task 1"):
+        train_task(method, data, 0, 0)
+
+
+def test_the_gradient_is_clipped_before_the_step() -> None:
+    norms = []
+    method = make("finetune", clip_norm=1e-3)
+    method.after_step = lambda batch: norms.append(
+        torch.stack([p.grad.norm() for p in method.parameters() if p.grad is not None]).norm().item()
+    )
+    data = PairTable(small_store(), small_stream().tasks[0].train)
+    method.begin_task(TaskInfo(0, len(data), (0, 1)))
+    train_task(method, data, 0, 0)
+    assert max(norms) == pytest.approx(1e-3, rel=1e-3)
+    assert find_method("finetune").config().clip_norm == 1.0
