@@ -5,7 +5,7 @@ D features.
 
 Retrieval compares directions, so every function divides each row by its length first: raw and unit embeddings give the
 same number. Inputs may be float32; everything is computed in float64. A row of zeros has no direction and raises
-ValueError, as do NaN and infinity.
+ValueError, as do NaN and infinity; `stage_measures` alone leaves such rows out.
 """
 
 from __future__ import annotations
@@ -127,7 +127,16 @@ def stage_measures(
     """All measures of one evaluation's paired embeddings, None where one is not defined.
 
     before: the same items when their own task ended. old_N: those of earlier tasks, over which movement is measured.
+    A pair of which a side is all zero has no direction: it scores 0 in every ranking and is left out here. All are None
+    where no pair is left.
     """
+    sides = (text_ND, video_ND, before_text_ND, before_video_ND)
+    directed_N = np.logical_and.reduce([(side != 0).any(axis=1) for side in sides])
+    if not directed_N.any():
+        return dict.fromkeys(("modality_gap", "spread_text", "spread_video"))
+    if not directed_N.all():
+        text_ND, video_ND, before_text_ND, before_video_ND = (side[directed_N] for side in sides)
+        category_N, old_N = category_N[directed_N], old_N[directed_N]
     measured: dict[str, float | None] = {
         "modality_gap": modality_gap(text_ND, video_ND),
         "spread_text": within_class_spread(text_ND, category_N),

@@ -19,6 +19,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import set_weights, swapped_weights, weights_of
 
@@ -27,7 +28,7 @@ from ctvr_bench.methods.shared.weights import set_weights, swapped_weights, weig
 class AdapterPerTaskConfig(FinetuneConfig):
     """rank: width of each task's adapters."""
 
-    rank: int = 64
+    rank: Count = 64
 
 
 @register()

@@ -17,6 +17,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
+from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient
 
@@ -25,7 +26,7 @@ from ctvr_bench.methods.shared.weights import gradient_of, set_gradient
 class AGEMConfig(FinetuneConfig):
     """buffer: pairs kept."""
 
-    buffer: int = 320
+    buffer: Count = 320
 
 
 @register()

@@ -16,6 +16,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, T
 from ctvr_bench.methods.shared.heads import AdaptedVideo, AttentionBlock, Prompts, mean_alone
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
@@ -24,9 +25,13 @@ from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_simi
 class AttentionConfig(TrainedConfig):
     """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used."""
 
-    lr: float = 2e-4
-    width: int = 128
-    heads: int = 4
+    lr: NotNegative = 2e-4
+    width: Count = 128
+    heads: Count = 4
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, {self.width}; got {self.heads}")
 
 
 @register()

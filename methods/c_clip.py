@@ -20,6 +20,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, T
 from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -29,10 +30,10 @@ from ctvr_bench.methods.shared.similarity import normalise
 class CCLIPConfig(TrainedConfig):
     """rank: of A and B, scaled by lora_alpha / rank. merge: share of a task's map that stays. ckc: weight of L_ckc."""
 
-    rank: int = 16
-    lora_alpha: float = 32.0
-    merge: float = 0.25
-    ckc: float = 1.0
+    rank: Count = 16
+    lora_alpha: Positive = 32.0
+    merge: Share = 0.25
+    ckc: NotNegative = 1.0
 
 
 @register()

@@ -16,6 +16,7 @@ from ctvr_bench.features.streams import VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.heads import AdaptedVideo, ResidualHead, TemporalTransformer
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -23,9 +24,9 @@ from ctvr_bench.methods.shared.registry import register
 class Clip4ClipSeqConfig(FinetuneConfig):
     """layers, heads: of the temporal transformer; heads must divide the feature dimension."""
 
-    lr: float = 6e-4
-    layers: int = 4
-    heads: int = 8
+    lr: NotNegative = 6e-4
+    layers: Count = 4
+    heads: Count = 8
 
 
 @register()

@@ -20,6 +20,7 @@ from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean
 from ctvr_bench.methods.shared.losses import orthogonality
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -29,9 +30,9 @@ from ctvr_bench.methods.shared.similarity import normalise
 class CODAPromptConfig(AttentionConfig):
     """pool: components over all tasks. length: tokens of a prompt. ortho: weight of the orthogonality terms."""
 
-    pool: int = 100
-    length: int = 8
-    ortho: float = 0.1
+    pool: Count = 100
+    length: Count = 8
+    ortho: NotNegative = 0.1
 
 
 @register()

@@ -28,6 +28,7 @@ from ctvr_bench.methods.shared.losses import (
     symmetric_contrastive,
     topology_preserving,
 )
+from ctvr_bench.methods.shared.ranges import Count, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
@@ -38,9 +39,9 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class CTPConfig(FinetuneConfig):
     """first_momentum, momentum: m in the first task and later. queue: keys kept of each modality."""
 
-    first_momentum: float = 0.995
-    momentum: float = 0.9
-    queue: int = 1024
+    first_momentum: Share = 0.995
+    momentum: Share = 0.9
+    queue: Count = 1024
 
 
 @register()

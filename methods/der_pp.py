@@ -18,6 +18,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.memory import Reservoir, as_draws, batch_of, from_draws, pair_items
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -25,9 +26,9 @@ from ctvr_bench.methods.shared.registry import register
 class DERppConfig(FinetuneConfig):
     """buffer: pairs kept. dark: alpha, weight of the stored similarities. replay: beta, weight of the stored pairs."""
 
-    buffer: int = 320
-    dark: float = 0.2
-    replay: float = 1.0
+    buffer: Count = 320
+    dark: NotNegative = 0.2
+    replay: NotNegative = 1.0
 
 
 @register()

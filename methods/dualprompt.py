@@ -19,6 +19,7 @@ from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -28,9 +29,9 @@ from ctvr_bench.methods.shared.similarity import normalise
 class DualPromptConfig(AttentionConfig):
     """general, length: tokens of the general and of each expert prompt. pull: weight of the key term."""
 
-    general: int = 5
-    length: int = 5
-    pull: float = 1.0
+    general: Count = 5
+    length: Count = 5
+    pull: NotNegative = 1.0
 
 
 @register()

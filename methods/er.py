@@ -15,6 +15,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
+from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -22,8 +23,8 @@ from ctvr_bench.methods.shared.registry import register
 class ERConfig(FinetuneConfig):
     """buffer: pairs kept. replay: pairs drawn into every batch (None: as many as the batch holds)."""
 
-    buffer: int = 320
-    replay: int | None = None
+    buffer: Count = 320
+    replay: Count | None = None
 
 
 @register()

@@ -17,6 +17,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.losses import row_cross_entropy
+from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
@@ -26,8 +27,8 @@ from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 class EWCConfig(FinetuneConfig):
     """strength: lambda. gamma: what stays of the old importance when a task is added."""
 
-    strength: float = 100.0
-    gamma: float = 1.0
+    strength: NotNegative = 100.0
+    gamma: Share = 1.0
 
 
 @register()

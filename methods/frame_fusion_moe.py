@@ -21,6 +21,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEm
 from ctvr_bench.methods.shared.heads import keep_mask
 from ctvr_bench.methods.shared.losses import cross_task_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
 from ctvr_bench.methods.shared.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
@@ -34,14 +35,17 @@ class FrameFusionMoEConfig(TrainedConfig):
     heads: of the attention over frames. dropout: before the experts' common map A.
     """
 
-    lr: float = 1e-4
-    dropout: float = 0.1
-    rank: int = 64
-    lora_alpha: float = 256.0
-    experts: int = 10
-    top_k: int = 2
-    heads: int = 8
-    gamma: float = 0.6
+    lr: NotNegative = 1e-4
+    dropout: PartOf = 0.1
+    rank: Count = 64
+    lora_alpha: Positive = 256.0
+    experts: Count = 10
+    top_k: Count = 2
+    heads: Count = 8
+    gamma: Share = 0.6
+
+    def __post_init__(self) -> None:
+        at_most(self.top_k, self.experts, "top_k", "experts")
 
 
 @register()

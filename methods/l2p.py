@@ -17,6 +17,7 @@ from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, fan_in_uniform, masked_mean, uniform
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -26,10 +27,13 @@ from ctvr_bench.methods.shared.similarity import normalise
 class L2PConfig(AttentionConfig):
     """pool: prompts in a pool. length: tokens of a prompt. chosen: prompts per sample. pull: weight of the key term."""
 
-    pool: int = 10
-    length: int = 5
-    chosen: int = 5
-    pull: float = 0.1
+    pool: Count = 10
+    length: Count = 5
+    chosen: Count = 5
+    pull: NotNegative = 0.1
+
+    def __post_init__(self) -> None:
+        at_most(self.chosen, self.pool, "chosen", "pool")
 
 
 @register()

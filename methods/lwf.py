@@ -19,6 +19,7 @@ from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
@@ -31,8 +32,8 @@ class LwFConfig(FinetuneConfig):
     teacher: the previous task's model, or the frozen encoder throughout (the release).
     """
 
-    weight: float = 1.0
-    temperature: float = 2.0
+    weight: NotNegative = 1.0
+    temperature: Positive = 2.0
     variant: Literal["student_student", "student_teacher_text"] = "student_student"
     teacher: Literal["previous", "zero_shot"] = "previous"
 

@@ -18,6 +18,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.heads import masked_mean, norm
+from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 
@@ -29,8 +30,8 @@ class MASConfig(FinetuneConfig):
     keep: alpha, the share of the old importance when a task is added.
     """
 
-    strength: float = 100.0
-    keep: float = 0.5
+    strength: NotNegative = 100.0
+    keep: Share = 0.5
 
 
 @register()

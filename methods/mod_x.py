@@ -18,6 +18,7 @@ from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
+from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
@@ -27,7 +28,7 @@ from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher
 class ModXConfig(FinetuneConfig):
     """weight: of the off-diagonal term."""
 
-    weight: float = 5.0
+    weight: NotNegative = 5.0
 
 
 @register()

@@ -31,6 +31,7 @@ from ctvr_bench.methods.shared.heads import (
 )
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Some, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
@@ -42,12 +43,15 @@ class MoEAdaptersConfig(TrainedConfig):
     noise: standard deviation added to the router's logits in training.
     """
 
-    lr: float = 6e-4
-    rank: int = 64
-    experts: int = 10
-    top_k: int = 2
-    freeze: int = 1
-    noise: float = 0.7
+    lr: NotNegative = 6e-4
+    rank: Count = 64
+    experts: Count = 10
+    top_k: Count = 2
+    freeze: Some = 1
+    noise: NotNegative = 0.7
+
+    def __post_init__(self) -> None:
+        at_most(self.top_k, self.experts, "top_k", "experts")
 
 
 @register()

@@ -1,11 +1,10 @@
 """PackNet: tasks share one network's weights out among themselves; what a task keeps is frozen.
 
-A task trains the weights that are still free, beside the frozen ones. After half of its steps it keeps the largest part
-of them, tensor by tensor, frees the rest (set to 0), and trains what it kept for the other half. Kept weights never
-change again. Task j's network is what tasks 1..j keep, everything else 0; its gallery and the queries that ask it go
-through that network.  L = finetune's                                             Mallya & Lazebnik 2018, CVPR
-The authors prune after a task and retrain for further epochs; here both fit into one task's epochs, so that the budget
-is fine-tuning's. With half freed each time, task t gets 1/2^t of the weights: later tasks learn little.
+A task trains the weights that are still free, beside the frozen ones. Part of the way (`prune_at`) it keeps the largest
+of them, tensor by tensor, frees the rest (set to 0), and trains on what it kept. Kept weights never change again. Task
+j's network is what tasks 1..j keep, everything else 0; its gallery and the queries that ask it go through that network.
+L = finetune's                                                                      Mallya & Lazebnik 2018, CVPR
+With a share p freed each time, task t is left (1 - p) p^(t-1) of the weights: later tasks learn little.
 """
 
 from __future__ import annotations
@@ -21,18 +20,24 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.ranges import PartOf, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
 
-FREE = 127
+FREE = torch.iinfo(torch.int16).max
+"""The owner of a weight that no task has kept; above any task's position."""
 
 
 @dataclass(frozen=True)
 class PackNetConfig(FinetuneConfig):
-    """prune: share of its weights that a task gives back. prune_at: share of its steps after which it does."""
+    """prune: share of its weights that a task gives back. prune_at: share of its steps after which it does.
 
-    prune: float = 0.7
-    prune_at: float = 0.5
+    prune_last: whether the stream's last task gives weights back too, for tasks that will not come.
+    """
+
+    prune: PartOf = 0.7
+    prune_at: Share = 0.5
+    prune_last: bool = True
 
 
 @register()
@@ -51,7 +56,7 @@ class PackNet(Finetune):
     def __init__(self, config: PackNetConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         weights_P = weights_of(self.head).detach()
-        self.register_buffer("owner_P", torch.full_like(weights_P, FREE, dtype=torch.int8))
+        self.register_buffer("owner_P", torch.full_like(weights_P, FREE, dtype=torch.int16))
         self.register_buffer("kept_P", torch.zeros_like(weights_P))
         self.register_buffer("pruned", torch.ones((), dtype=torch.bool))
 
@@ -63,7 +68,8 @@ class PackNet(Finetune):
         super().begin_task(task)
         self.steps = 0
         self.owner_P = torch.where(self.owner_P == FREE, torch.full_like(self.owner_P, task.position), self.owner_P)
-        self.pruned = torch.zeros_like(self.pruned)
+        is_last = task.position + 1 == self.spec.num_tasks
+        self.pruned = torch.full_like(self.pruned, is_last and not self.config.prune_last)
 
     def after_backward(self) -> None:
         set_gradient(self.head, gradient_of(self.head) * (self.owner_P == self.task.position))
@@ -75,7 +81,7 @@ class PackNet(Finetune):
         set_weights(self.head, torch.where(self.owner_P == self.task.position, weights_of(self.head), self.kept_P))
         self.steps += 1
         total = config.epochs * math.ceil(self.task.num_pairs / config.batch_size)
-        if self.steps == max(1, round(config.prune_at * total)):
+        if not self.pruned and self.steps == max(1, round(config.prune_at * total)):
             self._prune()
 
     @torch.no_grad()

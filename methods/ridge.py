@@ -16,15 +16,17 @@ are left alone: word-frame scores are zero-shot's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, layer_norm, masked_mean, norm
+from ctvr_bench.methods.shared.ranges import Count, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -34,10 +36,13 @@ from ctvr_bench.methods.shared.similarity import normalise
 class RidgeConfig(MethodConfig):
     """features: M. hold_out: every how many-th video is held out. lowest, highest: powers of ten in lambda's grid."""
 
-    features: int = 2000
-    hold_out: int = 5
-    lowest: int = 0
-    highest: int = 6
+    features: Count = 2000
+    hold_out: Annotated[int, Field(ge=2)] = 5
+    lowest: Annotated[int, Field(ge=-30, le=30)] = 0
+    highest: Annotated[int, Field(ge=-30, le=30)] = 6
+
+    def __post_init__(self) -> None:
+        at_most(self.lowest, self.highest, "lowest", "highest")
 
 
 @register()

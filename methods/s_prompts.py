@@ -22,6 +22,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEm
 from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import k_means
+from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -33,8 +34,8 @@ _Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 class SPromptsConfig(AttentionConfig):
     """length: tokens of a prompt. centroids: K per task and modality."""
 
-    length: int = 10
-    centroids: int = 5
+    length: Count = 10
+    centroids: Count = 5
 
 
 @register()

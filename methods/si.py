@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import gradient_of, weights_of
 
@@ -27,8 +28,8 @@ class SIConfig(FinetuneConfig):
     The authors' 0.1 and 0.1 do nothing here: weights move by about 0.01 in a task, and xi must not drown that squared.
     """
 
-    strength: float = 1.0
-    damping: float = 1e-3
+    strength: NotNegative = 1.0
+    damping: Positive = 1e-3
 
 
 @register()

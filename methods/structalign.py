@@ -42,10 +42,14 @@ from ctvr_bench.methods.shared.losses import (
     symmetric_contrastive,
 )
 from ctvr_bench.methods.shared.memory import PrototypeBank, captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
 from ctvr_bench.methods.shared.similarity import normalise, pool_frames, pool_words, word_frame_similarity
 from ctvr_bench.methods.shared.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
+
+TAU = math.exp(4.6)
+"""CLIP's temperature, 99.48, as the release fixes it."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,21 @@ class StructAlignConfig(TrainedConfig):
     """
 
     scoring: Scoring = "fused"
-    lr: float = 1e-4
-    dropout: float = 0.1
-    crp: float = 10.0
-    etf: float = 0.1
-    proto: float = 0.5
-    temperature: float = 2.0
+    lr: NotNegative = 1e-4
+    dropout: PartOf = 0.1
+    crp: NotNegative = 10.0
+    etf: NotNegative = 0.1
+    proto: NotNegative = 0.5
+    temperature: Positive = 2.0
     frame_fusion: bool = True
     routing: bool = True
-    experts: int = 10
-    top_k: int = 2
-    scaling: float = 4.0
-    heads: int = 8
-    tau: float = math.exp(4.6)
-    proto_scale: float = 17.6
-    later_lr: float = 1.0
+    experts: Count = 10
+    top_k: Count = 2
+    scaling: Positive = 4.0
+    heads: Count = 8
+    tau: Positive = TAU
+    proto_scale: Positive = 17.6
+    later_lr: NotNegative = 1.0
     teacher: Literal["previous", "zero_shot"] = "previous"
     etf_basis: Literal["simplex", "random_projection"] = "simplex"
     projection: Literal["trained", "fixed_random", "identity"] = "trained"
@@ -94,6 +98,9 @@ class StructAlignConfig(TrainedConfig):
     bank_full_batches: bool = False
     route_first_task: bool = False
 
+    def __post_init__(self) -> None:
+        at_most(self.top_k, self.experts, "top_k", "experts")
+
 
 RELEASED = {
     "teacher": "zero_shot",
@@ -107,7 +114,7 @@ RELEASED = {
     "same_video_negatives": True,
     "same_category_negatives": True,
     "bank_full_batches": True,
-    "proto_scale": math.exp(4.6),
+    "proto_scale": TAU,
     "schedule": "cosine_back",
     "later_lr": 0.15,
 }

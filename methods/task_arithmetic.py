@@ -15,6 +15,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
@@ -23,7 +24,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TaskArithmeticConfig(FinetuneConfig):
     """merge: factor on the sum of the tasks' weight changes."""
 
-    merge: float = 0.2
+    merge: NotNegative = 0.2
 
 
 @register()

@@ -16,6 +16,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
@@ -24,8 +25,8 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TIESConfig(FinetuneConfig):
     """keep: share of a task's weight changes that is not trimmed. merge: factor on the merged change."""
 
-    keep: float = 0.5
-    merge: float = 1.0
+    keep: Share = 0.5
+    merge: NotNegative = 1.0
 
 
 @register()

@@ -19,6 +19,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
 from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, pair_similarity, same_video
 from ctvr_bench.methods.shared.teacher import frozen_video, teacher_video
@@ -28,9 +29,9 @@ from ctvr_bench.methods.shared.teacher import frozen_video, teacher_video
 class VRLwFConfig(FinetuneConfig):
     """weight: of the distillation. temperature: T. sentences: reference captions replayed in a step."""
 
-    weight: float = 3.0
-    temperature: float = 2.0
-    sentences: int = 128
+    weight: NotNegative = 3.0
+    temperature: Positive = 2.0
+    sentences: Count = 128
 
 
 @register()

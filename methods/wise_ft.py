@@ -15,6 +15,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.ranges import Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
@@ -23,7 +24,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class WiseFTConfig(FinetuneConfig):
     """mix: a, the share of the way that is gone; 0 is zero-shot, 1 is fine-tuning."""
 
-    mix: float = 0.75
+    mix: Share = 0.75
 
 
 @register()

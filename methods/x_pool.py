@@ -19,6 +19,7 @@ from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, layer_norm
+from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -28,7 +29,7 @@ from ctvr_bench.methods.shared.similarity import normalise
 class XPoolConfig(FinetuneConfig):
     """Fields of TrainedConfig, no others; dropout acts in the residual adapters. Word-frame scores do not pool."""
 
-    lr: float = 6e-4
+    lr: NotNegative = 6e-4
 
 
 @register()

@@ -20,6 +20,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import similarity_distillation
 from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone, frames_alone
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Some
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -34,11 +35,11 @@ class ZSCLConfig(FinetuneConfig):
     release's, in which the captions' side is not held. average_every: steps between two averages (0: none).
     """
 
-    weight: float = 1.0
-    temperature: float = 2.0
-    references: int = 128
+    weight: NotNegative = 1.0
+    temperature: Positive = 2.0
+    references: Count = 128
     variant: Literal["student_student", "student_teacher_text"] = "student_student"
-    average_every: int = 10
+    average_every: Some = 10
 
 
 @register()

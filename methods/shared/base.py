@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share
 
 Scoring = Literal["cosine", "word_frame", "fused"]
 Sees = Literal["current", "seen", "all"]
@@ -75,7 +76,7 @@ class MethodConfig:
     """
 
     scoring: Scoring = "cosine"
-    alpha: float = 0.5
+    alpha: Share = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ class TrainedConfig(MethodConfig):
     rank: width of the residual adapters. dropout: share of their hidden units left out in training.
     """
 
-    scale: float = 17.6
-    epochs: int = 5
-    batch_size: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    warmup: float = 0.1
+    scale: Positive = 17.6
+    epochs: Count = 5
+    batch_size: Count = 32
+    lr: NotNegative = 2e-3
+    weight_decay: NotNegative = 0.05
+    clip_norm: Positive = 1.0
+    warmup: Share = 0.1
     schedule: Literal["cosine", "constant", "cosine_back"] = "cosine"
-    rank: int = 32
-    dropout: float = 0.3
+    rank: Count = 32
+    dropout: PartOf = 0.3
 
 
 class Method(nn.Module):

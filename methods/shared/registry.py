@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,10 +48,20 @@ class Entry:
         try:
             config: MethodConfig = pydantic.TypeAdapter(self.method.Config).validate_python(values)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join([self.name, *map(str, first["loc"][:1])])
-            raise InputError(f"{where}: {first['msg'].lower()}; got {first['input']!r}") from error
+            raise InputError(_said(self.name, error.errors()[0])) from error
+        for key in fields:
+            value = getattr(config, key)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{self.name}.{key} must be a finite number; got {value!r}")
         return replace(config)
+
+
+def _said(name: str, first: Mapping[str, Any]) -> str:
+    """What is wrong with a Config, in one line: the field, the rule, what arrived."""
+    rule = re.sub("^(Value error, |Input should )", "", first["msg"])
+    if not first["loc"]:
+        return f"{name}: {rule}"
+    return f"{name}.{first['loc'][0]} must {rule}; got {first['input']!r}"
 
 
 def register(*, name: str | None = None, **preset: Any) -> Callable[[type[Method]], type[Method]]:

@@ -15,6 +15,7 @@ from ctvr_bench.features.streams import VideoBatch
 from ctvr_bench.methods.adapter_per_task import AdapterPerTask
 from ctvr_bench.methods.c_clip import CCLIP
 from ctvr_bench.methods.packnet import FREE, PackNet
+from ctvr_bench.methods.shared.base import TaskInfo
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 from ctvr_bench.methods.task_arithmetic import TaskArithmetic
 from ctvr_bench.methods.ties import TIES, elect_and_average, trim
@@ -150,6 +151,36 @@ def test_packnet_keeps_the_largest_weights_of_every_tensor() -> None:
         assert kept.sum().item() == parameter.numel() - round(0.75 * parameter.numel())
         assert weights_P[span][kept].abs().min() >= weights_P[span][~kept].abs().max()
         first += parameter.numel()
+
+
+@pytest.mark.parametrize("position", [126, 127, 128, 199])
+def test_packnet_takes_two_hundred_tasks(position: int) -> None:
+    """127 was once the mark of a free weight, and 128 did not fit beside it."""
+    method = make("packnet", prune=0.5)
+    assert isinstance(method, PackNet)
+    method.spec = method.spec._replace(num_tasks=200)
+    set_weights(method.head, torch.ones(len(method.owner_P)))
+    method.begin_task(TaskInfo(position, 48, (0,)))
+    method.end_task(train_pairs(0), generator_for(0, "end"))
+    assert method.owner_P.unique().tolist() == [position, FREE]
+    text = train_pairs(0).text(torch.arange(3))
+    with torch.no_grad():
+        own, earlier = (method.encode_text(text, shard).pooled_ND for shard in (position, position - 1))
+    assert torch.equal(earlier, normalize(text.pooled_ND, dim=-1))  # no earlier task owns a weight
+    assert not torch.equal(own, earlier)
+
+
+def test_packnets_last_task_may_keep_all_that_is_free() -> None:
+    """As the authors' script, which gives the last data set of a sequence a share of -1 to prune."""
+    kept = {}
+    for prune_last in (True, False):
+        method = make("packnet", prune=0.5, prune_last=prune_last)
+        assert isinstance(method, PackNet)
+        learn(method, 0, 1, 2)
+        kept[prune_last] = [(method.owner_P == task).sum().item() for task in (0, 1, 2, FREE)]
+    assert kept[True][:2] == kept[False][:2]
+    assert kept[True][3] > 0
+    assert kept[False][2:] == [kept[True][2] + kept[True][3], 0]
 
 
 @pytest.mark.parametrize("name", ["packnet", "adapter_per_task"])
