@@ -80,7 +80,7 @@ class PackNet(Finetune):
         config = self.config
         set_weights(self.head, torch.where(self.owner_P == self.task.position, weights_of(self.head), self.kept_P))
         self.steps += 1
-        total = config.epochs * math.ceil(self.task.num_pairs / config.batch_size)
+        total = config.steps or config.epochs * math.ceil(self.task.num_pairs / config.batch_size)
         if not self.pruned and self.steps == max(1, round(config.prune_at * total)):
             self._prune()
 

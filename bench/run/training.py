@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -67,7 +68,8 @@ class FrozenRows:
         self._data = data
         self._captions = _rows(method.frozen_text(data.text(index)) for index in data.chunks(_CHUNK))
         self._pairs: dict[str, Tensor] = {}
-        if len(every_video.frames_MFD) <= config.epochs * config.batch_size:  # a caption meets as many in the steps
+        in_steps = total_steps(method, len(data)) * config.batch_size**2
+        if len(every_video.frames_MFD) * len(data) <= in_steps:  # as many similarities as the steps would make
             found = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
             self._pairs = {name: rows_PV.detach() for name, rows_PV in found.items()}
         self._videos = {} if self._pairs else _rows(map(method.frozen_video, data.video_chunks(_CHUNK)))
@@ -107,10 +109,10 @@ def train_task(
     data = data.with_mean_words() if method.averages_words else data
     frozen = FrozenRows(method, data)
     method.train()
-    for epoch in range(config.epochs):
+    passes = steps_of_passes(total, config, len(data))
+    for epoch, steps in enumerate(passes):
         sums: dict[str, Tensor] = {}
-        steps = 0
-        for index_N in data.shuffled(config.batch_size, order):
+        for index_N in islice(data.shuffled(config.batch_size, order), steps):
             batch = method.prepare(data.pairs(index_N).with_draws(**frozen.of(index_N)), draws)
             terms = method.loss(batch)
             optimiser.zero_grad()
@@ -122,11 +124,10 @@ def train_task(
             method.after_step(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
-            steps += 1
         means = {name: float(value) / steps for name, value in sums.items()}
         if not all(map(math.isfinite, means.values())):
             raise diverged(epoch, task, means)
-        on_epoch(Epoch(epoch + 1, config.epochs, steps, means))
+        on_epoch(Epoch(epoch + 1, len(passes), steps, means))
     method.eval()
     return total
 
@@ -135,7 +136,7 @@ def make_optimiser(
     parameters: Iterable[Tensor], method: Method, config: TrainedConfig, pairs: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
     """What a task of so many pairs is trained with, the method's own parameters or a stack of them, and its steps."""
-    total = total_steps(config, pairs)
+    total = total_steps(method, pairs)
     optimiser = torch.optim.AdamW(
         list(parameters), lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True
     )
@@ -143,9 +144,23 @@ def make_optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
 
 
-def total_steps(config: TrainedConfig, pairs: int) -> int:
-    """Steps of a task of so many pairs."""
+def total_steps(method: Method, pairs: int) -> int:
+    """Steps of a task of so many pairs. A method that sees all tasks at once makes those of all of them."""
+    config = method.config
+    assert isinstance(config, TrainedConfig)
+    if config.steps:
+        return config.steps * (method.spec.num_tasks if method.sees == "all" else 1)
     return config.epochs * math.ceil(pairs / config.batch_size)
+
+
+def steps_of_passes(total: int, config: TrainedConfig, pairs: int) -> list[int]:
+    """How the steps of a task fall on passes over its pairs; the last pass may be cut short.
+
+    >>> steps_of_passes(5, TrainedConfig(batch_size=32), 64)
+    [2, 2, 1]
+    """
+    whole = math.ceil(pairs / config.batch_size)
+    return [min(whole, total - made) for made in range(0, total, whole)]
 
 
 def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share, Some
 
 Scoring = Literal["cosine", "word_frame", "fused"]
 Sees = Literal["current", "seen", "all"]
@@ -86,6 +86,8 @@ class TrainedConfig(MethodConfig):
     scale: what similarities are multiplied with before the softmax. 17.6 = 99.5 / sqrt(32): CLIP's temperature under
         the divisor that StructAlign's release uses at its batch size; kept whatever the batch.
     epochs: passes over a task's pairs. batch_size: pairs. lr: peak learning rate. weight_decay: decoupled (AdamW).
+    steps: of every task, whatever its size; 0 makes `epochs` passes. A method that sees all tasks at once makes as many
+        for each of them.
     Defaults of epochs and lr were chosen by joint training on moving-shapes worlds that no table reports
     (results/README.md); every method of the same head keeps them.
     clip_norm: limit of the gradient's norm. warmup: share of a task's steps over which lr rises linearly.
@@ -95,6 +97,7 @@ class TrainedConfig(MethodConfig):
 
     scale: Positive = 17.6
     epochs: Count = 5
+    steps: Some = 0
     batch_size: Count = 32
     lr: NotNegative = 2e-3
     weight_decay: NotNegative = 0.05

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,7 +22,15 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
 from ctvr_bench.bench.run.stacks.optimiser import StackOptimiser
-from ctvr_bench.bench.run.training import DivergedError, Epoch, FrozenRows, diverged, generator_for, train_task
+from ctvr_bench.bench.run.training import (
+    DivergedError,
+    Epoch,
+    FrozenRows,
+    diverged,
+    generator_for,
+    steps_of_passes,
+    train_task,
+)
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TrainedConfig
 from ctvr_bench.methods.shared.memory import batch_of, pair_items
@@ -168,11 +177,11 @@ class _Stack:
         optimiser = StackOptimiser(parameters, self.methods, len(self.data))
         self._tie(own=False)
         failed: dict[int, Exception] = {}
-        for epoch in range(config.epochs):
+        passes = steps_of_passes(optimiser.total, config, len(self.data))
+        for epoch, steps in enumerate(passes):
             sums: dict[str, Tensor] = {}
-            steps = 0
             orders = [self.data.shuffled(config.batch_size, order) for order in self.orders]
-            for indices in zip(*orders, strict=True):
+            for indices in islice(zip(*orders, strict=True), steps):
                 terms = self.losses(self.batches(indices))
                 optimiser.zero_grad()
                 torch.stack(list(terms.values())).sum().backward()
@@ -180,8 +189,7 @@ class _Stack:
                 optimiser.step()
                 for name, value_S in terms.items():
                     sums[name] = sums.get(name, torch.zeros_like(value_S)) + value_S.detach()
-                steps += 1
-            self._end_epoch(epoch, steps, sums, failed)
+            self._end_epoch(epoch, passes, sums, failed)
         self._tie(own=True)
         share = (time.perf_counter() - start) / len(self.lessons)
         return [failed.get(s, Taught(optimiser.total, share, len(self.lessons))) for s in range(len(self.lessons))]
@@ -223,15 +231,17 @@ class _Stack:
         for gradient in gradients:
             gradient.mul_(factor_S.view(-1, *(1 for _ in gradient.shape[1:])))
 
-    def _end_epoch(self, epoch: int, steps: int, sums: dict[str, Tensor], failed: dict[int, Exception]) -> None:
+    def _end_epoch(
+        self, epoch: int, passes: Sequence[int], sums: dict[str, Tensor], failed: dict[int, Exception]
+    ) -> None:
         for s, lesson in enumerate(self.lessons):
             if s in failed:
                 continue
-            means = {name: float(value_S[s]) / steps for name, value_S in sums.items()}
+            means = {name: float(value_S[s]) / passes[epoch] for name, value_S in sums.items()}
             try:
                 if not all(map(math.isfinite, means.values())):
                     raise diverged(epoch, lesson.task, means)
-                lesson.on_epoch(Epoch(epoch + 1, self.config.epochs, steps, means))
+                lesson.on_epoch(Epoch(epoch + 1, len(passes), passes[epoch], means))
             except DivergedError as error:
                 failed[s] = error
 

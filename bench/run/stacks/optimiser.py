@@ -29,7 +29,7 @@ class StackOptimiser:
             self._adam, self._schedule, self.total = make_optimiser(weights, methods[0], configs[0], pairs)
             return
         self._adam = torch.optim.AdamW(weights, lr=1.0, weight_decay=0.0, fused=True)
-        self.total = total_steps(configs[0], pairs)
+        self.total = total_steps(methods[0], pairs)
         steps = range(self.total)  # made at once: a step then sends nothing to a GPU
         rates = [[peak * learning_rate_factor(step, self.total, config) for peak, config in recipes] for step in steps]
         self._rates_TS = weights[0].new_tensor(rates)

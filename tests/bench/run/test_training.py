@@ -6,7 +6,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for, learning_rate_factor, train_task
+from ctvr_bench.bench.run.training import (
+    DivergedError,
+    Epoch,
+    generator_for,
+    learning_rate_factor,
+    total_steps,
+    train_task,
+)
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
 from ctvr_bench.methods.shared.registry import find_method
@@ -58,6 +65,27 @@ def test_every_epoch_is_logged_with_the_mean_of_each_term() -> None:
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert set(epochs[0].terms) == {"contrastive", "distillation"}
     assert epochs[-1].terms["contrastive"] < epochs[0].terms["contrastive"]
+
+
+def test_steps_are_made_whatever_the_size_of_a_task_and_cut_the_last_pass_short() -> None:
+    data = PairTable(small_store(), small_stream().tasks[0].train)
+    whole = math.ceil(len(data) / 32)
+    method = make("finetune", steps=2 * whole + 1, schedule="constant", warmup=0.0)
+    epochs: list[Epoch] = []
+    method.begin_task(TaskInfo(0, len(data), (0, 1)))
+    assert train_task(method, data, 0, 0, epochs.append) == 2 * whole + 1
+    assert [epoch.steps for epoch in epochs] == [whole, whole, 1]
+    same = make("finetune", epochs=2, schedule="constant", warmup=0.0)
+    same.begin_task(TaskInfo(0, len(data), (0, 1)))
+    again: list[Epoch] = []
+    train_task(same, data, 0, 0, again.append)
+    assert [epoch.terms for epoch in again] == [epoch.terms for epoch in epochs[:2]]
+
+
+def test_a_method_that_sees_all_tasks_makes_the_steps_of_all() -> None:
+    joint = make("joint", steps=7)
+    assert total_steps(joint, 10) == 7 * joint.spec.num_tasks
+    assert total_steps(make("finetune", steps=7), 10_000) == 7
 
 
 def test_methods_with_one_seed_meet_the_same_batches() -> None:

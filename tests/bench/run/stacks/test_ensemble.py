@@ -48,6 +48,14 @@ def test_a_run_learns_in_a_stack_what_it_learns_alone(name: str, numbers: bool) 
     assert not torch.allclose(*(weights(method) for method in together[:2]))
 
 
+def test_a_stack_makes_the_steps_of_a_run_alone() -> None:
+    alone, together = ([make("lwf", s, steps=5).double() for s in range(2)] for _ in range(2))
+    assert [result.steps for result in learn(alone, 0, stacked=False)] == [5, 5]
+    assert [result.steps for result in learn(together, 0, stacked=True)] == [5, 5]
+    for first, second in zip(alone, together, strict=True):
+        torch.testing.assert_close(weights(second), weights(first), rtol=1e-9, atol=1e-11)
+
+
 def learn(methods: Sequence[Method], task: int, *, stacked: bool) -> list[Any]:
     data = in_double(train_pairs(task))
     for method in methods:
