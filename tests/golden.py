@@ -1,6 +1,7 @@
-"""Outputs of the authors' own functions on small inputs, the outside reference of our tests.
+"""Outputs of the authors' own functions on small inputs (`tests/golden`), and files that others own.
 
-They lie beside the checkout in `shared/golden`; the environment variable CTVR_SHARED names another `shared`.
+What is published without a licence, or by others, is not in this repository: the environment variable CTVR_SHARED names
+a folder that holds it, `shared` beside the checkout unless it is set.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 SHARED = Path(os.environ.get("CTVR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-GOLDEN = SHARED / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def shared(*parts: str) -> Path:
@@ -26,8 +27,6 @@ def shared(*parts: str) -> Path:
 
 
 def golden(name: str) -> dict[str, npt.NDArray[Any]]:
-    """Every array of `<name>.npz`; skips the calling test where the folder does not exist."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"no golden values at {GOLDEN}; set CTVR_SHARED to the folder that holds golden/")
+    """Every array of `tests/golden/<name>.npz`, described in the README there."""
     with np.load(GOLDEN / f"{name}.npz") as arrays:
         return dict(arrays)

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from tests import release
 from tests.commands import ROOT, called, command, fails
-from tests.golden import shared
 from tests.stores import small_store
 
 
@@ -145,9 +145,8 @@ def test_a_hostile_pickle_is_refused_by_name_and_not_run(tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
-def test_published_streams_are_imported_filled_inspected_and_verified(tmp_path: Path) -> None:
-    pickles = [shared("ctvr", f"MSRVTT_{k}_dataset.pkl") for k in (10, 20)]
-    captions = shared("ctvr", "MSRVTT_CL_validation.csv")
+def test_streams_as_published_are_imported_filled_inspected_and_verified(tmp_path: Path) -> None:
+    *pickles, captions = release.msrvtt(tmp_path, release.MSRVTT_TEST)
     result = command("features", "import-ctvr", *pickles, "--captions", captions, "--out", "structure.h5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     knobs = ("--knob", "dim=32", "--knob", "latent_dim=16", "--knob", "frames=2", "--captions-per-train-video", 1)

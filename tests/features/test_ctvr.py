@@ -17,13 +17,14 @@ from ctvr_bench.features.ctvr import ImportSummary, import_ctvr
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, TRAIN
 from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from tests import release
 from tests.golden import shared
 
 MSRVTT_CAPTIONS = ("MSRVTT_CL_validation.csv",)
 ACTNET_CAPTIONS = ("ACTNET_train_queries.json", "ACTNET_val_queries.json")
 TEST_VIDEOS = {
     "MSRVTT-10": [305, 465, 211, 378, 366, 248, 309, 218, 295, 195],
-    "MSRVTT-20": [226, 79, 141, 324, 137, 74, 77, 301, 122, 244, 173, 75, 139, 170, 171, 47, 185, 110, 137, 58],
+    "MSRVTT-20": release.MSRVTT_TEST,
     "ACTNET-10": [522, 558, 512, 500, 511, 529, 449, 458, 445, 426],
     "ACTNET-20": [237, 285, 299, 259, 276, 236, 244, 256, 227, 284, 255, 274, 216, 233, 223, 235, 236, 209, 223, 203],
 }
@@ -77,32 +78,23 @@ def refusal(tmp_path: Path, pickles: list[Path], captions: list[Path]) -> str:
     return str(caught.value)
 
 
-def released(tmp_path: Path, prefix: str, captions: tuple[str, ...]) -> tuple[FeatureStore, ImportSummary]:
-    pickles = [shared("ctvr", f"{prefix}_{tasks}_dataset.pkl") for tasks in (10, 20)]
-    return imported(tmp_path, pickles, [shared("ctvr", name) for name in captions])
-
-
 def captions_of(store: FeatureStore, video: str) -> list[str]:
     rows = np.flatnonzero(store.caption_video_M == store.video_ids.index(video))
     return [store.captions[row] for row in rows]
 
 
 def query_of(store: FeatureStore, video: str) -> str:
-    row = int(store.stream().query_of_video_N[store.video_ids.index(video)])
+    row = int(store.stream(store.stream_names[0]).query_of_video_N[store.video_ids.index(video)])
     return store.captions[row]
 
 
-# The released files
+# The released files, and files of the same layout and counts
 
 
-@pytest.mark.parametrize(
-    ("prefix", "captions", "categories", "train", "test", "without"),
-    [("MSRVTT", MSRVTT_CAPTIONS, 20, 320, 2990, 320), ("ACTNET", ACTNET_CAPTIONS, 200, 3200, 4910, 0)],
-)
-def test_released_files_give_the_published_counts(
-    tmp_path: Path, prefix: str, captions: tuple[str, ...], categories: int, train: int, test: int, without: int
-) -> None:
-    store, summary = released(tmp_path, prefix, captions)
+def has_the_published_counts(tmp_path: Path, paths: list[Path], prefix: str, train: int, test: int) -> FeatureStore:
+    """Imports two task pickles and captions, and returns the store."""
+    store, summary = imported(tmp_path, paths[:2], paths[2:])
+    categories, without = train // 16, train if prefix == "MSRVTT" else 0
     assert verify_store(store.path) == []
     assert not store.has_features
     assert summary.tasks_of_stream == {f"{prefix}-10": 10, f"{prefix}-20": 20}
@@ -118,19 +110,34 @@ def test_released_files_give_the_published_counts(
         per_category = np.bincount(store.category_N[stream.role_of_video_N == TRAIN])
         assert per_category.tolist() == [16] * categories
         np.testing.assert_array_equal(stream.query_of_video_N >= 0, stream.role_of_video_N == TEST)
+    return store
 
 
-def test_released_msrvtt_categories_are_numbers_in_order_and_queries_come_from_the_csv(tmp_path: Path) -> None:
-    store, _ = released(tmp_path, "MSRVTT", MSRVTT_CAPTIONS)
+def released(prefix: str, captions: tuple[str, ...]) -> list[Path]:
+    return [shared("ctvr", name) for name in (*(f"{prefix}_{tasks}_dataset.pkl" for tasks in (10, 20)), *captions)]
+
+
+def test_files_laid_out_as_msrvtts_give_the_published_counts(tmp_path: Path) -> None:
+    store = has_the_published_counts(tmp_path, release.msrvtt(tmp_path, release.MSRVTT_TEST), "MSRVTT", 320, 2990)
     assert store.category_names == [str(number) for number in range(20)]
-    row = store.video_ids.index("video9770")
-    assert (
-        store.captions[store.stream("MSRVTT-20").query_of_video_N[row]] == "a person is connecting something to system"
-    )
+    assert query_of(store, "video320") == "what video320 shows"
 
 
-def test_released_actnet_captions_are_stripped(tmp_path: Path) -> None:
-    store, _ = released(tmp_path, "ACTNET", ACTNET_CAPTIONS)
+def test_files_laid_out_as_actnets_give_the_published_counts(tmp_path: Path) -> None:
+    test = [total // 10 + (place < total % 10) for total in TEST_VIDEOS["ACTNET-20"] for place in range(10)]
+    store = has_the_published_counts(tmp_path, release.actnet(tmp_path, test), "ACTNET", 3200, 4910)
+    assert store.category_names[0] == "Doing thing 0"
+    assert captions_of(store, "v_00000000000") == ["What v_00000000000 shows."]
+
+
+def test_the_released_msrvtt_gives_the_published_counts(tmp_path: Path) -> None:
+    store = has_the_published_counts(tmp_path, released("MSRVTT", MSRVTT_CAPTIONS), "MSRVTT", 320, 2990)
+    assert store.category_names == [str(number) for number in range(20)]
+    assert query_of(store, "video9770") == "a person is connecting something to system"
+
+
+def test_the_released_actnet_gives_the_published_counts(tmp_path: Path) -> None:
+    store = has_the_published_counts(tmp_path, released("ACTNET", ACTNET_CAPTIONS), "ACTNET", 3200, 4910)
     assert store.category_names[0] == "Having an ice cream"
     (text,) = captions_of(store, "v_uqiMw7tQ1Cc")
     assert text == "The coach helps the guy in red with the proper body placement and lifting technique."

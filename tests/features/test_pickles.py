@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.pickles import read_plain_pickle
-from tests.golden import shared
+from tests import release
 
 
 def saved(tmp_path: Path, content: bytes) -> Path:
@@ -43,11 +43,12 @@ class Calls:
         return self.call
 
 
-@pytest.mark.parametrize("name", ["MSRVTT_10", "MSRVTT_20", "ACTNET_10", "ACTNET_20"])
-def test_published_pickles_are_read(name: str) -> None:
-    content = read_plain_pickle(shared("ctvr", f"{name}_dataset.pkl"))
-    assert list(content) == ["train", "val"]
-    assert len(content["train"]) == len(content["val"]) == int(name[-2:])
+def test_pickles_as_published_are_read(tmp_path: Path) -> None:
+    for path in (*release.msrvtt(tmp_path, [3] * 20)[:2], *release.actnet(tmp_path, [3] * 20)[:2]):
+        content = read_plain_pickle(path)
+        assert content == pickle.loads(path.read_bytes())
+        assert list(content) == ["train", "val"]
+        assert len(content["train"]) == len(content["val"]) == int(path.name.split("_")[1])
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

@@ -15,7 +15,7 @@ from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, VALIDATION
 from ctvr_bench.features.sources import read_sources
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.structure import Structure
-from tests.golden import shared
+from tests import release
 
 STREAM = """video,category,task,role
 a,sport,1,train
@@ -85,16 +85,15 @@ def test_json_captions_and_annotations_of_msrvtt_are_read(tmp_path: Path) -> Non
     assert found.entry_M.tolist() == [2, 0, 6, 4, 5]
 
 
-def test_published_files_give_the_structure_of_import_ctvr(tmp_path: Path) -> None:
-    pickle = shared("ctvr", "ACTNET_10_dataset.pkl")
-    captions = [shared("ctvr", f"ACTNET_{part}_queries.json") for part in ("train", "val")]
+def test_files_as_published_give_the_structure_of_import_ctvr(tmp_path: Path) -> None:
+    pickle, _, *captions = release.actnet(tmp_path, [3, 2, 4] * 10)
     found = read_sources(captions, pickle)
     import_ctvr([pickle], captions, tmp_path / "a.h5", name="a")
     expected = Structure.from_store(open_store(tmp_path / "a.h5"))
     assert {key: list(texts) for key, texts in found.structure.texts.items()} == expected.texts
     for dataset, values in expected.arrays.items():
         np.testing.assert_array_equal(found.structure.arrays[dataset], values)
-    assert found.segments["v_QOlSCBRmfWY"] == (17.37, 60.81)
+    assert found.segments["v_00000000003"] == (4.5, 60.25)
 
 
 @pytest.mark.parametrize(

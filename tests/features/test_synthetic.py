@@ -20,7 +20,7 @@ from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, VALIDATION
 from ctvr_bench.features.store import FeatureStore, open_store, verify_store
 from ctvr_bench.features.structure import Structure
 from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
-from tests.golden import shared
+from tests import release
 
 Array = npt.NDArray[Any]
 
@@ -351,8 +351,8 @@ def test_default_knobs_make_zero_shot_meaningful_and_imperfect(tmp_path: Path) -
 
 
 def test_default_knobs_on_the_structure_of_msrvtt_lie_in_the_stated_range(tmp_path: Path) -> None:
-    pickles = [shared("ctvr", "MSRVTT_10_dataset.pkl")]
-    import_ctvr(pickles, [shared("ctvr", "MSRVTT_CL_validation.csv")], tmp_path / "bare.h5", name="MSRVTT")
+    *pickles, captions = release.msrvtt(tmp_path, release.MSRVTT_TEST, tasks=[10])
+    import_ctvr(pickles, [captions], tmp_path / "bare.h5", name="MSRVTT")
     structure = Structure.from_store(open_store(tmp_path / "bare.h5"))
     made = read(build(SyntheticConfig(), tmp_path / "full.h5", structure, captions_per_train_video=0))
     assert len(made.pooled_MD) == 2990
