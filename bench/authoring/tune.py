@@ -19,7 +19,7 @@ import pydantic
 
 from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore
-from ctvr_bench.bench.run.stacks.planning import together
+from ctvr_bench.bench.run.stacks.planning import units
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, pick_device, plan
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError
@@ -94,7 +94,7 @@ def search(
     store = open_store(suite.store)
     if not all(len(task.validation) for task in make_stream(store, suite.stream, suite.stream_options).tasks):
         raise InputError(f"{store.path}: a task has no validation video; hold some out with --validation 2")
-    trials = _trials(plan(suite, store), store, suite, watch, on_trial)
+    trials = _trials(plan(suite, store, sweep=True), store, suite, watch, on_trial)
     candidates = []
     for key, values in settled.items():
         mine = [trial for trial in trials if key_of(entry, trial.config.config, grid) == key]
@@ -159,12 +159,13 @@ def _trials(
         path = suite.directory / f"{job.config.run_id}.json"
         if path.is_file() and (trial := _read_trial(path)).status != "failed":
             found[trial.run_id] = trial
-    missing = [job for job in jobs if job.config.run_id not in found]
+    missing = [unit for unit in units(jobs) if any(job.config.run_id not in found for job in unit.group)]
     if missing:
         check_finite(store)
+    for job in (job for unit in missing for job in unit.group):
+        found.pop(job.config.run_id, None)  # a stack is made whole
     where = (suite.store, suite.directory, pick_device(suite.device))
-    groups = together(jobs, missing, where[-1]) if suite.ensemble == "auto" else missing
-    for made in run_jobs(evaluate_on_validation, groups, *where, suite.jobs, suite.threads, watch):
+    for made in run_jobs(evaluate_on_validation, missing, *where, suite.jobs, suite.threads, watch):
         for trial in made:
             found[trial.run_id] = trial
             on_trial(len(found), len(jobs), trial)

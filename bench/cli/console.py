@@ -64,7 +64,10 @@ class SuiteProgress(_Bars):
         self._runs: dict[str, TaskID] = {}
 
     def watch(self, progress: RunProgress) -> None:
-        """Show where one run is."""
+        """Show where one run is, and say its note."""
+        if progress.note:
+            say(progress.note, self._quiet)
+            return
         if not self._live:
             return
         if progress.label not in self._runs:

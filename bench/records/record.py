@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
 
@@ -54,6 +54,8 @@ class RunConfig(pydantic.BaseModel, frozen=True):
 
     code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
     first_stage: None where exact ranks are all that was asked for.
+    device: cpu or cuda. threads: of the run; sums of another number of threads end in other bits.
+    stack: ids that the runs trained as one stack have alone, its own among them; empty for a run trained alone.
     """
 
     method: str
@@ -66,12 +68,14 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     protocol: int = PROTOCOL
     code: str = ""
     first_stage: FirstStage | None = None
+    device: str = "cpu"
+    threads: int = 1
+    stack: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
         """Method, order and seed to read, and a digest of everything to be unique."""
-        decides = self.model_dump(exclude={name for name in ("code", "first_stage") if not getattr(self, name)})
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
         return f"{self.method}-o{self.options['order']}-s{self.seed}-{digest[:10]}"
 
 
@@ -104,6 +108,7 @@ class RunRecord(pydantic.BaseModel):
     reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
     trained_on: count and digest of the videos of each training, pair by pair.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
+    tasks: how many it finished.
     """
 
     label: str
@@ -121,6 +126,7 @@ class RunRecord(pydantic.BaseModel):
     geometry: list[dict[str, float | None]] = []
     trained_on: list[str] = []
     together: int = 1
+    tasks: int = 0
     environment: dict[str, Any] = {}
 
 
@@ -175,16 +181,7 @@ _VECTORS = ("ahead_N", "before_N", "task_N", "weights_T", "caption_N", "video_N"
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; raises InputError where the folder cannot be written to."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -201,6 +198,14 @@ def read_record(directory: Path) -> RunRecord:
         raise InputError(
             f"{path}: cannot be read as a run ({str(error).splitlines()[0]}); remove or repeat it"
         ) from error
+
+
+def finished_record(directory: Path) -> RunRecord | None:
+    """The run.json of a run that is done or diverged; None of any other, or where there is none. Raises InputError."""
+    if not (directory / "run.json").is_file():
+        return None
+    record = read_record(directory)
+    return record if record.status in ("done", "diverged") else None
 
 
 def read_suite_records(directory: Path) -> list[RunRecord]:

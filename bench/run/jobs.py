@@ -20,12 +20,16 @@ from ctvr_bench.methods.shared.registry import Entry
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: task of tasks (from 1), the epoch that just ended (None: evaluating)."""
+    """Where a run is: task of tasks (from 1), the epoch that just ended (None: evaluating).
+
+    note: something that a person must be told.
+    """
 
     label: str
     task: int
     tasks: int
     epoch: Epoch | None = None
+    note: str = ""
 
 
 Watch = Callable[[Progress], None]

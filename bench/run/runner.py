@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.records.environment import environment, peak_memory
-from ctvr_bench.bench.records.record import Cost, RankTable, RunRecord, Status, write_json, write_text
+from ctvr_bench.bench.records.record import Cost, RankTable, RunRecord, Status, finished_record, write_json, write_text
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, Taught, go_on, learn_in_step
+from ctvr_bench.bench.run.state import Saved, StateFolder
 from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
@@ -46,19 +45,41 @@ def run_together(
 ) -> list[RunRecord]:
     """Make or continue the job's run and those beside it, in step, each in its own folder beside `directory`.
 
-    An unfinished run continues after its last finished task. A run whose loss stops being finite is recorded as
-    diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come through.
+    Unfinished runs continue after the last finished task that all share. A run whose loss stops being finite is
+    recorded as diverged; one that raises as failed, with the traceback in error.txt. Only InputError and Ctrl-C come
+    through. What is kept for going on is removed when all runs have ended well.
     """
     folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
+    records = [finished_record(folder) for folder in folders]
+    if all(record is not None for record in records):
+        return [record for record in records if record is not None]
     tables = PairTables(store, device)
     runs = [
         _Run(each, store, stream, folder, device, watch, tables)
         for each, folder in zip(job.group, folders, strict=True)
     ]
-    for run in runs:
-        run.write_record("running")
-    learn_in_step(runs)
+    learn_in_step(_at_the_same_task(runs))
+    if all(run.record.status != "failed" for run in runs):
+        for run in runs:
+            run.state.remove()
     return [run.record for run in runs]
+
+
+def _at_the_same_task(runs: Sequence[_Run]) -> list[_Run]:
+    """The runs that have something to learn, all put back after the newest task from which all can go on.
+
+    One that diverged in a task is among them if that task is learned again: what the others learn depends on it.
+    """
+    whole = [{-1, *run.state.whole()} for run in runs]
+    left = [run.left_in for run in runs]
+    for task in sorted(set.union(*whole), reverse=True):
+        needed = [kept for kept, leaves in zip(whole, left, strict=True) if leaves is None or task < leaves]
+        if all(task in kept for kept in needed):
+            break
+    going_on = [run for run, leaves in zip(runs, left, strict=True) if leaves is None or task < leaves]
+    for run in going_on:
+        run.begin_after(task)
+    return going_on
 
 
 class _Run:
@@ -82,8 +103,25 @@ class _Run:
         self.trained_on: list[str] = []
         self.together = 1
         self.flops = self.pair_flops = 0
+        self.log: list[str] = []
+        self.state = StateFolder(directory, lambda note: watch(Progress(job.label, 0, len(stream), note=note)))
+        self._tasks = 0  # finished
         self._tables = tables
         self._learning: Generator[Lesson, Taught, None] = self.learn()
+
+    @property
+    def left_in(self) -> int | None:
+        """The task (from 0) in which an earlier try of this run diverged; None for any other."""
+        earlier = finished_record(self.directory)
+        if earlier is None or earlier.status != "diverged":
+            return None
+        self.record = earlier
+        return earlier.tasks
+
+    def begin_after(self, task: int) -> None:
+        """Go on after a task (from 0) whose state is whole; -1 begins anew."""
+        self._tasks = task + 1
+        self.write_record("running")
 
     def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
         """Go on to the next task to be trained, with what became of the last; None where the run has ended."""
@@ -107,17 +145,17 @@ class _Run:
             sizes = [len(task.test) for task in self.stream.tasks]
             self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage)
             self.table = self._empty_table()
-            first = self._resume()
-        if first == 0:
+            if self._tasks:
+                self._take_up(self.state.load(self._tasks - 1, self.device))
+        if self._tasks == 0:
             with self._timed("evaluate"):
                 self._rank_before()
-        for task in range(first, len(self.stream)):
+        for task in range(self._tasks, len(self.stream)):
             yield from self._learn_task(task)
         self.pair_flops = pair_flops(self.method, self.test)
         with self._timed("write"):
             self.table.save(self.directory / "ranks.h5")
             write_json(self.directory / "metrics.json", metrics_of(self.table))
-            shutil.rmtree(self.directory / "state", ignore_errors=True)
 
     def write_record(self, status: Status, reason: str = "") -> RunRecord:
         method, job = self.method, self.job
@@ -147,6 +185,7 @@ class _Run:
             geometry=self.geometry,
             trained_on=self.trained_on,
             together=self.together,
+            tasks=self._tasks,
             environment=environment(self.device),
         )
         write_json(self.directory / "run.json", record.model_dump())
@@ -176,7 +215,9 @@ class _Run:
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
         self.seconds["encode"] += self.evaluator.encode_s - encoded
         with self._timed("write"):
-            self._save_state(task)
+            if task + 1 < len(stream):
+                self._save(task)
+        self._tasks = task + 1
 
     def _training_videos(self, task: int, data: PairTable) -> str:
         """Count of the training pairs and digest of their videos. Raises LeakError for a video of the test."""
@@ -189,7 +230,6 @@ class _Run:
     def _train(self, task: int, data: PairTable) -> Generator[Lesson, Taught, None]:
         """Train the task's epochs and keep the last, or the best by validation or (labelled so) by test queries."""
         best_score, best_state = -1.0, None
-        lines: list[str] = []
         selector = self._selector()
 
         def on_epoch(epoch: Epoch) -> None:
@@ -203,7 +243,7 @@ class _Run:
                 if score >= best_score:  # a tie goes to the later epoch, as in the release
                     best_score = score
                     best_state = {name: value.clone() for name, value in self.method.state_dict().items()}
-            lines.append(json.dumps(line))
+            self.log.append(json.dumps(line))
 
         taught = yield Lesson(self.method, data, self.job.config.seed, task, on_epoch)
         self.steps += taught.steps
@@ -215,10 +255,7 @@ class _Run:
             self.method.load_tensors(best_state)
             if selector is not self.evaluator and selector is not None:
                 selector.finish_task(self.method)
-        log = self.directory / "training.jsonl"
-        earlier = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        finished = [line for line in earlier if json.loads(line)["task"] <= task]
-        write_text(log, "".join(line + "\n" for line in finished + lines))
+        write_text(self.directory / "training.jsonl", "".join(line + "\n" for line in self.log))
 
     def _selector(self) -> Evaluator | None:
         """What picks the epoch: nothing, an evaluator of validation queries, or the test evaluator."""
@@ -279,47 +316,43 @@ class _Run:
         )
         self.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
 
-    def _save_state(self, task: int) -> None:
-        """Everything needed to go on after this task; progress.json, written last, says which files are whole."""
-        if task + 1 == len(self.stream):
-            return
-        folder = self.directory / "state"
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_tensors(folder / f"gallery-{task}.safetensors", self.evaluator.state())
-        _save_tensors(folder / f"method-{task}.safetensors", self.method.state_dict())
-        self.table.save(folder / f"ranks-{task}.h5")
-        progress = {
-            "finished": task,
+    def _save(self, task: int) -> None:
+        facts = {
             "seconds": self.seconds,
             "steps": self.steps,
+            "flops": self.flops,
             "geometry": self.geometry,
             "trained_on": self.trained_on,
             "together": self.together,
         }
-        write_json(folder / "progress.json", progress)
-        (folder / f"method-{task - 1}.safetensors").unlink(missing_ok=True)
-        (folder / f"ranks-{task - 1}.h5").unlink(missing_ok=True)
+        picks = self._validation
+        validation = picks.state() if picks is not None and len(picks.stored) == task + 1 else None
+        self.state.save(
+            task,
+            facts,
+            self.log,
+            self.table,
+            self.method.state_dict(),
+            self.evaluator.state(),
+            validation,
+        )
 
-    def _resume(self) -> int:
-        """The first task to learn: 0, or the one after the last whose state is whole."""
-        folder = self.directory / "state"
-        if not (folder / "progress.json").is_file() or self.job.config.selection == "validation":
-            shutil.rmtree(folder, ignore_errors=True)
-            return 0
-        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        finished = int(progress["finished"])
-        self.seconds |= progress["seconds"]
-        self.steps, self.geometry = progress["steps"], progress["geometry"]
-        self.trained_on, self.together = progress.get("trained_on", []), progress.get("together", 1)
-        saved = RankTable.load(folder / f"ranks-{finished}.h5")
-        for target, source in ((self.table.ranks, saved.ranks), (self.table.best, saved.best)):
+    def _take_up(self, saved: Saved) -> None:
+        """Be as this run was after the task of `saved`."""
+        facts, table = saved.facts, saved.table
+        self.seconds |= facts["seconds"]
+        self.steps, self.flops, self.geometry = facts["steps"], facts["flops"], facts["geometry"]
+        self.trained_on, self.together, self.log = facts["trained_on"], facts["together"], saved.log
+        for target, source in ((self.table.ranks, table.ranks), (self.table.best, table.best)):
             target.update({name: np.array(values) for name, values in source.items()})
-        self.table.ahead_N[:], self.table.before_N[:] = saved.ahead_N, saved.before_N
-        self.method.load_tensors(load_file(folder / f"method-{finished}.safetensors", self.device))
-        for task in range(finished + 1):
-            self.evaluator.restore(load_file(folder / f"gallery-{task}.safetensors", self.device), self.method)
-        self.method.task = TaskInfo(finished, 0, self.stream.tasks[finished].categories)
-        return finished + 1
+        self.table.ahead_N[:], self.table.before_N[:] = table.ahead_N, table.before_N
+        self.method.load_tensors(saved.method)
+        for state in saved.galleries:
+            self.evaluator.restore(state, self.method)
+        if saved.validation and (selector := self._selector()) is not None:
+            for state in saved.validation:
+                selector.restore(state, self.method)
+        self.method.task = TaskInfo(saved.task, 0, self.stream.tasks[saved.task].categories)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -328,9 +361,3 @@ class _Run:
         if self.device != "cpu":
             torch.cuda.synchronize()
         self.seconds[part] += time.perf_counter() - start
-
-
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-    partial.replace(path)

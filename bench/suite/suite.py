@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pydantic
 import torch
 
-from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, read_record
+from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, finished_record
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
-from ctvr_bench.bench.run.stacks.planning import together
+from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from ctvr_bench.bench.suite.workers import run_jobs
@@ -59,11 +59,11 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
     the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
-    name. ensemble: auto trains runs of a method that differ in seed or in fractional Config values as one stack where
-    that is faster, off each alone; the numbers agree but for rounding.
+    name. ensemble: auto trains a method's seeds, five at a time, as one stack (bench.run.stacks.planning), off each
+    alone; the numbers agree but for rounding.
     shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
-    jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; the last bits of sums
-    depend on it, so it does not follow the machine. against: the label of a row from which all others' differences
+    jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
+    machine, since the last bits of sums depend on it. against: the label of a row from which all others' differences
     are shown, over all stores. index: a FAISS index that is asked beside exact search, its loss shown next to R@K, for
     methods that compare one vector a side; rerank: items of it that the method scores again, then for all whose queries
     do not depend on the gallery.
@@ -190,25 +190,26 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     jobs = plan(config, store)
     records: dict[str, RunRecord] = {}
     missing = []
-    for job in jobs:
-        record = _finished(config.directory / job.config.run_id)
-        if record is None:
-            missing.append(job)
-        else:
+    for unit in units(jobs):
+        finished = [finished_record(config.directory / job.config.run_id) for job in unit.group]
+        if None in finished:  # a stack is made whole: what one of its runs learns depends on the others
+            missing.append(unit)
+        for record in finished if None not in finished else ():
+            assert record is not None
             records[record.run_id] = record
             on_run(len(records), len(jobs), record)
+    begun = [job for unit in missing for job in unit.group]
     if missing:
         check_finite(store)
-        _check_sizes(missing, store)
+        _check_sizes(begun, store)
     try:
         where = (config.store, config.directory, device)
-        groups = together(jobs, missing, device) if config.ensemble == "auto" else missing
-        for made in run_jobs(run_together, groups, *where, config.jobs, config.threads, watch):
+        for made in run_jobs(run_together, missing, *where, config.jobs, config.threads, watch):
             for record in made:
                 records[record.run_id] = record
                 on_run(len(records), len(jobs), record)
     except InputError:
-        _remove_begun(config.directory, missing)
+        _remove_begun(config.directory, begun)
         raise
     return [records[job.config.run_id] for job in jobs]
 
@@ -224,25 +225,22 @@ def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
             built.add(key)
 
 
-def _finished(directory: Path) -> RunRecord | None:
-    if not (directory / "run.json").is_file():
-        return None
-    record = read_record(directory)
-    return record if record.status in ("done", "diverged") else None
-
-
 def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
     """After wrong input: no folder of a run without a finished task stays, nor an empty one above it."""
     for folder in (directory / job.config.run_id for job in jobs):
-        if (folder / "run.json").is_file() and _finished(folder) is None and not (folder / "state").exists():
+        if (folder / "run.json").is_file() and finished_record(folder) is None and not (folder / "state").exists():
             shutil.rmtree(folder)
     for folder in (directory, directory.parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
-    """The suite's runs, every configuration checked; a run that appears twice is planned once."""
+def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> list[Job]:
+    """The suite's runs, every configuration checked; a run that appears twice is planned once.
+
+    sweep: stacks may hold runs of several rows, as a search's trials (bench.run.stacks.planning).
+    """
+    device = pick_device(config.device)
     stream = store.stream(config.stream).name
     options = config.stream_options
     jobs: dict[str, Job] = {}
@@ -269,12 +267,14 @@ def plan(config: SuiteConfig, store: FeatureStore) -> list[Job]:
                     store=store_id(store),
                     code=entry.code,
                     first_stage=config.first_stage,
+                    device=device,
+                    threads=config.threads,
                 )
                 jobs.setdefault(run.run_id, Job(entry, run, label_of(entry.name, changed, entry.code), position))
     labels = {job.label for job in jobs.values()}
     if config.against is not None and config.against not in labels:
         raise unknown_name("row to compare with (against)", config.against, labels)
-    return list(jobs.values())
+    return list(jobs.values()) if config.ensemble == "off" else in_stacks(list(jobs.values()), device, sweep=sweep)
 
 
 def _configured(config: SuiteConfig) -> list[tuple[Entry, MethodConfig]]:

@@ -1,73 +1,57 @@
-"""Which runs are trained together: those of a method that differ in their seed or in numbers of its Config."""
+"""Which runs are trained together: neighbours in the list of a method's seeds, in blocks of a fixed size.
+
+The last bits of a run depend on the runs beside it. So who is beside whom follows from the list alone, never from the
+machine's cores, other rows, or where an earlier try was cut off; and a run's identity names the runs beside it.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job
 from ctvr_bench.bench.run.stacks.ensemble import may_stack
 
-LARGEST = 10
-"""Runs of one stack at most: more are no faster."""
+BLOCK = {"cpu": 5, "cuda": 10}
+"""Runs of one stack: on a CPU more are hardly faster, and stacks of five can be shared out over the cores."""
 FEWEST = {"cpu": 5, "cuda": 2}
-"""Runs from which on a stack is worth its while: see results/PERFORMANCE.md."""
-SPEED = 1.5
-"""Runs that a stack finishes in the time of one; 1.1 to 2.3 were measured."""
+"""Runs from which on a stack is worth its while: see results/PERFORMANCE.md. The rest of a list is trained alone."""
 
 
-def together(jobs: Sequence[Job], missing: Sequence[Job], device: str) -> list[Job]:
-    """The missing ones of these jobs, those that train as one stack beside each other.
+def in_stacks(jobs: Sequence[Job], device: str, *, sweep: bool = False) -> list[Job]:
+    """The same jobs, those that are trained as one stack saying so in their identity.
 
-    Stacks are as large as they may be without a core of the machine waiting for another. They are those of all jobs, so
-    that a suite that was cut off goes on with the same ones. The number of workers does not count, so that no number
-    depends on it.
+    sweep: runs whose Configs differ in fractional numbers share stacks too, as the candidates of a search do. Without
+    it only seeds of one row do, so that another row changes nothing.
     """
-    wanted = {job.config.run_id for job in missing}
-    left = ([job for job in unit.group if job.config.run_id in wanted] for unit in _planned(jobs, device))
-    return [_stack(group) for group in left if group]
-
-
-def _planned(jobs: Sequence[Job], device: str) -> list[Job]:
-    groups: dict[str, list[Job]] = {}
+    lists: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(_alike(job), []).append(job)
-    plans = [
-        [unit for group in groups.values() for unit in _stacks(group, largest, FEWEST[device])]
-        for largest in range(LARGEST, 0, -1)
-    ]
-    return min(plans, key=lambda units: _duration(units, cores() if device == "cpu" else 1))
+        lists.setdefault(_alike(job, sweep), []).append(job)
+    stack_of: dict[str, tuple[str, ...]] = {}
+    for alike in lists.values():
+        for first in range(0, len(alike), BLOCK[device]):
+            block = tuple(job.config.run_id for job in alike[first : first + BLOCK[device]])
+            if len(block) >= FEWEST[device]:
+                stack_of |= dict.fromkeys(block, block)
+    return [_trained_in(job, stack_of.get(job.config.run_id, ())) for job in jobs]
 
 
-def _duration(units: Sequence[Job], workers: int) -> float:
-    """Until the last worker is done, the longest first, in times that one run takes."""
-    busy = [0.0] * workers
-    for size in sorted((len(unit.group) for unit in units), reverse=True):
-        busy[busy.index(min(busy))] += size / (SPEED if size > 1 else 1)
-    return round(max(busy), 6)
+def units(jobs: Sequence[Job]) -> list[Job]:
+    """What is trained at once: each single run, and each stack as its first job with the others beside it."""
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.config.stack or (job.config.run_id,), []).append(job)
+    return [replace(first, beside=tuple(others)) for first, *others in groups.values()]
 
 
-def _alike(job: Job) -> str:
-    """The same for runs that may be trained together: whose Configs differ in fractional numbers alone."""
+def _trained_in(job: Job, stack: tuple[str, ...]) -> Job:
+    return replace(job, config=job.config.model_copy(update={"stack": stack}))
+
+
+def _alike(job: Job, sweep: bool) -> str:
+    """The same for runs that may be trained together."""
     if not may_stack(job.entry.method) or job.config.selection != "last":
         return job.config.run_id
-    fixed = {field: value for field, value in job.config.config.items() if not isinstance(value, float)}
+    given = job.config.config
+    fixed = {field: value for field, value in given.items() if not (sweep and isinstance(value, float))}
     return job.config.model_copy(update={"seed": 0, "config": fixed}).run_id
-
-
-def _stacks(group: Sequence[Job], largest: int, fewest: int) -> list[Job]:
-    """Equal parts of at most so many; a part that is too small in single jobs."""
-    count = -(-len(group) // largest)
-    bounds = [len(group) * part // count for part in range(count + 1)]
-    parts = [group[first:last] for first, last in itertools.pairwise(bounds)]
-    units: list[Job] = []
-    for part in parts:
-        units += [_stack(part)] if len(part) >= max(2, fewest) else part
-    return units
-
-
-def _stack(group: Sequence[Job]) -> Job:
-    """The first job with the others beside it."""
-    return replace(group[0], beside=tuple(replace(job, beside=()) for job in group[1:]))

@@ -16,7 +16,6 @@ from ctvr_bench.bench.authoring.trial import state_digest
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RankTable, read_metrics, read_record
 from ctvr_bench.bench.records.summary import metrics_of
-from ctvr_bench.bench.run import runner
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, run_suite
 from ctvr_bench.features.errors import InputError
@@ -128,28 +127,6 @@ def test_runs_side_by_side_give_the_numbers_of_runs_one_by_one(tmp_path: Path) -
     assert final_numbers(tmp_path / "1" / "default") == final_numbers(tmp_path / "2" / "default")
 
 
-@pytest.mark.parametrize("name", ["finetune", "structalign", "er", "joint"])
-def test_a_run_cut_off_after_any_task_continues_to_the_same_numbers(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_suite(suite(tmp_path / "whole", name))
-    original = runner._Run._learn_task
-    for stop in (1, 2):
-
-        def cut_off(self: Any, task: int, stop: int = stop) -> Any:
-            if task == stop:
-                raise KeyboardInterrupt
-            return original(self, task)
-
-        monkeypatch.setattr(runner._Run, "_learn_task", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            run_suite(suite(tmp_path / "parts", name))
-    monkeypatch.setattr(runner._Run, "_learn_task", original)
-    (record,) = run_suite(suite(tmp_path / "parts", name))
-    assert record.status == "done"
-    assert final_numbers(tmp_path / "parts" / "default") == final_numbers(tmp_path / "whole" / "default")
-
-
 def test_the_same_command_does_only_what_is_missing(tmp_path: Path) -> None:
     (first,) = run_suite(suite(tmp_path, "finetune"))
     stamp = (tmp_path / "default" / first.run_id / "ranks.h5").stat().st_mtime_ns
@@ -166,7 +143,8 @@ def test_run_ids_change_with_everything_that_decides_the_numbers(tmp_path: Path)
     variants = [ids(**change) for change in changes]
     assert len({run_id for (run_id,) in variants}) == len(variants)
     assert len(set(ids(seeds=3, orders=2))) == 6
-    assert ids(device="cpu", threads=2, name="x") == ids()
+    assert ids(device="cpu", jobs=2, name="x") == ids()
+    assert ids(threads=2) != ids()
 
 
 def test_training_free_methods_run_once_for_each_order(tmp_path: Path) -> None:

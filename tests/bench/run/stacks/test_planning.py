@@ -8,25 +8,23 @@ from typing import Any
 import pytest
 
 from ctvr_bench.bench.run.jobs import Job
-from ctvr_bench.bench.run.stacks import planning as stacks
-from ctvr_bench.bench.run.stacks.planning import together
+from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.suite import MethodChoice, plan
 from tests.bench.run.test_runner import suite
 from tests.stores import small_store
 
 
-def jobs_of(*methods: str | dict[str, Any], **values: Any) -> list[Job]:
+def jobs_of(*methods: str | dict[str, Any], sweep: bool = False, **values: Any) -> list[Job]:
     choices = tuple(MethodChoice.model_validate(method) for method in methods)
-    return plan(suite(Path("nowhere"), **values).model_copy(update={"methods": choices}), small_store())
+    config = suite(Path("nowhere"), **values).model_copy(update={"methods": choices})
+    return plan(config, small_store(), sweep=sweep)
 
 
-def sizes(jobs: list[Job], device: str = "cpu", cores: int = 1) -> list[int]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacks, "cores", lambda: cores)
-        units = together(jobs, jobs, device)
-    kept = [job.config.run_id for unit in units for job in unit.group]
+def sizes(jobs: list[Job]) -> list[int]:
+    planned = units(jobs)
+    kept = [job.config.run_id for unit in planned for job in unit.group]
     assert sorted(kept) == sorted(job.config.run_id for job in jobs)
-    return [len(unit.group) for unit in units]
+    return [len(unit.group) for unit in planned]
 
 
 def rates(*values: float) -> list[str | dict[str, Any]]:
@@ -34,47 +32,55 @@ def rates(*values: float) -> list[str | dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "device", "cores", "expected"),
+    ("seeds", "device", "expected"),
     [
-        (4, "cpu", 1, [1, 1, 1, 1]),
-        (5, "cpu", 1, [5]),
-        (12, "cpu", 1, [6, 6]),
-        (10, "cpu", 1, [10]),
-        (5, "cpu", 2, [1] * 5),
-        (10, "cpu", 2, [5, 5]),
-        (24, "cpu", 2, [6] * 4),
-        (10, "cpu", 4, [1] * 10),
-        (10, "cuda", 4, [10]),
-        (3, "cuda", 1, [3]),
-        (1, "cuda", 1, [1]),
+        (4, "cpu", [1, 1, 1, 1]),
+        (5, "cpu", [5]),
+        (7, "cpu", [5, 1, 1]),
+        (10, "cpu", [5, 5]),
+        (12, "cuda", [10, 2]),
+        (11, "cuda", [10, 1]),
+        (3, "cuda", [3]),
     ],
 )
-def test_stacks_are_large_while_no_core_waits_for_another(
-    seeds: int, device: str, cores: int, expected: list[int]
-) -> None:
-    assert sizes(jobs_of("finetune", seeds=seeds), device, cores) == expected
+def test_the_seeds_of_a_row_are_stacked_in_blocks(seeds: int, device: str, expected: list[int]) -> None:
+    alone = jobs_of("finetune", seeds=seeds, ensemble="off")
+    assert sizes(alone) == [1] * seeds
+    assert sizes(in_stacks(alone, device)) == expected
 
 
-def test_a_suite_that_was_cut_off_goes_on_with_the_same_stacks() -> None:
-    jobs = jobs_of("finetune", "er", seeds=10)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacks, "cores", lambda: 2)
-        planned = [unit.group for unit in together(jobs, jobs, "cpu")]
-        left = [unit.group for unit in together(jobs, jobs[3:12], "cpu")]
-        assert together(jobs, [], "cpu") == []
-    seeds = [[job.config.seed for job in group] for group in left if group[0].entry.name == "finetune"]
-    whole = [[job.config.seed for job in group] for group in planned if group[0].entry.name == "finetune"]
-    assert seeds == [kept for group in whole if (kept := [seed for seed in group if seed > 2])]
-    assert [len(group) for group in left if group[0].entry.name == "er"] == [1, 1]
+def test_a_runs_identity_names_the_runs_beside_it() -> None:
+    alone, five, seven = (
+        jobs_of("finetune", **given) for given in ({"seeds": 5, "ensemble": "off"}, {"seeds": 5}, {"seeds": 7})
+    )
+    ids = tuple(job.config.run_id for job in alone)
+    assert {job.config.stack for job in five} == {ids}
+    assert not {job.config.run_id for job in five} & set(ids)
+    assert [job.config.run_id for job in seven[:5]] == [job.config.run_id for job in five]
 
 
-def test_runs_whose_configs_differ_in_fractional_numbers_are_one_stack() -> None:
-    assert sizes(jobs_of(*rates(1e-4, 1e-3, 1e-2), seeds=2)) == [6]
+def test_neither_another_row_nor_more_workers_nor_cores_change_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row, and another that differs in a rate, which a stack could follow."""
+
+    def ids(*methods: str | dict[str, Any], **values: Any) -> list[str]:
+        return [job.config.run_id for job in jobs_of(*methods, seeds=5, **values)]
+
+    found = []
+    for cores in ({0}, {0, 1}, set(range(64))):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
+        found += [ids("finetune"), ids("finetune", *rates(0.5), "lwf")[:5], ids("er", "finetune", jobs=3)[5:]]
+    assert all(each == found[0] for each in found)
 
 
-def test_runs_that_differ_in_anything_else_are_not() -> None:
+def test_the_candidates_of_a_search_share_stacks() -> None:
+    candidates = rates(1e-4, 1e-3, 1e-2, 1e-1)
+    assert sizes(jobs_of(*candidates, seeds=3, sweep=True)) == [5, 5, 1, 1]
+    assert sizes(jobs_of(*candidates, seeds=3)) == [1] * 12
+
+
+def test_runs_that_differ_in_anything_else_are_not_one_stack() -> None:
     other = {"name": "finetune", "set": {"batch_size": 8, "lr": 1e-2}}
-    assert sizes(jobs_of("finetune", other, "lwf", seeds=5)) == [5, 5, 5]
+    assert sizes(jobs_of("finetune", other, "lwf", seeds=5, sweep=True)) == [5, 5, 5]
     assert sizes(jobs_of("finetune", seeds=5, orders=2)) == [5, 5]
 
 

@@ -1,0 +1,52 @@
+"""Files that are whole or not there, also after a power cut, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ctvr_bench.features.errors import InputError
+
+_BLOCK = 1 << 20
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file beside its name, bring it to the disk, and rename it; returns its SHA-256.
+
+    Raises InputError where the folder cannot be written to, or the disk is full; nothing is left then.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, so that a rename in it outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits. Raises OSError where it cannot be read."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
