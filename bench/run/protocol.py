@@ -8,7 +8,8 @@ After task t all test queries of tasks 1..t are embedded by the current model an
 in the scopes
   seen          all galleries of tasks 1..t
   own           the gallery of the query's own task, scored alone
-  own-of-seen   the own task's columns cut out of scores that were fused over all of seen (StructAlign's evaluator)
+  own-of-seen   the own task's columns cut out of scores that were fused over all of seen. Re-encoded there means, as in
+                StructAlign's evaluator: the query's own task's videos under the current model, the others as stored
 in both directions. There is one query for each test video, so query i belongs to video i and rows and columns of the
 score matrix share their targets.  Axes: N queries = videos of tasks 1..t, T tasks, D feature dimensions.
 """
@@ -28,6 +29,7 @@ from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.record import FirstStage
 from ctvr_bench.bench.run.first_stage import can_ask, rank_through
 from ctvr_bench.bench.run.scores import (
+    Grid,
     ScoreGrid,
     Scores,
     cat,
@@ -191,7 +193,7 @@ class Evaluator:
                 continue
             seen = _numpy(scores.combined(alpha))
             own = [_numpy(scores.block(rows, rows).combined(alpha)) for rows in spans]
-            cut = own if method.config.scoring != "fused" else [seen[rows, rows] for rows in spans]
+            cut = own if method.config.scoring != "fused" else [_own_of_seen(grid, scores, j, alpha) for j in spans]
             for direction in ("t2v", "v2t"):
                 ranked[gallery, "seen", direction] = _rank_blocks([seen], direction)
                 ranked[gallery, "own", direction] = in_own = _rank_blocks(own, direction)
@@ -241,6 +243,13 @@ class Evaluator:
         own = Ranked(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
         seen = index.rank(query_ND, target_N)
         return {(gallery, "seen", direction): seen} | {(gallery, s, direction): own for s in ("own", "own-of-seen")}
+
+
+def _own_of_seen(grid: Grid, own: Scores, rows: slice, alpha: float) -> Floats:
+    """A task's own columns, its scores `own` fused among those against the stored galleries of all other tasks."""
+    first, last = slice(0, rows.start), slice(rows.stop, None)
+    parts = [grid.stored.block(rows, first), own.block(rows, rows), grid.stored.block(rows, last)]
+    return _numpy(side_by_side(parts).combined(alpha)[:, rows])
 
 
 def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:

@@ -214,7 +214,7 @@ def test_backward_forgetting_is_the_running_average_of_the_release():
     assert backward_forgetting(score, weights) == values["bwf"]
 
 
-@pytest.mark.parametrize("evaluator", ["protocol_ori", "protocol_v2", "protocol_v3"])
+@pytest.mark.parametrize("evaluator", ["protocol_ori", "protocol_v2", "protocol_v3", "protocol_v3_drift"])
 def test_backward_forgetting_of_a_score_matrix_is_that_of_the_release(evaluator):
     values = golden(evaluator)
     curve = backward_forgetting_curve(values["acc_matrix_R1"], values["num_classes"])
