@@ -35,6 +35,10 @@ class AGEM(Finetune):
 
     name = "agem"
     paper = "Chaudhry et al. 2019, Efficient Lifelong Learning with A-GEM"
+    source = "aimagelab/mammoth@e75a491 models/agem.py"
+    fidelity = "adapted"
+    deviations = "the memory is a uniform sample of all pairs seen, the authors' an equal share of each task"
+    published = ""
     idea = "Follow the new task's gradient as far as it does not point against the old tasks' one."
     stores_samples = "features of `buffer` training pairs"
     Config = AGEMConfig

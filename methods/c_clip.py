@@ -42,9 +42,13 @@ class CCLIP(Method):
 
     name = "c_clip"
     paper = "Liu et al. 2025, C-CLIP: Multimodal Continual Learning for Vision-Language Model"
-    idea = "Learn a task in a low-rank map, keep half of it, and contrast new features with the old ones."
+    source = "the paper's equations; no official code was found"
     fidelity = "adapted"
-    deviations = "one low-rank map per modality after the frozen encoders instead of in each of their layers"
+    deviations = (
+        "one low-rank map per modality after the frozen encoders instead of in each of their layers; a linear projector"
+    )
+    published = "merge=0.5"
+    idea = "Learn a task in a low-rank map, keep part of it, and contrast new features with the old ones."
     Config = CCLIPConfig
     config: CCLIPConfig
 

@@ -35,6 +35,14 @@ class Clip4ClipSeq(Finetune):
 
     name = "clip4clip_seq"
     paper = "Luo et al. 2022, CLIP4Clip (sequential transformer), trained task after task"
+    source = "ArrowLuo/CLIP4Clip@508ffa3 modules/modeling.py"
+    fidelity = "adapted"
+    deviations = (
+        "the transformer starts at random, without biases or affine norms, and is added through a map that is "
+        "zero at first; there it starts from the first layers and positions of CLIP's text tower and is added as "
+        "it is"
+    )
+    published = ""
     idea = "Let frames see each other in order before they are averaged."
     ensembles = False  # measured: no faster, its products fill the cores alone
     Config = Clip4ClipSeqConfig

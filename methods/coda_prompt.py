@@ -3,14 +3,16 @@
 p(x) = sum_m alpha_m P_m,   alpha_m = cosine(x * A_m, K_m),   x the frozen pooled feature, * elementwise
 Each task adds its share of the components and freezes those before it. L = L_contrastive + ortho (O(P) + O(K) + O(A)),
 O(B) = mean (B B' - I)^2 over all components so far                                        Smith et al. 2023, CVPR
-Components of later tasks start orthonormal to those before (the authors' Gram-Schmidt), as all are drawn in one
-orthonormal set. Prompt tokens are scaled to the layer-normed tokens that they join.
+All components are drawn as one orthonormal set. With orthogonal_to = "trained" those of a later task are made
+orthonormal again when it begins, to the components before it as training left them (the authors' Gram-Schmidt); with
+"drawn" they are orthogonal to what those were at first. Prompt tokens are scaled to the layer-normed tokens they join.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +30,15 @@ from ctvr_bench.methods.shared.similarity import normalise
 
 @dataclass(frozen=True)
 class CODAPromptConfig(AttentionConfig):
-    """pool: components over all tasks. length: tokens of a prompt. ortho: weight of the orthogonality terms."""
+    """pool: components over all tasks. length: tokens of a prompt. ortho: weight of the orthogonality terms.
+
+    orthogonal_to: the earlier components that a task's new ones are orthogonal to when it begins.
+    """
 
     pool: Count = 100
     length: Count = 8
     ortho: NotNegative = 0.1
+    orthogonal_to: Literal["drawn", "trained"] = "drawn"
 
 
 @register()
@@ -41,9 +47,15 @@ class CODAPrompt(AttentionHead):
 
     name = "coda_prompt"
     paper = "Smith et al. 2023, CODA-Prompt: COntinual Decomposed Attention-based Prompting"
-    idea = "Compose the prompt from many parts instead of choosing one; new tasks add parts and leave old ones alone."
+    source = "GT-RIPL/CODA-Prompt@6417d4f models/zoo.py"
     fidelity = "adapted"
-    deviations = "the prompt joins one trained attention block over frozen tokens, not layers of a frozen transformer"
+    deviations = (
+        "the prompt joins one trained attention block over frozen tokens, not layers of a frozen transformer; it "
+        "serves as keys and values, which there take half of it each; new components start orthogonal to the old "
+        "ones as drawn, there as trained (`orthogonal_to`)"
+    )
+    published = "orthogonal_to=trained"
+    idea = "Compose the prompt from many parts instead of choosing one; new tasks add parts and leave old ones alone."
     control = "attention_head"
     Config = CODAPromptConfig
     config: CODAPromptConfig
@@ -56,6 +68,9 @@ class CODAPrompt(AttentionHead):
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
         self.zero_grad()  # components of earlier tasks are stepped no more, and must not count in the clipped norm
+        if self.config.orthogonal_to == "trained":
+            self.text_prompts.start(task.position)
+            self.video_prompts.start(task.position)
 
     def optimised_parameters(self) -> list[nn.Parameter]:
         current = max(self.task.position, 0)
@@ -95,6 +110,13 @@ class Components(nn.Module):
         prompt_NW = weight_NM @ prompts_MW * math.sqrt(prompts_MW.shape[1])
         return prompt_NW.view(len(query_ND), -1, self.dim)
 
+    @torch.no_grad()
+    def start(self, task: int) -> None:
+        """Make the task's components orthonormal, and orthogonal to those of the tasks before it."""
+        for part in (self.prompts, self.keys, self.attentions):
+            rows = part[task]
+            rows.copy_(_orthonormal_beside(rows, torch.cat(list(part)[:task])) if task else rows)
+
     def overlap(self, task: int) -> Tensor:
         """O(P) + O(K) + O(A) over the components of the tasks up to `task`."""
         return torch.stack([orthogonality(rows) for rows in self._until(task)]).sum()
@@ -116,3 +138,12 @@ def _orthonormal(rows: int, width: int, generator: torch.Generator) -> Tensor:
     """Random unit rows, orthonormal as far as `width` dimensions allow."""
     gaussian = torch.randn(rows, width, generator=generator)
     return torch.linalg.qr(gaussian.T).Q.T.contiguous() if rows <= width else normalise(gaussian)
+
+
+def _orthonormal_beside(rows_MD: Tensor, before_BD: Tensor) -> Tensor:
+    """The rows without their part along those before, orthonormal; unit rows where all together exceed D dimensions."""
+    if len(before_BD) + len(rows_MD) > rows_MD.shape[1]:
+        return normalise(rows_MD)
+    basis_DB = torch.linalg.qr(before_BD.T).Q
+    basis_DM, triangle = torch.linalg.qr((rows_MD - rows_MD @ basis_DB @ basis_DB.T).T)
+    return (basis_DM * triangle.diagonal().sign()).T

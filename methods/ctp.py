@@ -50,9 +50,14 @@ class CTP(Finetune):
 
     name = "ctp"
     paper = "Zhu et al. 2023, CTP: Towards Vision-Language Continual Pretraining"
-    idea = "A slow model that remembers the old weights gives the keys; distances within a batch stay as they were."
+    source = "KevinLight831/CTP@7baab57 models/clip_pretrain.py"
     fidelity = "adapted"
-    deviations = "a head over frozen features in place of both encoders; without the masked language modelling terms"
+    deviations = (
+        "a head over frozen features in place of both encoders; without the masked language modelling terms; both"
+        " directions of a term are summed, there averaged"
+    )
+    published = ""
+    idea = "A slow model that remembers the old weights gives the keys; distances within a batch stay as they were."
     stores_samples = "a queue of `queue` embeddings of recent pairs"
     pooled_loss = True
     Config = CTPConfig

@@ -16,6 +16,10 @@ class Cumulative(Finetune):
 
     name = "cumulative"
     paper = "rehearsal of everything, the replay upper bound of continual learning (Lopez-Paz & Ranzato 2017)"
+    source = "the definition"
+    fidelity = "exact"
+    deviations = ""
+    published = ""
     idea = "Keep all data and train on all of it whenever a task arrives."
     stores_samples = "the training pairs of all tasks seen"
     sees = "seen"

@@ -37,9 +37,14 @@ class DERpp(Finetune):
 
     name = "der_pp"
     paper = "Buzzega et al. 2020, Dark Experience for General Continual Learning"
-    idea = "Rehearse old pairs together with what the model then thought of them."
+    source = "aimagelab/mammoth@e75a491 models/derpp.py"
     fidelity = "adapted"
-    deviations = "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs"
+    deviations = (
+        "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs, so "
+        "that a row compares embeddings of heads of several tasks"
+    )
+    published = "replay=0.5"
+    idea = "Rehearse old pairs together with what the model then thought of them."
     stores_samples = "features and both embeddings of `buffer` training pairs"
     ensembles = False  # its loss cannot be stacked
     pooled_loss = True

@@ -40,9 +40,14 @@ class DualPrompt(AttentionHead):
 
     name = "dualprompt"
     paper = "Wang et al. 2022, DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning"
-    idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
+    source = "google-research/l2p@dd8836e models/prompt.py, configs/cifar100_dualprompt.py"
     fidelity = "adapted"
-    deviations = "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer"
+    deviations = (
+        "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer, "
+        "and serve as keys and values, which there have prompts of their own"
+    )
+    published = ""
+    idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
     control = "attention_head"
     Config = DualPromptConfig
     config: DualPromptConfig

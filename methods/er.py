@@ -1,19 +1,21 @@
 """Experience replay: stored pairs of earlier tasks join every batch.
 
 L = L_contrastive(batch + replayed pairs), so that stored and current pairs are negatives of each other (Chaudhry et al.
-2019, tiny memories). A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen.
+2019, tiny memories). A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen; it is filled when a
+task ends, or as the stream runs: with each batch of a task's first epoch, after that batch was trained on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
 from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
@@ -21,10 +23,14 @@ from ctvr_bench.methods.shared.registry import register
 
 @dataclass(frozen=True)
 class ERConfig(FinetuneConfig):
-    """buffer: pairs kept. replay: pairs drawn into every batch (None: as many as the batch holds)."""
+    """buffer: pairs kept. replay: pairs drawn into every batch (None: as many as the batch holds).
+
+    filled: when pairs are offered to the buffer. With `stream` a task is rehearsed while it is learned.
+    """
 
     buffer: Count = 320
     replay: Count | None = None
+    filled: Literal["task_end", "stream"] = "task_end"
 
 
 @register()
@@ -33,6 +39,10 @@ class ER(Finetune):
 
     name = "er"
     paper = "Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning"
+    source = "aimagelab/mammoth@e75a491 models/er.py"
+    fidelity = "adapted"
+    deviations = "the buffer is filled when a task ends, the authors' at every step (`filled`)"
+    published = "filled=stream"
     idea = "Rehearse a small uniform sample of everything seen."
     stores_samples = "features of `buffer` training pairs"
     ensembles = False  # measured: stacking replayed pairs takes what it saves
@@ -42,16 +52,25 @@ class ER(Finetune):
     def __init__(self, config: ERConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         self.memory = Reservoir(config.buffer)
+        self.offered = 0  # of the current task's pairs; a task begins with none
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.offered = 0
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
+        joined = batch
         if len(self.memory):
-            count = self.config.replay or len(batch)
-            batch = _append(batch, self.memory.draw(count, generator))
-        return super().prepare(batch, generator)
+            joined = _append(batch, self.memory.draw(self.config.replay or len(batch), generator))
+        if self.config.filled == "stream" and self.offered < self.task.num_pairs:
+            self.memory.add(pair_items(batch), generator)
+            self.offered += len(batch)
+        return super().prepare(joined, generator)
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
-        for index_N in data.shuffled(256, generator):
-            self.memory.add(pair_items(data.pairs(index_N)), generator)
+        if self.config.filled == "task_end":
+            for index_N in data.shuffled(256, generator):
+                self.memory.add(pair_items(data.pairs(index_N)), generator)
 
 
 def _append(batch: PairBatch, items: dict[str, Tensor]) -> PairBatch:

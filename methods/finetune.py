@@ -32,6 +32,12 @@ class Finetune(Method):
 
     name = "finetune"
     paper = "Luo et al. 2022, CLIP4Clip (mean pooling), trained task after task"
+    source = "JasonCodeMaker/CTVR@72b7652 modules/loss.py; ArrowLuo/CLIP4Clip@508ffa3 modules/modeling.py"
+    fidelity = "adapted"
+    deviations = (
+        "similarities are multiplied by `scale`, in CTVR's release by a fixed 99.48, in CLIP4Clip's by a learned number"
+    )
+    published = "scale=99.484"
     idea = "Keep training on whatever task is current."
     ensembles = True
     pooled_loss: ClassVar[bool] = True

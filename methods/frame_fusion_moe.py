@@ -54,9 +54,14 @@ class FrameFusionMoE(Method):
 
     name = "frame_fusion_moe"
     paper = "CTVR 2025, Continual Text-to-Video Retrieval with Frame Fusion and Task-Aware Routing"
-    idea = "Route captions by task, and keep new captions away from old videos."
+    source = "JasonCodeMaker/CTVR@72b7652 trainer/framefusionMoE.py, modules/loss.py"
     fidelity = "adapted"
-    deviations = "modules act on frozen features, not inside CLIP; negatives are training videos, not test videos"
+    deviations = (
+        "modules act on frozen features, not inside CLIP; negatives are training videos, not test videos; "
+        "similarities are multiplied by `scale`, there by 99.48"
+    )
+    published = "scale=99.484"
+    idea = "Route captions by task, and keep new captions away from old videos."
     stores_samples = "one embedding of every training video"
     Config = FrameFusionMoEConfig
     config: FrameFusionMoEConfig

@@ -16,6 +16,10 @@ class Joint(Finetune):
 
     name = "joint"
     paper = "the multi-task upper bound of continual learning (Lopez-Paz & Ranzato 2017)"
+    source = "the definition"
+    fidelity = "exact"
+    deviations = ""
+    published = ""
     idea = "Train on all tasks together; what a continual method could reach without forgetting."
     stores_samples = "the training pairs of all tasks"
     sees = "all"

@@ -8,6 +8,7 @@ one query see others).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
-from ctvr_bench.methods.shared.heads import Prompts, fan_in_uniform, masked_mean, uniform
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, at_most
+from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -25,12 +26,16 @@ from ctvr_bench.methods.shared.similarity import normalise
 
 @dataclass(frozen=True)
 class L2PConfig(AttentionConfig):
-    """pool: prompts in a pool. length: tokens of a prompt. chosen: prompts per sample. pull: weight of the key term."""
+    """pool: prompts in a pool. length: tokens of a prompt. chosen: prompts per sample. pull: weight of the key term.
+
+    key_bound: keys start uniform within it (None: 1 / sqrt(D)); the smaller they are, the further a step turns them.
+    """
 
     pool: Count = 10
     length: Count = 5
     chosen: Count = 5
     pull: NotNegative = 0.1
+    key_bound: Positive | None = None
 
     def __post_init__(self) -> None:
         at_most(self.chosen, self.pool, "chosen", "pool")
@@ -42,9 +47,17 @@ class L2P(AttentionHead):
 
     name = "l2p"
     paper = "Wang et al. 2022, Learning to Prompt for Continual Learning"
-    idea = "Tasks share a pool of prompts; the input itself chooses which to use."
+    source = (
+        "google-research/l2p@dd8836e models/prompt.py, configs/cifar100_l2p.py; JH-LEE-KR/l2p-pytorch@f7bc994 prompt.py"
+    )
     fidelity = "adapted"
-    deviations = "prompts join one attention block over frozen tokens instead of a frozen transformer's input"
+    deviations = (
+        "prompts join one trained attention block over frozen tokens instead of a frozen transformer's input; "
+        "every sample picks for itself, there a whole batch together; the caption's own output is scored, there "
+        "the mean of the prompts' outputs"
+    )
+    published = "length=10, chosen=4, pull=1.0, key_bound=0.01"
+    idea = "Tasks share a pool of prompts; the input itself chooses which to use."
     control = "attention_head"
     Config = L2PConfig
     config: L2PConfig
@@ -72,7 +85,8 @@ class PromptPool(nn.Module):
     def __init__(self, config: L2PConfig, dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self.chosen = config.chosen
-        self.keys_KD = fan_in_uniform((config.pool, dim), generator)
+        bound = 1 / math.sqrt(dim) if config.key_bound is None else config.key_bound
+        self.keys_KD = uniform((config.pool, dim), bound, generator)
         self.prompts_KPD = uniform((config.pool, config.length, dim), 1.0, generator)
 
     def forward(self, query_ND: Tensor) -> Prompts:

@@ -44,6 +44,13 @@ class LwF(Finetune):
 
     name = "lwf"
     paper = "Li & Hoiem 2016, Learning without Forgetting; CTVR 2025 for retrieval"
+    source = "JasonCodeMaker/CTVR@72b7652 modules/loss.py"
+    fidelity = "adapted"
+    deviations = (
+        "similarities are multiplied by `scale`, in CTVR's release by 99.48; both sides are distilled from the "
+        "task before, there the video side from the frozen encoder"
+    )
+    published = "variant=student_teacher_text, teacher=zero_shot, scale=99.484"
     idea = "On new data, similarities stay near those of the model before the task."
     pooled_loss = True
     Config = LwFConfig

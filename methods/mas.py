@@ -1,8 +1,8 @@
 """Memory Aware Synapses: weights to which the output is sensitive are held; no labels needed.
 
 L = L_contrastive + strength sum_p W_p (theta_p - theta*_p)^2,   theta* the weights after the last task
-W <- keep W + (1 - keep) 1/N sum_i | d ||f(x_i)||^2 / d theta |   after each task (W itself after the first one)
-                                                                                        Aljundi et al. 2018, ECCV
+G = 1/N sum_i | d ||f(x_i)||^2 / d theta |   after each task
+W <- keep W + (1 - keep) G  (G after the first task),  or W <- W + G                    Aljundi et al. 2018, ECCV
 f is what the head gives before it is brought to unit length, caption and video each in lengths of the frozen feature,
 so that the encoder's scale does not matter.
 """
@@ -10,6 +10,7 @@ so that the encoder's scale does not matter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,12 @@ from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 class MASConfig(FinetuneConfig):
     """strength: lambda; the authors' 1 does nothing here, where weights move by about 0.01 in a task.
 
-    keep: alpha, the share of the old importance when a task is added.
+    over_tasks: a running mean of importance, or its sum as in the authors' code. keep: alpha, the share of the old
+    importance when a task is added to the mean.
     """
 
     strength: NotNegative = 100.0
+    over_tasks: Literal["mean", "sum"] = "mean"
     keep: Share = 0.5
 
 
@@ -40,6 +43,13 @@ class MAS(Finetune):
 
     name = "mas"
     paper = "Aljundi et al. 2018, Memory Aware Synapses: Learning what (not) to forget"
+    source = "rahafaljundi/MAS-Memory-Aware-Synapses@c3e6a85 MAS_to_be_published/MAS_utils/MAS_based_Training.py"
+    fidelity = "adapted"
+    deviations = (
+        "importance is a running mean over tasks, the authors sum it (`over_tasks`); lengths are in units of the "
+        "frozen feature's"
+    )
+    published = "over_tasks=sum, strength=1.0"
     idea = "A weight is as important as the output is sensitive to it, whatever the loss."
     pooled_loss = True
     Config = MASConfig
@@ -61,8 +71,11 @@ class MAS(Finetune):
         total_P = torch.zeros_like(self.importance_P)
         for index_N in data.shuffled(self.config.batch_size, generator):
             total_P += sensitivity(self._squared_lengths(data.pairs(index_N)), self.head)
-        keep = self.config.keep if self.task.position > 0 else 0.0
-        self.importance_P = keep * self.importance_P + (1 - keep) * total_P / len(data)
+        if self.config.over_tasks == "sum":
+            self.importance_P = self.importance_P + total_P / len(data)
+        else:
+            keep = self.config.keep if self.task.position > 0 else 0.0
+            self.importance_P = keep * self.importance_P + (1 - keep) * total_P / len(data)
         self.anchor_P = weights_of(self.head).detach()
 
     def _squared_lengths(self, batch: PairBatch) -> Tensor:

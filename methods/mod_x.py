@@ -1,8 +1,9 @@
 """Mod-X: keep the off-diagonal part of the old model's similarity matrix, where the old model was right.
 
-L = L_contrastive + weight [ KL(R, C) + KL(R', C') ],   R = softmax of rows of s v' t' (old),  C of s v t (new)
-A row of R whose largest entry is not its own pair is replaced by the row of C, so that it pulls nowhere. No softening
-temperature.                                                                            Ni et al. 2023, ICML
+L = L_contrastive + weight [ KL(R, C) + KL(R', C') ],   R = softmax of rows of r v' t' (old),  C of r v t (new)
+A row of R whose largest entry is not its own pair is replaced by the row of C, so that it pulls nowhere. r is
+`relation_scale`: at 1, as the authors take it, rows are nearly even and all off-diagonal entries weigh alike; at the
+contrastive loss's scale the nearest neighbours weigh most.                              Ni et al. 2023, ICML
 Captions of one video in a batch are all right answers. The old model is the previous task's.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
@@ -26,9 +28,14 @@ from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher
 
 @dataclass(frozen=True)
 class ModXConfig(FinetuneConfig):
-    """weight: of the off-diagonal term."""
+    """weight: of the off-diagonal term. relation_scale: r, what cosines in it are multiplied with (None: as scale).
+
+    reduction: over the rows of a batch.
+    """
 
     weight: NotNegative = 5.0
+    relation_scale: Positive | None = None
+    reduction: Literal["mean", "sum"] = "mean"
 
 
 @register()
@@ -37,6 +44,13 @@ class ModX(Finetune):
 
     name = "mod_x"
     paper = "Ni et al. 2023, Continual Vision-Language Representation Learning with Off-Diagonal Information"
+    source = "ZixuanNi/Mod-X@a6a2f6c ModX_Training/continue_train_model.py"
+    fidelity = "adapted"
+    deviations = (
+        "the off-diagonal term compares scaled cosines and averages over rows, the authors' raw cosines and sums "
+        "(`relation_scale`, `reduction`); captions of one video are all right answers"
+    )
+    published = "relation_scale=1.0, reduction=sum, weight=20.0"
     idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
     pooled_loss = True
     Config = ModXConfig
@@ -59,13 +73,17 @@ class ModX(Finetune):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)
         text, video = self.embed_batch(batch)
-        new_NN = config.scale * pair_similarity(text, video, config)
+        sim_NN = pair_similarity(text, video, config)
+        relation_scale = config.scale if config.relation_scale is None else config.relation_scale
         with torch.no_grad():
             old_text = teacher_text(self.teacher, batch, config)
             old_video = teacher_video(self.teacher, batch, config)
-            old_NN = config.scale * pair_similarity(old_text, old_video, config)
+            old_NN = relation_scale * pair_similarity(old_text, old_video, config)
+        new_NN = relation_scale * sim_NN
         kept = off_diagonal(new_NN, old_NN, same_NN) + off_diagonal(new_NN.T, old_NN.T, same_NN)
-        return {"contrastive": symmetric_contrastive(new_NN, 1.0, same_NN), "off_diagonal": config.weight * kept}
+        weight = config.weight * (len(batch) if config.reduction == "sum" else 1)
+        contrastive = symmetric_contrastive(config.scale * sim_NN, 1.0, same_NN)
+        return {"contrastive": contrastive, "off_diagonal": weight * kept}
 
 
 def off_diagonal(new_NN: Tensor, old_NN: Tensor, same_NN: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,8 @@ from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_simi
 class MoEAdaptersConfig(TrainedConfig):
     """experts: per modality. rank: of each. top_k: experts used for a sample. freeze: experts frozen after a task.
 
-    noise: standard deviation added to the router's logits in training.
+    freeze_among: the task's most used of those still open, or of all as the authors' two, so that one frozen before may
+    be named again. noise: standard deviation added to the router's logits in training. activation: inside experts.
     """
 
     lr: NotNegative = 6e-4
@@ -48,7 +50,9 @@ class MoEAdaptersConfig(TrainedConfig):
     experts: Count = 10
     top_k: Count = 2
     freeze: Some = 1
+    freeze_among: Literal["open", "all"] = "open"
     noise: NotNegative = 0.7
+    activation: Literal["gelu", "relu"] = "gelu"
 
     def __post_init__(self) -> None:
         at_most(self.top_k, self.experts, "top_k", "experts")
@@ -60,6 +64,14 @@ class MoEAdapters(Method):
 
     name = "moe_adapters"
     paper = "Yu et al. 2024, Boosting Continual Learning of Vision-Language Models via Mixture-of-Experts Adapters"
+    source = "JiazuoYu/MoE-Adapters4CL@4572d97 mtil/src/models/finetune.py, mtil/clip/adapter.py, mtil/clip/model.py"
+    fidelity = "adapted"
+    deviations = (
+        "the gallery's task names the router, there autoencoders guess it (DDAS); the noise of routing is fixed, "
+        "there learned; experts see layer-normed features and are added in full, there to a tenth; the most used "
+        "open expert is frozen, there the two most used of all (`freeze_among`)"
+    )
+    published = "freeze=2, freeze_among=all, activation=relu"
     idea = "Tasks share experts through routers of their own; experts that a task used most are left to it."
     Config = MoEAdaptersConfig
     config: MoEAdaptersConfig
@@ -77,8 +89,8 @@ class MoEAdapters(Method):
         super().begin_task(task)
         self.zero_grad()  # what is frozen from now on must not count in the clipped norm
         if task.position > 0:
-            self.text_experts.freeze(self.config.freeze)
-            self.video_experts.freeze(self.config.freeze)
+            self.text_experts.freeze(self.config.freeze, self.config.freeze_among)
+            self.video_experts.freeze(self.config.freeze, self.config.freeze_among)
 
     def optimised_parameters(self) -> list[nn.Parameter]:
         current = max(self.task.position, 0)
@@ -146,6 +158,7 @@ class Experts(nn.Module):
     def __init__(self, config: MoEAdaptersConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.top_k = config.top_k
+        self.activation = functional.gelu if config.activation == "gelu" else functional.relu
         self.experts = nn.ModuleList(LowRank(spec.dim, config.rank, 1, generator) for _ in range(config.experts))
         shape = (config.experts, spec.dim)
         self.routers = nn.ParameterList(fan_in_uniform(shape, generator) for _ in range(spec.num_tasks))
@@ -171,7 +184,7 @@ class Experts(nn.Module):
     def _active(self, x_NLD: Tensor, gates_NE: Tensor, keep_NR: Tensor | None) -> Tensor:
         """All experts' hidden units times their gates, [N, L, E R]."""
         down_HD = torch.cat([expert.down[0] for expert in self.adapters])
-        active_NLH = functional.gelu(functional.linear(layer_norm(x_NLD), down_HD))
+        active_NLH: Tensor = self.activation(functional.linear(layer_norm(x_NLD), down_HD))
         gates_NER = gates_NE[:, :, None].expand(-1, -1, len(down_HD) // len(self.experts))
         gates_NER = gates_NER if keep_NR is None else gates_NER * keep_NR[:, None]
         return active_NLH * gates_NER.flatten(1)[:, None]
@@ -190,12 +203,12 @@ class Experts(nn.Module):
     def count_uses(self, query_ND: Tensor, task: int) -> None:
         self.uses_E = (self.gates(query_ND, task) > 0).float().mean(0)
 
-    def freeze(self, count: int) -> None:
-        """Freeze the `count` experts that the last task used most and that are not frozen yet; they get no gradient."""
-        open_E = self.uses_E.masked_fill(self.frozen_E, -1.0)
-        most = open_E.topk(min(count, len(open_E))).indices
+    def freeze(self, count: int, among: Literal["open", "all"]) -> None:
+        """Freeze the `count` experts that the last task used most, of those not frozen yet or of all; no gradient."""
+        uses_E = self.uses_E.masked_fill(self.frozen_E, -1.0) if among == "open" else self.uses_E
+        most = uses_E.topk(min(count, len(uses_E))).indices
         self.frozen_E = self.frozen_E.clone()
-        self.frozen_E[most[open_E[most] > 0]] = True
+        self.frozen_E[most[uses_E[most] > 0]] = True
         for expert, frozen in zip(self.experts, self.frozen_E.tolist(), strict=True):
             expert.requires_grad_(not frozen)
 

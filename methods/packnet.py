@@ -46,6 +46,13 @@ class PackNet(Finetune):
 
     name = "packnet"
     paper = "Mallya & Lazebnik 2018, PackNet: Adding Multiple Tasks to a Single Network by Iterative Pruning"
+    source = "arunmallya/packnet@7b6032c src/prune.py, src/scripts/run_sequence.sh"
+    fidelity = "adapted"
+    deviations = (
+        "pruning and retraining share a task's epochs, there ten are added to twenty; the last task is pruned too"
+        " (`prune_last`)"
+    )
+    published = "prune=0.75, epochs=30, prune_at=0.667, prune_last=false"
     idea = "A task needs only some of the weights: prune, freeze what is left, give the rest to the next task."
     Config = PackNetConfig
     config: PackNetConfig

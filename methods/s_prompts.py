@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,14 @@ _Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 
 @dataclass(frozen=True)
 class SPromptsConfig(AttentionConfig):
-    """length: tokens of a prompt. centroids: K per task and modality."""
+    """length: tokens of a prompt. centroids: K per task and modality.
+
+    distance: from a feature to centroids; the authors sum absolute differences.
+    """
 
     length: Count = 10
     centroids: Count = 5
+    distance: Literal["euclidean", "manhattan"] = "euclidean"
 
 
 @register()
@@ -44,9 +48,15 @@ class SPrompts(Method):
 
     name = "s_prompts"
     paper = "Wang et al. 2022, S-Prompts Learning with Pre-trained Transformers"
-    idea = "Learn tasks apart from each other and let the frozen features say which one a sample belongs to."
+    source = "iamwangyabin/S-Prompts@a26e822 methods/sprompt.py"
     fidelity = "adapted"
-    deviations = "each task's prompts join an attention block of its own over frozen tokens, not a frozen transformer"
+    deviations = (
+        "each task's prompts join an attention block of its own over frozen tokens, not a frozen transformer; the"
+        " nearest centroid is that of least squared differences of unit vectors, there of least absolute ones of "
+        "features (`distance`)"
+    )
+    published = "distance=manhattan"
+    idea = "Learn tasks apart from each other and let the frozen features say which one a sample belongs to."
     stores_samples = "`centroids` centroids of frozen features per task and modality"
     control = "attention_head"
     Config = SPromptsConfig
@@ -107,7 +117,8 @@ class SPrompts(Method):
     def _nearest(self, feature_ND: Tensor, centroid_TKD: Tensor) -> Tensor:
         """task_N of the nearest centroid among the tasks begun."""
         begun_KD = centroid_TKD[: self.begun].flatten(0, 1)
-        return torch.cdist(normalise(feature_ND), begun_KD).argmin(1) // self.config.centroids
+        power = 2.0 if self.config.distance == "euclidean" else 1.0
+        return torch.cdist(normalise(feature_ND), begun_KD, p=power).argmin(1) // self.config.centroids
 
     def _text(self, text: TextBatch, task: int) -> TextBatch:
         return self._head(task).attend_text(text, Prompts.shared(self.text_prompts[task], len(text.pooled_ND)))

@@ -127,6 +127,11 @@ class StructAlign(Method):
 
     name = "structalign"
     paper = "StructAlign, SIGIR 2026 (arXiv 2601.20597)"
+    source = (
+        "Mysteriousplayer/SIGIR26-StructAlign@f7291b8 trainer/StructAlign.py, trainer/trainer_framework.py, "
+        "modules/loss.py, modules/optimization.py, model/StructAlignMoE/adapter.py"
+    )
+    published = ""
     idea = "Both modalities share a fixed simplex of category directions, and batch relations follow the old model."
     fidelity = "adapted"
     deviations = "modules act on frozen frame, word and caption features, not inside CLIP's layers; losses are exact"

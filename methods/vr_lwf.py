@@ -40,9 +40,14 @@ class VRLwF(Finetune):
 
     name = "vr_lwf"
     paper = "Ding et al. 2022, Don't Stop Learning: Towards Continual Learning for the CLIP Model"
-    idea = "Similarities of new videos with sentences from everywhere stay near those of the old model."
+    source = "the paper's equation"
     fidelity = "adapted"
-    deviations = "replays captions of a reference bank, not sentences of random vocabulary words; pooled features only"
+    deviations = (
+        "replays captions of a reference bank, not sentences of random vocabulary words; pooled features only; "
+        "similarities are multiplied by `scale`, not by CLIP's temperature"
+    )
+    published = "scale=99.484"
+    idea = "Similarities of new videos with sentences from everywhere stay near those of the old model."
     needs_reference = True
     pooled_loss = True
     Config = VRLwFConfig

@@ -33,6 +33,10 @@ class WiseFT(Finetune):
 
     name = "wise_ft"
     paper = "Wortsman et al. 2022, Robust fine-tuning of zero-shot models"
+    source = "the paper's equation"
+    fidelity = "adapted"
+    deviations = "weights are mixed after every task with those before it; the paper mixes once, with zero-shot"
+    published = "mix=0.5"
     idea = "Between the weights before and after a task lies a better trade-off than at either end."
     Config = WiseFTConfig
     config: WiseFTConfig

@@ -1,16 +1,19 @@
 """X-Pool: every caption pools a video's frames for itself, by attention; the gallery depends on the query.
 
-a_f = softmax_f( (W_q LN(t)) . (W_k f_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) f_f,
-t and frames f_f from the residual adapters of `finetune`, unit length; score = cosine.  L = finetune's on these scores
+a_f = softmax_f( (W_q LN(t)) . (W_k k_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) u_f,
+t and frames from the residual adapters of `finetune`; score = cosine.  L = finetune's on these scores
                                                                                      Gorti et al. 2022, CVPR
-W_k = 1 as in the authors' code; W_q = 0 instead of 1, so that attention is even at first and training starts from mean
-pooling. W_k' W_q LN(t) is computed with the caption: a stored gallery holds frames; no weight is needed to score it.
+keys = unit: k_f = u_f the frame at unit length. keys = layer_norm: k_f = LN(frame) as the authors' keys and values, and
+u_f the same at unit length. Logits are sqrt(D) times as large then, so that attention can pick. W_k = 1 at first as in
+the authors' code; W_q = 0 instead of 1, so that attention is even at first and training starts from mean pooling.
+W_k' W_q LN(t) is computed with the caption: a stored gallery holds frames; no weight is needed to score it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -27,9 +30,13 @@ from ctvr_bench.methods.shared.similarity import normalise
 
 @dataclass(frozen=True)
 class XPoolConfig(FinetuneConfig):
-    """Fields of TrainedConfig, no others; dropout acts in the residual adapters. Word-frame scores do not pool."""
+    """keys: what a caption's attention looks at; the authors layer-norm frames.
+
+    dropout acts in the residual adapters. Word-frame scores do not pool.
+    """
 
     lr: NotNegative = 6e-4
+    keys: Literal["unit", "layer_norm"] = "unit"
 
 
 @register()
@@ -38,9 +45,15 @@ class XPool(Finetune):
 
     name = "x_pool"
     paper = "Gorti et al. 2022, X-Pool: Cross-Modal Language-Video Attention for Text-Video Retrieval"
-    idea = "A caption tells about part of a video: let it pick the frames it is about."
+    source = "layer6ai-labs/xpool@bc88718 modules/transformer.py"
     fidelity = "adapted"
-    deviations = "attention is even at first and shifts the mean frame; values are the frames, without output layers"
+    deviations = (
+        "attention is even at first and shifts the mean frame, there caption and frame are compared as they are; "
+        "values are the frames, without output layers; keys are unit frames, which softens attention, there "
+        "layer-normed ones (`keys`)"
+    )
+    published = "keys=layer_norm"
+    idea = "A caption tells about part of a video: let it pick the frames it is about."
     Config = XPoolConfig
     config: XPoolConfig
 
@@ -62,8 +75,11 @@ class XPool(Finetune):
 
     def _attending(self, text: TextEmbedding) -> TextEmbedding:
         query_ND = layer_norm(text.pooled_ND) @ self.query_DD.T / math.sqrt(self.spec.dim)
+        if self.config.keys == "layer_norm":  # LN(f) = sqrt(D) n(f - mean of f): the gallery keeps the unit vector
+            query_ND = query_ND * math.sqrt(self.spec.dim)
         return text._replace(attend_ND=query_ND @ self.key_DD)
 
     def _with_frames(self, video: AdaptedVideo) -> VideoEmbedding:
-        frames_MFD = normalise(video.frames_MFD) * video.frame_mask_MF[..., None]
+        kept_MFD = layer_norm(video.frames_MFD) if self.config.keys == "layer_norm" else video.frames_MFD
+        frames_MFD = normalise(kept_MFD) * video.frame_mask_MF[..., None]
         return VideoEmbedding(embed_video(video, self.config).pooled_MD, frames_MFD, video.frame_mask_MF)

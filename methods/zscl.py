@@ -48,9 +48,14 @@ class ZSCL(Finetune):
 
     name = "zscl"
     paper = "Zheng et al. 2023, Preventing Zero-Shot Transfer Degradation in Continual Learning of VLMs"
-    idea = "Hold the space of the frozen encoder where no task looks, and average the weights over training."
+    source = "Thunderbeee/ZSCL@b96e714 mtil/src/models/finetune.py; JasonCodeMaker/CTVR@72b7652 modules/loss.py"
     fidelity = "adapted"
-    deviations = "the reference set is the store's bank of unpaired features, without words; both encoders are held"
+    deviations = (
+        "the reference set is the store's bank of unpaired features, without words; both encoders are held; "
+        "similarities are multiplied by `scale`, in CTVR's release by 99.48; weights are averaged more often"
+    )
+    published = "variant=student_teacher_text, average_every=100, scale=99.484"
+    idea = "Hold the space of the frozen encoder where no task looks, and average the weights over training."
     needs_reference = True
     pooled_loss = True
     Config = ZSCLConfig

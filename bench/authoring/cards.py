@@ -32,6 +32,8 @@ def print_card(entry: Entry) -> None:
         "paper": method.paper,
         "idea": method.idea,
         "fidelity": method.fidelity + (f": {method.deviations}" if method.deviations else ""),
+        **({"compared with": method.source} if method.source else {}),
+        **({"as published": f"--methods '{entry.name}[{method.published}]'"} if method.published else {}),
         "trained on": {"current": "the current task", "seen": "all tasks so far", "all": "all tasks"}[method.sees],
         "keeps": method.stores_samples,
         "needs": "a reference bank in the store" if method.needs_reference else "training pairs only",

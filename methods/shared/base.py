@@ -120,6 +120,10 @@ class Method(nn.Module):
     idea: ClassVar[str]
     fidelity: ClassVar[Literal["exact", "adapted"]] = "exact"
     deviations: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    """What it was compared with: owner/repository@commit and files, or the paper's equations where no code was read."""
+    published: ClassVar[str] = ""
+    """The authors' Config values where they differ and have a place here, as written in brackets after the name."""
     stores_samples: ClassVar[str] = "nothing"
     """What it keeps of past tasks, in words; 'nothing' for a method that keeps weights only."""
     sees: ClassVar[Sees] = "current"
