@@ -38,9 +38,6 @@ class AdapterPerTask(Finetune):
     name = "adapter_per_task"
     paper = "Houlsby et al. 2019, Parameter-Efficient Transfer Learning; one adapter per task (Rusu et al. 2016)"
     source = "the definition"
-    fidelity = "exact"
-    deviations = ""
-    published = ""
     idea = "Nothing can be forgotten that nothing else may touch."
     ensembles = False  # measured: little faster, and it rounds further from the run alone than others
     Config = AdapterPerTaskConfig

@@ -38,7 +38,6 @@ class AGEM(Finetune):
     source = "aimagelab/mammoth@e75a491 models/agem.py"
     fidelity = "adapted"
     deviations = "the memory is a uniform sample of all pairs seen, the authors' an equal share of each task"
-    published = ""
     idea = "Follow the new task's gradient as far as it does not point against the old tasks' one."
     stores_samples = "features of `buffer` training pairs"
     Config = AGEMConfig

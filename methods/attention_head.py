@@ -41,9 +41,6 @@ class AttentionHead(Method):
     name = "attention_head"
     paper = "control of L2P, DualPrompt and CODA-Prompt (same block, no prompts)"
     source = "the definition"
-    fidelity = "exact"
-    deviations = ""
-    published = ""
     idea = "How much of a prompt method is its attention block?"
     Config = AttentionConfig
     config: AttentionConfig

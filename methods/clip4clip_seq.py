@@ -42,7 +42,6 @@ class Clip4ClipSeq(Finetune):
         "zero at first; there it starts from the first layers and positions of CLIP's text tower and is added as "
         "it is"
     )
-    published = ""
     idea = "Let frames see each other in order before they are averaged."
     ensembles = False  # measured: no faster, its products fill the cores alone
     Config = Clip4ClipSeqConfig

@@ -146,4 +146,5 @@ def _orthonormal_beside(rows_MD: Tensor, before_BD: Tensor) -> Tensor:
         return normalise(rows_MD)
     basis_DB = torch.linalg.qr(before_BD.T).Q
     basis_DM, triangle = torch.linalg.qr((rows_MD - rows_MD @ basis_DB @ basis_DB.T).T)
-    return (basis_DM * triangle.diagonal().sign()).T
+    signed_MD: Tensor = (basis_DM * triangle.diagonal().sign()).T
+    return signed_MD

@@ -56,7 +56,6 @@ class CTP(Finetune):
         "a head over frozen features in place of both encoders; without the masked language modelling terms; both"
         " directions of a term are summed, there averaged"
     )
-    published = ""
     idea = "A slow model that remembers the old weights gives the keys; distances within a batch stay as they were."
     stores_samples = "a queue of `queue` embeddings of recent pairs"
     pooled_loss = True

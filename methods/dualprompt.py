@@ -46,7 +46,6 @@ class DualPrompt(AttentionHead):
         "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer, "
         "and serve as keys and values, which there have prompts of their own"
     )
-    published = ""
     idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
     control = "attention_head"
     Config = DualPromptConfig

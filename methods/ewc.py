@@ -38,9 +38,6 @@ class EWC(Finetune):
     name = "ewc"
     paper = "Kirkpatrick et al. 2017, Overcoming catastrophic forgetting; Schwarz et al. 2018 (online)"
     source = "the papers' equations"
-    fidelity = "exact"
-    deviations = ""
-    published = ""
     idea = "Move where the old losses are flat: each weight is held as firmly as old tasks need it."
     pooled_loss = True
     Config = EWCConfig

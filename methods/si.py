@@ -39,8 +39,6 @@ class SI(Finetune):
     name = "si"
     paper = "Zenke et al. 2017, Continual Learning Through Synaptic Intelligence"
     source = "the paper's equations"
-    fidelity = "exact"
-    deviations = ""
     published = "strength=0.1, damping=0.1"
     idea = "While training, each weight keeps account of how much it lowered the loss."
     pooled_loss = True

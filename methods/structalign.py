@@ -131,7 +131,6 @@ class StructAlign(Method):
         "Mysteriousplayer/SIGIR26-StructAlign@f7291b8 trainer/StructAlign.py, trainer/trainer_framework.py, "
         "modules/loss.py, modules/optimization.py, model/StructAlignMoE/adapter.py"
     )
-    published = ""
     idea = "Both modalities share a fixed simplex of category directions, and batch relations follow the old model."
     fidelity = "adapted"
     deviations = "modules act on frozen frame, word and caption features, not inside CLIP's layers; losses are exact"

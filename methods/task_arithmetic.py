@@ -34,9 +34,6 @@ class TaskArithmetic(Finetune):
     name = "task_arithmetic"
     paper = "Ilharco et al. 2023, Editing Models with Task Arithmetic"
     source = "the paper's equation"
-    fidelity = "exact"
-    deviations = ""
-    published = ""
     idea = "What a task teaches is a direction in weight space; directions of many tasks can be added."
     Config = TaskArithmeticConfig
     config: TaskArithmeticConfig

@@ -36,8 +36,6 @@ class TIES(Finetune):
     name = "ties"
     paper = "Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models"
     source = "the paper's equations"
-    fidelity = "exact"
-    deviations = ""
     published = "keep=0.2"
     idea = "Merging hurts where tasks disagree about a sign or merely drift: drop the drift, let the majority decide."
     ensembles = False  # trimming is a step: rounding may move a weight across it (scores differ by 1e-4)

@@ -19,9 +19,6 @@ class ZeroShot(Method):
     name = "zero_shot"
     paper = "Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision"
     source = "the definition"
-    fidelity = "exact"
-    deviations = ""
-    published = ""
     idea = "Compare frozen features; learn nothing."
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:

@@ -139,6 +139,14 @@ class Method(nn.Module):
     faster, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
+    def __init_subclass__(cls) -> None:
+        """A class with a name of its own says itself how true it is: nothing of that is inherited."""
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            for said in ("fidelity", "deviations", "source", "published"):
+                if said not in vars(cls):
+                    setattr(cls, said, getattr(Method, said))
+
     def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
