@@ -6,6 +6,7 @@ finish well, 2 the input was wrong, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import typer
 from ctvr_bench.bench.cli.features import features
 from ctvr_bench.bench.cli.interrupt import keep_interrupts
 from ctvr_bench.bench.cli.methods import add_commands
-from ctvr_bench.bench.cli.results import check, compare, report, show
+from ctvr_bench.bench.cli.results import check, compare, report, say_others, show
 from ctvr_bench.features.errors import InputError
 
 app = typer.Typer(
@@ -111,12 +112,16 @@ def run(
     else:
         with StageProgress(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
-    records = []
+    records, reported = [], list[Path]()
     configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
     for config in configs:
         with SuiteProgress(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
-            records += run_suite(config, progress.watch, finished)
+            made = run_suite(config, progress.watch, finished)
+        records += made
+        if not any(record.status == "done" for record in made):
+            continue  # nothing to show but the reasons, which follow
+        reported.append(config.directory)
         if not json_:
             show([config.directory], json_)
         from ctvr_bench.bench.report.report import (
@@ -124,13 +129,17 @@ def run(
         )
 
         say(f"report: {write_report(config.directory, store=config.store)}", quiet)
-    if json_:
-        show([config.directory for config in configs], json_)
-    if configs[0].against is not None and not json_:
-        show_contrasts([config.directory for config in configs], configs[0].against)
+        if not quiet:
+            say_others(config.directory)
+    if json_ and reported:
+        show(reported, json_)
+    if configs[0].against is not None and reported and not json_:
+        show_contrasts(reported, configs[0].against)
     unfinished = [record for record in records if record.status != "done"]
     for record in unfinished:
         say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")
+    if unfinished and not reported:
+        say("no run ended well, so there is no report; the reasons are above")
     if unfinished:
         raise typer.Exit(1)
 
@@ -145,6 +154,9 @@ add_commands(app)
 
 def main() -> None:
     """Entry point: one line and exit code 2 for anything a user typed or gave."""
+    if os.name != "posix":
+        print("error: this suite needs Linux or macOS (on Windows: the Linux subsystem, WSL)", file=sys.stderr)
+        sys.exit(2)
     keep_interrupts()
     try:
         app()

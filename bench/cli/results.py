@@ -13,7 +13,10 @@ Json = Annotated[bool, typer.Option("--json", help="Numbers as JSON instead of t
 
 
 def report(
-    directories: Annotated[list[Path], typer.Argument(help="Folder of a suite; several for one table side by side.")],
+    directories: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a suite, or one of the files under its suites/; several for one table."),
+    ],
     format_: Annotated[
         str | None, typer.Option("--format", help="html, md, latex, csv, png or pdf (default: the whole report).")
     ] = None,
@@ -57,6 +60,8 @@ def report(
     else:
         out = write_report(directories[0], store=store, folder=out)
         show(directories[:1], json_)
+    for directory in directories:
+        say_others(directory)
     say(f"report: {out}")
 
 
@@ -153,6 +158,15 @@ def check(
         raise typer.Exit(1)
     elif found is not None and any(row.verdict == "better" for row in found.rows):
         say(f"better than the baseline; to make it the new one: run_benchmark.py check {baseline} --accept")
+
+
+def say_others(directory: Path) -> None:
+    """A line for each suite of the folder that was run with other settings, and how to see it."""
+    from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.suites import other_suites
+
+    for other in other_suites(directory):
+        say(f"also there: report {other}")
 
 
 def show(directories: list[Path], json_: bool) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ctvr_bench.bench.forgetting import intransigence
-from ctvr_bench.bench.records.record import RunConfig, RunRecord, read_metrics, read_suite_records
+from ctvr_bench.bench.records.record import RunConfig, RunRecord, read_metrics
+from ctvr_bench.bench.records.suites import folder_of, read_suite_records
 from ctvr_bench.features.errors import InputError
 
 OWN = "t2v/stored/own/R@1"
@@ -90,9 +91,12 @@ class SuiteResults:
         }
 
 
-def read_results(directory: Path) -> SuiteResults:
-    """The finished runs of a suite's folder as rows. Raises InputError where there is none."""
-    records = read_suite_records(directory)
+def read_results(place: Path) -> SuiteResults:
+    """The finished runs of a suite as rows: of the folder's last one, or of that whose file under `suites/` is named.
+
+    Raises InputError where there is none.
+    """
+    records, directory = read_suite_records(place), folder_of(place)
     finished = [record for record in records if record.status == "done"]
     if not finished:
         raise InputError(f"{directory}: no run is finished ({len(records)} begun); repeat the 'run' command to go on")
@@ -113,7 +117,7 @@ def read_results(directory: Path) -> SuiteResults:
 
 def _check_one_setting(directory: Path, label: str, configs: Sequence[RunConfig]) -> None:
     """Runs of a row may differ in order and seed alone; anything else would be averaged unseen."""
-    varies = {"order", "seed", "options", "config"}
+    varies = {"order", "seed", "options", "config", "stack"}
     ways: dict[str, set[str]] = {}
     for config in configs:
         values = {key: value for key, value in config.model_dump().items() if key not in varies}
@@ -124,7 +128,7 @@ def _check_one_setting(directory: Path, label: str, configs: Sequence[RunConfig]
     if different:
         raise InputError(
             f"{directory}: {label!r} was run in several ways ({'; '.join(different)}), which one row would mix; "
-            "remove the runs that are not meant, and give each suite a --name of its own"
+            "repeat the 'run' command, which tells its runs from others, or remove the runs that are not meant"
         )
 
 

@@ -208,14 +208,6 @@ def finished_record(directory: Path) -> RunRecord | None:
     return record if record.status in ("done", "diverged") else None
 
 
-def read_suite_records(directory: Path) -> list[RunRecord]:
-    """All records of a finished or running suite. Raises InputError where there is none or one cannot be read."""
-    folders = sorted(path.parent for path in directory.glob("*/run.json"))
-    if not folders:
-        raise InputError(f"{directory}: holds no runs; name the folder that 'run' wrote, e.g. results/runs/default")
-    return [read_record(folder) for folder in folders]
-
-
 def read_metrics(directory: Path) -> dict[str, Any]:
     """The metrics.json of a finished run."""
     path = directory / "metrics.json"

@@ -11,7 +11,8 @@ from typing import Any
 
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, sentences, summary
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
-from ctvr_bench.bench.records.record import RankTable, read_suite_records, write_json, write_text
+from ctvr_bench.bench.records.record import RankTable, write_json, write_text
+from ctvr_bench.bench.records.suites import folder_of, read_suite_records
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.report.latex import Marks, latex_table
 from ctvr_bench.bench.report.tables import csv_table, interval_numbers, markdown_table, numbers
@@ -35,7 +36,7 @@ def write_report(
     from ctvr_bench.bench.report.plots import save_figures
 
     opened = open_runs_store(results, store)
-    found, folder = evidence(results, opened), folder or directory / "report"
+    found, folder = evidence(results, opened), folder or results.directory / "report"
     images = save_figures(results, folder / "figures")
     write_json(folder / "metrics.json", report_numbers(results, found))
     write_text(folder / "table.csv", csv_table(results, intervals=[found.intervals]))
@@ -49,7 +50,7 @@ def recompute_metrics(directory: Path) -> None:
     """Derive metrics.json of every finished run from its ranks.h5."""
     for record in read_suite_records(directory):
         if record.status == "done":
-            run = directory / record.run_id
+            run = folder_of(directory) / record.run_id
             write_json(run / "metrics.json", metrics_of(RankTable.load(run / "ranks.h5")))
 
 

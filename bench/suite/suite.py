@@ -13,6 +13,7 @@ import pydantic
 import torch
 
 from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, finished_record
+from ctvr_bench.bench.records.suites import LAST, PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
@@ -95,6 +96,14 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _world(cls, store: Any) -> Any:
         return store_path(store) if is_world(store) else store
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _is_below_out(cls, name: str) -> str:
+        parts = name.split("/")
+        if any(part.strip() in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
+            raise ValueError("a suite's name is the name of a folder below out, such as 'default' or 'msrvtt/first'")
+        return name
 
     @pydantic.model_validator(mode="after")
     def _reranks_an_index(self) -> SuiteConfig:
@@ -202,6 +211,8 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     if missing:
         check_finite(store)
         _check_sizes(begun, store)
+    suite = _suite_of(config, jobs)
+    write_suite(config.directory, suite)
     try:
         where = (config.store, config.directory, device)
         for made in run_jobs(run_together, missing, *where, config.jobs, config.threads, watch):
@@ -211,7 +222,18 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     except InputError:
         _remove_begun(config.directory, begun)
         raise
-    return [records[job.config.run_id] for job in jobs]
+    return suite.shown(list(records.values()))
+
+
+def _suite_of(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
+    """What the folder remembers of this command."""
+    runs = [PlannedRun(run_id=job.config.run_id, label=job.label, position=job.position) for job in jobs]
+    apart = ("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "index", "rerank")
+    values = {name: getattr(config, name) for name in (*apart, "ensemble", "device", "threads")}
+    changed = [f"{name}={value}" for name, value in values.items() if value != SuiteConfig.model_fields[name].default]
+    rows = len({job.label for job in jobs})
+    sizes = [f"{rows} rows", f"{config.seeds} seeds", f"store {config.store.name}"]
+    return Suite(runs=tuple(runs), setting=", ".join([*sizes, *changed]))
 
 
 def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
@@ -230,6 +252,9 @@ def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
     for folder in (directory / job.config.run_id for job in jobs):
         if (folder / "run.json").is_file() and finished_record(folder) is None and not (folder / "state").exists():
             shutil.rmtree(folder)
+    if not any(directory.glob("*/run.json")):
+        (directory / LAST).unlink(missing_ok=True)
+        shutil.rmtree(directory / "suites", ignore_errors=True)
     for folder in (directory, directory.parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

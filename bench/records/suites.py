@@ -1,0 +1,97 @@
+"""Which runs of a folder belong to which suite: several settings may live in one folder, and a report shows one.
+
+<folder>/suite.json           the suite that was run last
+        /suites/1f3a09c2.json each suite that was ever run there; name one in place of the folder to see it again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydantic
+
+from ctvr_bench.bench.records.record import RunRecord, read_record, write_json
+from ctvr_bench.features.errors import InputError
+
+LAST = "suite.json"
+
+
+class PlannedRun(pydantic.BaseModel, frozen=True):
+    """A run of a suite, with the row of the table that it belongs to."""
+
+    run_id: str
+    label: str
+    position: int
+
+
+class Suite(pydantic.BaseModel, frozen=True):
+    """The runs of one command, and in a few words what sets it apart."""
+
+    runs: tuple[PlannedRun, ...]
+    setting: str = ""
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits, of the runs it has."""
+        return hashlib.sha256("\n".join(sorted(run.run_id for run in self.runs)).encode()).hexdigest()[:8]
+
+    def shown(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        """Those of the records that belong to this suite, in its order and under its labels."""
+        found = {record.run_id: record for record in records}
+        return [
+            found[run.run_id].model_copy(update={"label": run.label, "position": run.position})
+            for run in self.runs
+            if run.run_id in found
+        ]
+
+
+def write_suite(folder: Path, suite: Suite) -> None:
+    """Remember a suite as one of the folder's, and as its last."""
+    for path in (folder / "suites" / f"{suite.key}.json", folder / LAST):
+        write_json(path, suite.model_dump(mode="json"))
+
+
+def read_suite_records(place: Path) -> list[RunRecord]:
+    """Records of a suite's finished and unfinished runs: of the folder's last one, or of that whose file is named.
+
+    All runs of a folder that has no suite.json. Raises InputError where there are none, or one cannot be read.
+    """
+    folder = folder_of(place)
+    folders = sorted(path.parent for path in folder.glob("*/run.json"))
+    if not folders:
+        raise InputError(f"{place}: holds no runs; name the folder that 'run' wrote, e.g. results/runs/default")
+    named = place if place != folder else folder / LAST
+    if not named.is_file():
+        return [read_record(each) for each in folders]
+    suite = _read(named)
+    wanted = {run.run_id for run in suite.runs}
+    return suite.shown([read_record(each) for each in folders if each.name in wanted])
+
+
+def folder_of(place: Path) -> Path:
+    """The folder of the runs, where it or one of its suites was named."""
+    return place.parent.parent if place.parent.name == "suites" and place.suffix == ".json" else place
+
+
+def other_suites(place: Path) -> list[str]:
+    """A line for each suite of the folder beside the one that is shown: its file, its size and what sets it apart."""
+    folder = folder_of(place)
+    shown = place if place != folder else folder / LAST
+    if not shown.is_file():
+        return []
+    key = _read(shown).key
+    others = [(path, _read(path)) for path in sorted((folder / "suites").glob("*.json")) if path.stem != key]
+    return [f"{path}: {len(suite.runs)} runs{f', {suite.setting}' if suite.setting else ''}" for path, suite in others]
+
+
+def _read(path: Path) -> Suite:
+    try:
+        return Suite.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: cannot be read as a suite's list of runs ({reason}); remove it, and repeat 'run'"
+        ) from error
