@@ -1,7 +1,7 @@
 """CLIP4Clip with its sequential head: a temporal transformer over frames, whose output is added to them.
 
 video = n( mean_f ( frame_f + |frame_f| W_out T(frames)_f ) ) after the residual adapters of `finetune`, L = its loss.
-T: 4 layers, 8 heads, learned positions (seqTransf).                              Luo et al. 2022, Neurocomputing
+T: `layers` layers of `heads` heads, learned positions (seqTransf).               Luo et al. 2022, Neurocomputing
 W_out = 0 at first, so that training starts from mean pooling; without it the random transformer would.
 """
 
@@ -22,7 +22,7 @@ from ctvr_bench.methods.shared.registry import register
 
 @dataclass(frozen=True)
 class Clip4ClipSeqConfig(FinetuneConfig):
-    """layers, heads: of the temporal transformer; heads must divide the feature dimension."""
+    """layers, heads: of the temporal transformer; heads must divide the features' dimension."""
 
     lr: NotNegative = 6e-4
     layers: Count = 4

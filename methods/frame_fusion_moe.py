@@ -32,7 +32,8 @@ from ctvr_bench.methods.structalign import StructAlignConfig
 class FrameFusionMoEConfig(TrainedConfig):
     """gamma: share of the cross-task loss. experts, top_k, rank: text experts; lora_alpha / rank scales their output.
 
-    heads: of the attention over frames. dropout: before the experts' common map A.
+    heads: at most so many in the attention over frames, as many as divide the features' dimension.
+    dropout: before the experts' common map A.
     """
 
     lr: NotNegative = 1e-4

@@ -4,7 +4,7 @@ R = s u' r'  (frozen encoder: reference frames u, reference captions r);   C = s
 L = L_contrastive + weight [ H(R, C) + H(R', C') ],   H as in `lwf`                       Zheng et al. 2023, ICCV
 theta_avg <- (k theta_avg + theta) / (k + 1) every `average_every` steps and after the last, from the weights at the
 task's start (k = 1); theta_avg becomes the model when the task ends.
-The authors average every 100 of 1,000 steps of a task; our tasks have about 100 steps, hence every 10.
+The authors average a tenth as often; their tasks have about ten times the steps.
 """
 
 from __future__ import annotations

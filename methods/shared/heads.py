@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import TextBatch, VideoBatch
 
 MASKED = -1e9
@@ -126,11 +127,12 @@ class FrameFusion(nn.Module):
 
     G = X shifted by one frame (an end frame guides itself), A = softmax((W_q G)(W_k X)' / sqrt(d_H)) over frames,
     X <- (1 - a) X + a W_o(A W_v X). W = identity without bias, a = 0: the identity.
+    heads: at most so many; the largest number that divides `dim` is taken.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = max(count for count in range(1, heads + 1) if dim % count == 0)
         self.alpha = nn.Parameter(torch.zeros(2))
         self.mix = nn.ParameterList(torch.eye(dim).repeat(3, 1) for _ in range(2))  # W_q, W_k, W_v of each block
         self.out = nn.ParameterList(torch.eye(dim) for _ in range(2))
@@ -255,11 +257,15 @@ class TemporalTransformer(nn.Module):
     """CLIP4Clip's sequential head: a transformer over frames, added to them through a zero projection.
 
     x + |x| / sqrt(D) W_out LN(T(LN(x) + position)),  T = pre-norm layers of attention and a wide GELU MLP.
-    W_out = 0 at first: the identity.
+    W_out = 0 at first: the identity. Raises InputError where `heads` does not divide `dim`.
     """
 
     def __init__(self, dim: int, frames: int, layers: int, heads: int, generator: torch.Generator) -> None:
         super().__init__()
+        if dim % heads:
+            raise InputError(
+                f"heads of the temporal transformer must divide the features' {dim} dimensions; got {heads}"
+            )
         self.heads = heads
         self.position_FD = uniform((frames, dim), 0.02, generator)
         self.mix = nn.ParameterList(fan_in_uniform((4 * dim, dim), generator) for _ in range(layers))

@@ -88,8 +88,12 @@ def test_a_number_beside_a_fields_name_is_its_default_or_the_published_one(name:
     method, module = find_method(name).method, inspect.getmodule(find_method(name).method)
     fields = config_fields(method.Config)
     texts = [(module and module.__doc__) or "", *(kind.__doc__ or "" for kind in method.Config.__mro__[:-1])]
-    beside = rf"\b({'|'.join(fields)})`?(?: (?:is|of|at|=|by))*[ =]{NUMBER}\b"
-    for field, number in (found for text in texts for found in re.findall(beside, text)):
+    names = "|".join(fields)
+    behind = rf"\b({names})`?(?: (?:is|of|at|=|by))*[ =]{NUMBER}\b"
+    before = rf"\b{NUMBER} ({names})\b"
+    found = [pair for text in texts for pair in re.findall(behind, text)]
+    found += [(field, number) for text in texts for number, field in re.findall(before, text)]
+    for field, number in found:
         assert float(number) in (fields[field], published(name).get(field)), f"{name}: {field} {number}"
 
 

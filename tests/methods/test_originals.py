@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity, layer_norm, normalize
 from torch.testing import assert_close
 
 from ctvr_bench.bench.run.training import generator_for, learn_task
+from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.c_clip import CCLIP
 from ctvr_bench.methods.clip4clip_seq import Clip4ClipSeq, SequentialHead
@@ -155,6 +156,11 @@ def test_clip4clip_seq_averages_adapted_frames_after_the_transformer() -> None:
     for found_D, frames_FD, mask_F, shift_D in zip(found_MD, *plain[:2], plain.shift_MD, strict=True):
         mean_D = transformed(method.head.sequence, frames_FD[mask_F]).mean(0)
         assert_close(found_D, normalize(mean_D + mean_D.norm() * shift_D, dim=0), rtol=1e-4, atol=1e-5)
+
+
+def test_clip4clip_seq_refuses_heads_that_do_not_divide_the_features() -> None:
+    with pytest.raises(InputError, match="must divide the features' 32 dimensions; got 5"):
+        make("clip4clip_seq", heads=5)
 
 
 def test_clip4clip_seqs_loss_reaches_every_layer() -> None:

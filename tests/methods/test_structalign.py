@@ -232,6 +232,11 @@ def test_fusion_mixes_a_frame_with_others_by_alpha_only() -> None:
     assert not torch.allclose(fusion(video).frames_MFD, video.frames_MFD, atol=1e-2)
 
 
+@pytest.mark.parametrize(("dim", "heads", "taken"), [(768, 12, 12), (512, 12, 8), (512, 8, 8), (30, 12, 10), (7, 4, 1)])
+def test_fusion_takes_as_many_heads_as_divide_the_dimension(dim: int, heads: int, taken: int) -> None:
+    assert FrameFusion(dim, heads).heads == taken
+
+
 def test_fusion_ignores_padding_frames() -> None:
     fusion = FrameFusion(16, 8)
     with torch.no_grad():
