@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench scale format clean
+.PHONY: run test check bench scale mutants format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -22,6 +22,10 @@ bench: $(VENV)/ready-extract
 # SCALE=videos x queries
 scale: $(VENV)/ready
 	SCALE=$(or $(SCALE),1000000x10000) $(BIN)/python -m pytest tests/speed/test_scale.py tests/speed/test_growth.py -q -s
+
+# plants faults one at a time and says which the tests do not find; JOBS at a time, ONLY="ewc si" some of them
+mutants: $(VENV)/ready-extract
+	$(BIN)/python tests/mutants.py --jobs $(or $(JOBS),1) $(ONLY)
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .
