@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 import pydantic
 
 from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation
+from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore
 from ctvr_bench.bench.run.stacks.planning import units
+from ctvr_bench.bench.suite.code import why_again
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, pick_device, plan
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError
@@ -80,8 +82,9 @@ def search(
     suite: SuiteConfig,
     watch: Watch = ignore,
     on_trial: Callable[[int, int, Trial], None] = ignore,
+    tell: Callable[[str], None] = ignore,
 ) -> Search:
-    """Make every trial that is missing, and choose.
+    """Make every trial that is missing, and choose. tell: gets a line where trials are made again.
 
     suite: store, stream, seeds, validation, device, jobs, folder of the trials; its methods are not used.
     Raises InputError for a field or value that the method does not take, and for a stream without validation videos.
@@ -94,7 +97,7 @@ def search(
     store = open_store(suite.store)
     if not all(len(task.validation) for task in make_stream(store, suite.stream, suite.stream_options).tasks):
         raise InputError(f"{store.path}: a task has no validation video; hold some out with --validation 2")
-    trials = _trials(plan(suite, store, sweep=True), store, suite, watch, on_trial)
+    trials = _trials(plan(suite, store, sweep=True), store, suite, watch, on_trial, tell)
     candidates = []
     for key, values in settled.items():
         mine = [trial for trial in trials if key_of(entry, trial.config.config, grid) == key]
@@ -152,7 +155,12 @@ def distance(values: Mapping[str, Any], default: Mapping[str, Any]) -> float:
 
 
 def _trials(
-    jobs: Sequence[Job], store: FeatureStore, suite: SuiteConfig, watch: Watch, on_trial: Callable[..., None]
+    jobs: Sequence[Job],
+    store: FeatureStore,
+    suite: SuiteConfig,
+    watch: Watch,
+    on_trial: Callable[..., None],
+    tell: Callable[[str], None],
 ) -> list[Trial]:
     found: dict[str, Trial] = {}
     for job in jobs:
@@ -162,14 +170,24 @@ def _trials(
     missing = [unit for unit in units(jobs) if any(job.config.run_id not in found for job in unit.group)]
     if missing:
         check_finite(store)
-    for job in (job for unit in missing for job in unit.group):
+    begun = [job for unit in missing for job in unit.group]
+    for job in begun:
         found.pop(job.config.run_id, None)  # a stack is made whole
+    if again := why_again(begun, lambda job: _earlier(suite.directory, job)):
+        tell(again)
     where = (suite.store, suite.directory, pick_device(suite.device))
     for made in run_jobs(evaluate_on_validation, missing, *where, suite.jobs, suite.threads, watch):
         for trial in made:
             found[trial.run_id] = trial
             on_trial(len(found), len(jobs), trial)
     return [found[job.config.run_id] for job in jobs]
+
+
+def _earlier(directory: Path, job: Job) -> Iterator[tuple[RunConfig, Mapping[str, str]]]:
+    for path in directory.glob(f"{job.config.run_id.rpartition('-')[0]}-*.json"):
+        trial = _read_trial(path)
+        if trial.status == "done":
+            yield trial.config, trial.made_by
 
 
 def _read_trial(path: Path) -> Trial:

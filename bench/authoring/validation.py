@@ -24,7 +24,7 @@ from ctvr_bench.methods.shared.base import TaskInfo
 
 
 class Trial(pydantic.BaseModel):
-    """What one candidate scored with one seed; score in percent, None unless done. together: as in a run's record."""
+    """What one candidate scored with one seed; score in percent, None unless done. together, made_by: as of a run."""
 
     label: str
     config: RunConfig
@@ -33,6 +33,7 @@ class Trial(pydantic.BaseModel):
     reason: str = ""
     score: float | None = None
     together: int = 1
+    made_by: dict[str, str] = {}
 
 
 def evaluate_on_validation(
@@ -49,7 +50,8 @@ def evaluate_on_validation(
 class _Candidate:
     def __init__(self, job: Job, stream: Stream, tables: PairTables, file: Path, watch: Watch) -> None:
         self._job, self._stream, self._tables, self._file, self._watch = job, stream, tables, file, watch
-        self.trial = Trial(label=job.label, config=job.config, run_id=job.config.run_id, status="done")
+        made_by, run_id = dict(job.made_by), job.config.run_id
+        self.trial = Trial(label=job.label, config=job.config, run_id=run_id, status="done", made_by=made_by)
         self._learning = self._learn()
 
     def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:

@@ -117,7 +117,7 @@ def run(
     for config in configs:
         with SuiteProgress(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
-            made = run_suite(config, progress.watch, finished)
+            made = run_suite(config, progress.watch, finished, lambda line: say(line, quiet))
         records += made
         if not any(record.status == "done" for record in made):
             continue  # nothing to show but the reasons, which follow

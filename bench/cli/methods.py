@@ -121,7 +121,9 @@ def tune(
     failed = 0
     for method, entry in entries.items():
         with SuiteProgress(quiet) as progress:
-            found = search(entry, wanted[method], suite, progress.watch, progress.finished)
+            found = search(
+                entry, wanted[method], suite, progress.watch, progress.finished, lambda line: say(line, quiet)
+            )
         Console().print(f"\n{entry.name}", style="bold")
         Console().print(search_table(found))
         write_evidence(found, out / f"{entry.name}.json", " ".join(["run_benchmark.py", *sys.argv[1:]]))

@@ -55,6 +55,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
     first_stage: None where exact ranks are all that was asked for.
     device: cpu or cuda. threads: of the run; sums of another number of threads end in other bits.
+    harness: digest of the suite's own code that can change this run's numbers (bench.suite.code).
     stack: ids that the runs trained as one stack have alone, its own among them; empty for a run trained alone.
     """
 
@@ -70,6 +71,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     first_stage: FirstStage | None = None
     device: str = "cpu"
     threads: int = 1
+    harness: str = ""
     stack: tuple[str, ...] = ()
 
     @property
@@ -108,7 +110,7 @@ class RunRecord(pydantic.BaseModel):
     reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
     trained_on: count and digest of the videos of each training, pair by pair.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
-    tasks: how many it finished.
+    tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
     """
 
     label: str
@@ -127,6 +129,7 @@ class RunRecord(pydantic.BaseModel):
     trained_on: list[str] = []
     together: int = 1
     tasks: int = 0
+    made_by: dict[str, str] = {}
     environment: dict[str, Any] = {}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -44,6 +44,7 @@ class Job:
     """A run to be made: the method's registry entry, its configuration, its name and place in tables.
 
     beside: the same run with other seeds or numbers, made in step with it so that they are trained together.
+    made_by: digests of the suite's files that can change its numbers.
     """
 
     entry: Entry
@@ -51,6 +52,7 @@ class Job:
     label: str
     position: int
     beside: tuple[Job, ...] = ()
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def group(self) -> tuple[Job, ...]:

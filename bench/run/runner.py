@@ -186,6 +186,7 @@ class _Run:
             trained_on=self.trained_on,
             together=self.together,
             tasks=self._tasks,
+            made_by=dict(job.made_by),
             environment=environment(self.device),
         )
         write_json(self.directory / "run.json", record.model_dump())

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ctvr_bench.bench.records.code import digest_of_source
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.methods.shared.base import Method, MethodConfig
 from ctvr_bench.methods.shared.registry import Entry, apart, known_methods
@@ -48,6 +49,13 @@ def find_method(name: str) -> Entry:
     if name in points:
         return _installed(points[name])
     raise unknown_name("method", name, {*known, *points})
+
+
+def sources_of(entry: Entry) -> list[bytes]:
+    """The files of a method from outside; none for one of the suite's own."""
+    if isinstance(entry, _FileEntry):
+        return [entry.source]
+    return [file.read_bytes() for _, file in _package_files(entry.method)] if entry.code else []
 
 
 def all_methods() -> dict[str, Entry]:
@@ -85,8 +93,7 @@ class _FileEntry(Entry):
 
 
 def _load(path: str, source: bytes, class_name: str | None) -> Entry:
-    digest = hashlib.sha256(source).hexdigest()
-    module_name = f"ctvr_file_{Path(path).stem}_{digest[:12]}"
+    module_name = f"ctvr_file_{Path(path).stem}_{hashlib.sha256(source).hexdigest()[:12]}"
     module = sys.modules.get(module_name) or _execute(path, source, module_name)
     found = {name: value for name, value in vars(module).items() if _is_method_of(value, module)}
     if not found:
@@ -99,7 +106,7 @@ def _load(path: str, source: bytes, class_name: str | None) -> Entry:
         raise unknown_name(f"method class in {path}:", class_name, found)
     method = found[class_name or next(iter(found))]
     _check_class(method, f"{path}:{method.__name__}")
-    return _FileEntry(method.name, method, {}, digest, path, source)
+    return _FileEntry(method.name, method, {}, digest_of_source(source), path, source)
 
 
 def _execute(path: str, source: bytes, module_name: str) -> ModuleType:
@@ -171,11 +178,15 @@ def _installed(point: metadata.EntryPoint) -> Entry:
 
 
 def _package_digest(method: type[Method]) -> str:
-    """Over every Python file of the package that defines the class, or over its one file."""
+    sha = hashlib.sha256()
+    for relative, file in _package_files(method):
+        sha.update(f"{relative}\0{digest_of_source(file.read_bytes())}".encode())
+    return sha.hexdigest()
+
+
+def _package_files(method: type[Method]) -> list[tuple[Path, Path]]:
+    """Every Python file of the package that defines the class, or its one file; where each lies in the package."""
     top = method.__module__.split(".")[0]
     folders = [Path(folder) for folder in getattr(sys.modules[top], "__path__", ())]
     files = sorted((file.relative_to(folder), file) for folder in folders for file in folder.rglob("*.py"))
-    sha = hashlib.sha256()
-    for relative, file in files or [(Path(), Path(inspect.getfile(method)))]:
-        sha.update(str(relative).encode() + b"\0" + file.read_bytes())
-    return sha.hexdigest()
+    return files or [(Path(), Path(inspect.getfile(method)))]

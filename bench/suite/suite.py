@@ -12,11 +12,13 @@ from typing import Any, Literal
 import pydantic
 import torch
 
+from ctvr_bench.bench.records.code import digest_of_code
 from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, finished_record
 from ctvr_bench.bench.records.suites import LAST, PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
+from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
 from ctvr_bench.bench.suite.workers import run_jobs
@@ -187,12 +189,14 @@ def check_values(values: dict[str, Any], where: str) -> None:
     _ = config.stream_options, pick_device(config.device)
 
 
-def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore) -> list[RunRecord]:
+def run_suite(
+    config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore, tell: Callable[[str], None] = ignore
+) -> list[RunRecord]:
     """Make every run that is missing and return the records of all, in the order of the suite.
 
     Runs that are done or diverged are taken as they are; unfinished ones continue. on_run(number finished, total,
-    record) follows each run. Raises InputError for anything wrong with the input, before the first run where it can be
-    known then.
+    record) follows each run; tell gets a line where runs are made again. Raises InputError for anything wrong with the
+    input, before the first run where it can be known then.
     """
     device = pick_device(config.device)
     store = open_store(config.store)
@@ -211,6 +215,8 @@ def run_suite(config: SuiteConfig, watch: Watch = ignore, on_run: OnRun = ignore
     if missing:
         check_finite(store)
         _check_sizes(begun, store)
+        if again := why_again(begun, earlier_runs(config.directory)):
+            tell(again)
     suite = _suite_of(config, jobs)
     write_suite(config.directory, suite)
     try:
@@ -277,7 +283,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                 f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
                 "store has none; build it with one, or leave the method out"
             )
-        trained = isinstance(method_config, TrainedConfig)
+        trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
         drawn = trained or entry.method.closed_form  # from the seed
         for order in range(config.orders):
             make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
@@ -294,8 +300,10 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     first_stage=config.first_stage,
                     device=device,
                     threads=config.threads,
+                    harness=digest_of_code(made_by),
                 )
-                jobs.setdefault(run.run_id, Job(entry, run, label_of(entry.name, changed, entry.code), position))
+                label = label_of(entry.name, changed, entry.code)
+                jobs.setdefault(run.run_id, Job(entry, run, label, position, made_by=made_by))
     labels = {job.label for job in jobs.values()}
     if config.against is not None and config.against not in labels:
         raise unknown_name("row to compare with (against)", config.against, labels)
