@@ -62,16 +62,18 @@ class ZSCL(Finetune):
     config: ZSCLConfig
     average_P: Tensor
     averaged: Tensor
+    steps: Tensor
 
     def __init__(self, config: ZSCLConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         self.reference = ReferenceSample(spec.reference, self.name)
         self.register_buffer("average_P", weights_of(self.head).detach())
         self.register_buffer("averaged", torch.ones(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of an epoch picked before the last
 
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
-        self.steps = 0
+        self.steps = torch.zeros_like(self.steps)
         self.average_P = weights_of(self.head).detach()
         self.averaged = torch.ones_like(self.averaged)
 
@@ -104,7 +106,7 @@ class ZSCL(Finetune):
 
     @torch.no_grad()
     def after_step(self, batch: PairBatch) -> None:
-        self.steps += 1
+        self.steps = self.steps + 1
         if self.config.average_every and self.steps % self.config.average_every == 0:
             self._average()
 

@@ -76,7 +76,7 @@ def test_a_video_with_several_captions_in_a_batch_is_adapted_once_and_counts_for
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize(("batch_size", "kept"), [(12, "teacher_sim_NN"), (11, "teacher_frames_NFD")])
+@pytest.mark.parametrize(("batch_size", "kept"), [(12, "teacher_sim_NN"), (10, "teacher_frames_NFD")])
 def test_a_teachers_similarities_are_kept_where_the_steps_would_ask_for_as_many(batch_size: int, kept: str) -> None:
     method = taught("structalign", batch_size=batch_size)
     assert set(FrozenRows(method, in_double(train_pairs(1))).of(INDEX)) == {kept}
