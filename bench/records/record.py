@@ -103,6 +103,26 @@ class Cost(pydantic.BaseModel):
     pair_flops: int = 0
 
 
+class RecipeTrial(pydantic.BaseModel):
+    """What a rate and a number of steps did to the loss of held-out videos, with its standard error; None: diverged."""
+
+    lr: float
+    steps: int
+    change: float | None
+    error: float | None
+
+
+class Recipe(pydantic.BaseModel):
+    """What the auto recipe chose, and from what (bench.run.recipe). videos: held out. seconds: that the search took."""
+
+    lr: float
+    steps: int
+    scale: float
+    videos: int
+    trials: list[RecipeTrial]
+    seconds: float
+
+
 class RunRecord(pydantic.BaseModel):
     """run.json.
 

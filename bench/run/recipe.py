@@ -1,0 +1,233 @@
+"""The auto recipe: a head's learning rate and steps a task, found on training videos of the first task alone.
+
+A continual learner has no more than its first task when it must choose. Its categories are dealt into a short stream of
+their own, and every trial (a rate and a number of steps) learns that stream as a run learns the real one: part of each
+category's videos is held out, their galleries are stored when their part has been learned, and after the last part all
+held-out captions are compared with all stored galleries. So a trial is judged by what it gains on what it learns and
+by what it breaks of what it learned before.
+
+    loss_v = mean over the captions of video v of  -log softmax_u( scale * s(caption, u) )[v]    over all stored u
+    chosen: the trial of least  mean_v (loss_v - loss_v before any training); of equal ones the gentlest
+
+scale makes the untrained method's loss least, so that a store of any temperature is judged alike. Each video is held
+out once. The first trials are the same for every method; where the chosen one lies on their edge, trials beyond it
+follow, until it lies inside or at the end of the range. No test row is read, nor any of a later task.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ctvr_bench.bench.records.record import Recipe, RecipeTrial
+from ctvr_bench.bench.run.scores import compare, side_by_side
+from ctvr_bench.bench.run.training import DivergedError, generator_for, learn_task
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import PairTable, Task
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.registry import Entry
+
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+STEPS = (7, 20, 60, 180, 540)
+FIRST_RATES = slice(2, 6)
+FIRST_STEPS = slice(1, 3)
+PARTS = 5
+"""Tasks of the short stream at most; a first task of one category is cut into two by chance."""
+FOLDS = 2
+_SCALES = tuple(2.0 ** (half / 2) for half in range(-4, 21))
+_CHUNK = 256
+
+Rows = npt.NDArray[np.int64]
+Trial = tuple[int, int]
+"""Places in RATES and STEPS."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A task of the short stream: captions to learn, captions held out, category rows."""
+
+    train: Rows
+    held_out: Rows
+    categories: tuple[int, ...]
+
+
+def find_recipe(
+    entry: Entry, config: TrainedConfig, spec: FeatureSpec, store: FeatureStore, task: Task, device: str
+) -> Recipe:
+    """The rate and the steps for a method with this Config, from the training captions of a stream's first task.
+
+    Every field of `config` but `lr`, `steps` and `epochs` is kept. The same input gives the same recipe, whatever the
+    seed of the run that asks.
+    """
+    start = time.perf_counter()
+    streams = [_parts(store, task, fold) for fold in range(FOLDS)]
+    search = _Search(entry, config, spec, store, streams, device)
+    for trial in ((rate, steps) for rate in _places(RATES, FIRST_RATES) for steps in _places(STEPS, FIRST_STEPS)):
+        search.make(trial)
+    while missing := [trial for trial in search.beside_the_best() if trial not in search.found]:
+        for trial in missing:
+            search.make(trial)
+    best = search.best()
+    return Recipe(
+        lr=RATES[best[0]],
+        steps=STEPS[best[1]],
+        scale=search.scale,
+        videos=len(search.before),
+        trials=[search.found[trial] for trial in sorted(search.found)],
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+class _Search:
+    def __init__(
+        self,
+        entry: Entry,
+        config: TrainedConfig,
+        spec: FeatureSpec,
+        store: FeatureStore,
+        streams: Sequence[Sequence[_Part]],
+        device: str,
+    ) -> None:
+        self._entry, self._config, self._spec = entry, config, spec._replace(num_tasks=len(streams[0]))
+        self._streams = [_Stream(store, parts, device) for parts in streams]
+        self._device = device
+        self.found: dict[Trial, RecipeTrial] = {}
+        untrained = [self._method(config) for _ in self._streams]
+        galleries = [stream.galleries(method) for stream, method in zip(self._streams, untrained, strict=True)]
+        judged = list(zip(self._streams, untrained, galleries, strict=True))
+        self.scale = min(_SCALES, key=lambda scale: float(np.mean(_losses(judged, scale))))
+        self.before = _losses(judged, self.scale)
+
+    def make(self, trial: Trial) -> None:
+        """Learn both short streams with the trial's rate and steps, and judge it."""
+        config = replace(self._config, lr=RATES[trial[0]], steps=STEPS[trial[1]])
+        judged = []
+        try:
+            for stream in self._streams:
+                method = self._method(config)
+                judged.append((stream, method, stream.learned(method)))
+            change = _losses(judged, self.scale) - self.before
+        except DivergedError:
+            change = np.full_like(self.before, np.inf)
+        finite = bool(np.isfinite(change).all())
+        error = float(change.std(ddof=1) / math.sqrt(len(change))) if finite and len(change) > 1 else 0.0
+        self.found[trial] = RecipeTrial(
+            lr=RATES[trial[0]],
+            steps=STEPS[trial[1]],
+            change=float(change.mean()) if finite else None,
+            error=error if finite else None,
+        )
+
+    def best(self) -> Trial:
+        """Least change of the loss; of equal ones the gentlest."""
+
+        def change(trial: Trial) -> tuple[float, float]:
+            made = self.found[trial]
+            return math.inf if made.change is None else made.change, made.lr * made.steps
+
+        return min(self.found, key=change)
+
+    def beside_the_best(self) -> Iterator[Trial]:
+        """The trials next to the best, in rate and in steps."""
+        rate, steps = self.best()
+        for step, turn in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            if 0 <= rate + step < len(RATES) and 0 <= steps + turn < len(STEPS):
+                yield rate + step, steps + turn
+
+    def _method(self, config: TrainedConfig) -> Method:
+        return self._entry.method(config, self._spec, generator_for(0, "init")).to(self._device).eval()
+
+
+class _Stream:
+    """The tables of a short stream."""
+
+    def __init__(self, store: FeatureStore, parts: Sequence[_Part], device: str) -> None:
+        self._store, self._parts, self._device = store, parts, device
+        self.held_out = [PairTable(store, part.held_out, device) for part in parts]
+
+    def learned(self, method: Method) -> list[VideoEmbedding]:
+        """Lead the method through the stream; the galleries as they were stored."""
+        stored = []
+        for task, part in enumerate(self._parts):
+            info = TaskInfo(task, 0, part.categories)
+            if method.sees != "all" or task == 0:
+                seen = {"current": [part], "seen": self._parts[: task + 1], "all": self._parts}[method.sees]
+                data = PairTable(self._store, np.concatenate([each.train for each in seen]), self._device)
+                learn_task(method, data, info._replace(num_pairs=len(data)), 0)
+            method.task = info
+            stored.append(self._gallery(method, task))
+        return stored
+
+    def galleries(self, method: Method) -> list[VideoEmbedding]:
+        """The galleries of a method as it is."""
+        return [self._gallery(method, task) for task in range(len(self._parts))]
+
+    @torch.no_grad()
+    def _gallery(self, method: Method, task: int) -> VideoEmbedding:
+        return method.encode_gallery(self.held_out[task].all_videos(), task)
+
+    @torch.no_grad()
+    def scores(self, method: Method, stored: Sequence[VideoEmbedding]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of all held-out captions with all stored videos [N, M], the column of each one's video, its row."""
+        first = np.cumsum([0, *(len(gallery.pooled_MD) for gallery in stored)]).tolist()
+        scores, targets, videos = [], [], []
+        for task, table in enumerate(self.held_out):
+            for index in table.chunks(_CHUNK):
+                text = table.text(index)
+                blocks = [
+                    compare(method.encode_text(text, shard), each, method.config) for shard, each in enumerate(stored)
+                ]
+                scores.append(side_by_side(blocks).combined(method.config.alpha))
+                targets.append(table.positions(index)[1] + first[task])
+                videos.append(table.video_P[index.to(table.device)])
+        return torch.cat(scores), torch.cat(targets), torch.cat(videos)
+
+
+def _losses(
+    judged: Sequence[tuple[_Stream, Method, Sequence[VideoEmbedding]]], scale: float
+) -> npt.NDArray[np.float64]:
+    """loss_v of every held-out video, in the order of the folds and of the videos' rows."""
+    found = []
+    for stream, method, stored in judged:
+        scores_NM, target_N, video_N = stream.scores(method, stored)
+        loss_N = functional.cross_entropy(scale * scores_NM, target_N, reduction="none").double()
+        _, place_N = torch.unique(video_N, return_inverse=True)
+        sums = torch.zeros(int(place_N.max()) + 1, dtype=torch.float64, device=loss_N.device)
+        found.append((sums.index_add(0, place_N, loss_N) / torch.bincount(place_N)).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
+    """The short stream: the task's categories, or its videos where it has one category, dealt into parts.
+
+    Of each part every second video is held out, the others of it in the other fold.
+    """
+    video_P = store.caption_video_M[task.train]
+    rng = np.random.default_rng(0)
+    videos = rng.permutation(np.unique(video_P))
+    category = store.category_N[videos]
+    categories = rng.permutation(np.unique(category))
+    if len(categories) > 1:
+        dealt = [videos[np.isin(category, some)] for some in np.array_split(categories, min(PARTS, len(categories)))]
+    else:
+        dealt = np.array_split(videos, 2)
+    parts = []
+    for mine in dealt:
+        held_P = np.isin(video_P, mine[fold::FOLDS])
+        learned_P = np.isin(video_P, mine) & ~held_P
+        if held_P.any() and learned_P.any():
+            present = tuple(np.unique(store.category_N[mine]).tolist())
+            parts.append(_Part(task.train[learned_P], task.train[held_P], present))
+    return parts
+
+
+def _places(values: Sequence[float], some: slice) -> range:
+    return range(*some.indices(len(values)))
