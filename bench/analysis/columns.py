@@ -109,6 +109,8 @@ CONTINUAL = (
 COSTS = (
     Column(COST + "trainable", "trainable", "parameters", "parameters that training may change", 0, digits=0),
     Column(COST + "stored_bytes", "stored", "kB", "kept beside the parameters at the end", 0, digits=1, scale=1e3),
+    Column(COST + "lr", "rate", "1e-4", "peak learning rate, of the Config or found (recipe)", 0, digits=1, scale=1e-4),
+    Column(COST + "task_steps", "steps", "a task", "steps of training a task", 0, digits=0),
     Column(COST + "train_s", "training", "s", "seconds of training, all tasks", 0, digits=1),
     Column(COST + "evaluate_s", "evaluation", "s", "seconds of evaluation, all tasks", 0, digits=1),
     Column(COST + "encode_s", "encoding", "s", "of those, in the encoders; the rest: scores, ranks", 0, digits=1),

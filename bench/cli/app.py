@@ -56,6 +56,13 @@ def run(
     selection: Annotated[
         str | None, typer.Option(help="Epoch kept: last (default), validation, or test-oracle as the papers did.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate and steps: fixed (the defaults), or auto, found on the first task "
+            "(default: fixed on the embedded worlds, auto elsewhere)."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
@@ -96,6 +103,7 @@ def run(
         "orders": orders,
         "set": set_ and parse_settings(set_),
         "selection": selection,
+        "recipe": recipe,
         "name": name,
         "device": device,
         "jobs": jobs,

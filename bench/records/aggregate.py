@@ -84,6 +84,7 @@ class SuiteResults:
             "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options)),
             "headline": "R@1 of all queries of tasks 1..T, text to video, stored galleries, seen scope",
             "selection": ", ".join(sorted({config.selection for config in configs})),
+            "recipe": ", ".join(sorted({str(c.config["recipe"]) for c in configs if "recipe" in c.config})) or "none",
             "seeds": ", ".join(map(str, sorted({config.seed for config in configs}))),
             "orders": ", ".join(map(str, sorted({config.options["order"] for config in configs}))),
             "protocol": ", ".join(map(str, sorted({config.protocol for config in configs}))),

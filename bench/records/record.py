@@ -87,6 +87,7 @@ class Cost(pydantic.BaseModel):
     encode_s: of evaluate_s, spent in the method's encoders; the rest is scores and ranks. step_flops: operations of one
     training step of the last task, forward and backward; train_flops: of all steps. pair_flops: of encoding one query
     and one video. Only matrix products and convolutions are counted, a multiplication and an addition each.
+    lr: peak learning rate. task_steps: steps of a task, on average.
     """
 
     trainable: int
@@ -101,6 +102,8 @@ class Cost(pydantic.BaseModel):
     step_flops: int = 0
     train_flops: int = 0
     pair_flops: int = 0
+    lr: float = 0.0
+    task_steps: float = 0.0
 
 
 class RecipeTrial(pydantic.BaseModel):
@@ -129,6 +132,7 @@ class RunRecord(pydantic.BaseModel):
     label, position: name and place in the suite's table. source: how the method was named on the command line.
     reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
     trained_on: count and digest of the videos of each training, pair by pair.
+    recipe: the rate and steps that were found, where the Config says recipe = auto.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
     """
@@ -147,6 +151,7 @@ class RunRecord(pydantic.BaseModel):
     cost: Cost | None = None
     geometry: list[dict[str, float | None]] = []
     trained_on: list[str] = []
+    recipe: Recipe | None = None
     together: int = 1
     tasks: int = 0
     made_by: dict[str, str] = {}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
-from ctvr_bench.bench.records.record import RunConfig, StoreId
+from ctvr_bench.bench.records.record import Recipe, RunConfig, StoreId
 from ctvr_bench.bench.run.training import Epoch, generator_for
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank, TrainedConfig
 from ctvr_bench.methods.shared.registry import Entry
 
 
@@ -81,12 +81,18 @@ def store_id(store: FeatureStore) -> StoreId:
     return StoreId(name=store.name, digest=store.digest, simulated=store.simulated, path=str(store.path))
 
 
-def make_method(job: Job, spec: FeatureSpec, device: str) -> Method:
-    """The method as every run with this seed begins it."""
+def make_method(job: Job, spec: FeatureSpec, device: str, recipe: Recipe | None = None) -> Method:
+    """The method as every run with this seed begins it; recipe: the rate and steps that take the place of its own."""
     config = job.entry.config(job.config.config)
-    if not job.entry.method.needs_reference:
-        spec = spec._replace(reference=None)
-    return job.entry.method(config, spec, generator_for(job.config.seed, "init")).to(device).eval()
+    if recipe is not None:
+        assert isinstance(config, TrainedConfig)
+        config = replace(config, lr=recipe.lr, steps=recipe.steps)
+    return job.entry.method(config, spec_for(job.entry, spec), generator_for(job.config.seed, "init")).to(device).eval()
+
+
+def spec_for(entry: Entry, spec: FeatureSpec) -> FeatureSpec:
+    """The sizes as the method is told them: without the reference bank, unless it learns with it."""
+    return spec if entry.method.needs_reference else spec._replace(reference=None)
 
 
 def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:

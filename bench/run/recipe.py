@@ -16,20 +16,26 @@ follow, until it lies inside or at the end of the range. No test row is read, no
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ctvr_bench.bench.records.record import Recipe, RecipeTrial
+from ctvr_bench.bench.records.record import Recipe, RecipeTrial, RunConfig, write_json
+from ctvr_bench.bench.run.jobs import Job, spec_for
 from ctvr_bench.bench.run.scores import compare, side_by_side
 from ctvr_bench.bench.run.training import DivergedError, generator_for, learn_task
+from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Task
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TrainedConfig, VideoEmbedding
@@ -65,7 +71,7 @@ def find_recipe(
     """The rate and the steps for a method with this Config, from the training captions of a stream's first task.
 
     Every field of `config` but `lr`, `steps` and `epochs` is kept. The same input gives the same recipe, whatever the
-    seed of the run that asks.
+    seed of the run that asks. Raises InputError for a task of one video, of which none could be held out.
     """
     start = time.perf_counter()
     streams = [_parts(store, task, fold) for fold in range(FOLDS)]
@@ -84,6 +90,31 @@ def find_recipe(
         trials=[search.found[trial] for trial in sorted(search.found)],
         seconds=round(time.perf_counter() - start, 3),
     )
+
+
+def recipe_of(job: Job, spec: FeatureSpec, store: FeatureStore, task: Task, folder: Path, device: str) -> Recipe | None:
+    """The recipe of a run whose Config says `auto`, None for any other.
+
+    task: the stream's first. folder: where it is kept for runs that would find the same; one that cannot be read is
+    found again.
+    """
+    config = job.entry.config(job.config.config)
+    if not isinstance(config, TrainedConfig) or config.recipe != "auto":
+        return None
+    path = folder / f"{job.config.method}-{_digest(job.config)}.json"
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except (OSError, pydantic.ValidationError):
+        found = find_recipe(job.entry, config, spec_for(job.entry, spec), store, task, device)
+    write_json(path, found.model_dump())
+    return found
+
+
+def _digest(run: RunConfig) -> str:
+    """Of everything that decides a recipe: all that decides the run, but for its seed and what the recipe replaces."""
+    config = {name: value for name, value in run.config.items() if name not in ("lr", "steps", "epochs")}
+    decides = run.model_dump(exclude={"seed", "stack", "selection", "first_stage"}) | {"config": config}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class _Search:
@@ -226,6 +257,11 @@ def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
         if held_P.any() and learned_P.any():
             present = tuple(np.unique(store.category_N[mine]).tolist())
             parts.append(_Part(task.train[learned_P], task.train[held_P], present))
+    if not parts:
+        raise InputError(
+            f"{store.path}: the first task has too few training videos to find a recipe on (one category needs two); "
+            "give the numbers with --recipe fixed"
+        )
     return parts
 
 

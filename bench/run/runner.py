@@ -22,13 +22,14 @@ from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
+from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, Taught, go_on, learn_in_step
 from ctvr_bench.bench.run.state import Saved, StateFolder
 from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
-from ctvr_bench.methods.shared.base import TaskInfo
+from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
 
 
 class LeakError(RuntimeError):
@@ -98,7 +99,9 @@ class _Run:
         self.seconds = dict.fromkeys(("load", "train", "evaluate", "encode", "write"), 0.0)
         self.steps = 0
         self._validation: Evaluator | None = None
-        self.method = make_method(job, feature_spec(store, stream), device)
+        spec = feature_spec(store, stream)
+        self.recipe = recipe_of(job, spec, store, stream.tasks[0], directory.parent / "recipes", device)
+        self.method = make_method(job, spec, device, self.recipe)
         self.geometry: list[dict[str, float | None]] = []
         self.trained_on: list[str] = []
         self.together = 1
@@ -167,6 +170,8 @@ class _Run:
             step_flops=self.flops,
             train_flops=self.flops * self.steps,
             pair_flops=self.pair_flops,
+            lr=method.config.lr if isinstance(method.config, TrainedConfig) else 0.0,
+            task_steps=self.steps / max(1, len(self.trained_on)),
             **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
         )
         record = RunRecord(
@@ -184,6 +189,7 @@ class _Run:
             cost=cost,
             geometry=self.geometry,
             trained_on=self.trained_on,
+            recipe=self.recipe,
             together=self.together,
             tasks=self._tasks,
             made_by=dict(job.made_by),

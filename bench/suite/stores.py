@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctvr_bench.features.store import FeatureStore
 
 Progress = Callable[[str, int, int], None]
 _WORLD = re.compile(r"moving-shapes:(\d+)")
@@ -20,6 +24,11 @@ def is_world(name: str | Path) -> bool:
     (True, False)
     """
     return _WORLD.fullmatch(str(name)) is not None
+
+
+def is_embedded(store: FeatureStore) -> bool:
+    """Whether the defaults of learning rate and epochs were made for stores of this kind."""
+    return store.name.startswith("moving shapes, ")
 
 
 def store_path(name: str | Path, progress: Progress = lambda *_: None) -> Path:

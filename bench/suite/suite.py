@@ -20,7 +20,7 @@ from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
-from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_world, short_name, store_path
+from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_embedded, is_world, short_name, store_path
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.store import FeatureStore, check_finite, open_store
@@ -64,6 +64,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
     name. ensemble: auto trains a method's seeds, five at a time, as one stack (bench.run.stacks.planning), off each
     alone; the numbers agree but for rounding.
+    recipe: fixed trains with the Configs' own rates and epochs; auto finds both on each run's first task, for methods
+    that are not given a rate, steps or epochs (bench.run.recipe); None is fixed on the embedded worlds, for which the
+    defaults were made, and auto elsewhere.
     shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
     machine, since the last bits of sums depend on it. against: the label of a row from which all others' differences
@@ -79,6 +82,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     set: dict[str, dict[str, Any]] = {}
     seeds: int = pydantic.Field(default=3, ge=1)
     orders: int = pydantic.Field(default=1, ge=1)
+    recipe: Literal["fixed", "auto"] | None = None
     selection: Selection = "last"
     shots: int | None = None
     long_tail: float = 1.0
@@ -275,9 +279,9 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
     stream = store.stream(config.stream).name
     options = config.stream_options
     jobs: dict[str, Job] = {}
-    for position, (entry, method_config) in enumerate(_configured(config)):
-        defaults = asdict(entry.config())
-        changed = {key: value for key, value in asdict(method_config).items() if value != defaults[key]}
+    recipe = config.recipe or ("fixed" if is_embedded(store) else "auto")
+    for position, (entry, method_config) in enumerate(_configured(config, recipe)):
+        changed = _changed(entry, method_config, recipe)
         if entry.method.needs_reference and not store.has_reference:
             raise InputError(
                 f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
@@ -310,14 +314,30 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
     return list(jobs.values()) if config.ensemble == "off" else in_stacks(list(jobs.values()), device, sweep=sweep)
 
 
-def _configured(config: SuiteConfig) -> list[tuple[Entry, MethodConfig]]:
+def _configured(config: SuiteConfig, recipe: str = "fixed") -> list[tuple[Entry, MethodConfig]]:
     """The suite's methods with their values, every one checked."""
     entries = [find_method(choice.name) for choice in config.methods]
     for name in config.set:
         if name not in {entry.name for entry in entries}:
             raise unknown_name("method to set values of", name, {entry.name for entry in entries})
     values = [{**choice.set, **config.set.get(e.name, {})} for choice, e in zip(config.methods, entries, strict=True)]
-    return [(entry, entry.config(chosen)) for entry, chosen in zip(entries, values, strict=True)]
+    return [(e, e.config(chosen | _recipe(e, chosen, recipe))) for e, chosen in zip(entries, values, strict=True)]
+
+
+def _recipe(entry: Entry, chosen: dict[str, Any], recipe: str) -> dict[str, Any]:
+    """The suite's recipe, for a method that is trained and is given no rate or length of its own."""
+    given = {"recipe", "lr", "steps", "epochs"} & {*chosen, *entry.preset}
+    return {"recipe": recipe} if issubclass(entry.method.Config, TrainedConfig) and not given else {}
+
+
+def _changed(entry: Entry, config: MethodConfig, recipe: str) -> dict[str, Any]:
+    """Values that differ from the defaults; the recipe only where it is not what the suite gives such a method."""
+    defaults = asdict(entry.config())
+    changed = {field: value for field, value in asdict(config).items() if value != defaults[field]}
+    named = {field: value for field, value in changed.items() if field != "recipe"}
+    usual = {"recipe": "fixed"} | _recipe(entry, named, recipe)
+    chosen = getattr(config, "recipe", usual["recipe"])
+    return named if chosen == usual["recipe"] else named | {"recipe": chosen}
 
 
 def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:

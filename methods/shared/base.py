@@ -88,6 +88,9 @@ class TrainedConfig(MethodConfig):
     epochs: passes over a task's pairs. batch_size: pairs. lr: peak learning rate. weight_decay: decoupled (AdamW).
     steps: of every task, whatever its size; 0 makes `epochs` passes. A method that sees all tasks at once makes as many
         for each of them.
+    recipe: fixed takes lr, steps and epochs as they are given here. auto finds lr and steps for each run on the
+        training videos of its first task (bench.run.recipe); `run` asks for it on every store that the defaults were
+        not made for.
     Defaults of epochs and lr were chosen by joint training on moving-shapes worlds that no table reports
     (results/README.md); every method of the same head keeps them.
     clip_norm: limit of the gradient's norm. warmup: share of a task's steps over which lr rises linearly.
@@ -98,6 +101,7 @@ class TrainedConfig(MethodConfig):
     scale: Positive = 17.6
     epochs: Count = 5
     steps: Some = 0
+    recipe: Literal["fixed", "auto"] = "fixed"
     batch_size: Count = 32
     lr: NotNegative = 2e-3
     weight_decay: NotNegative = 0.05

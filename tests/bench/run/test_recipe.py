@@ -1,0 +1,170 @@
+"""The auto recipe: what it reads, what it prefers, that it repeats, and which runs ask for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctvr_bench.bench.records.record import Recipe, read_record
+from ctvr_bench.bench.run import recipe
+from ctvr_bench.bench.run.jobs import feature_spec
+from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import PairTable
+from ctvr_bench.methods.shared.registry import find_method
+from tests.stores import small_store, small_stream
+
+
+@pytest.fixture(autouse=True)
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "RATES", (1e-4, 1e-3, 1e-1))
+    monkeypatch.setattr(recipe, "STEPS", (2, 4, 8))
+    monkeypatch.setattr(recipe, "FIRST_RATES", slice(1, 2))
+    monkeypatch.setattr(recipe, "FIRST_STEPS", slice(1, 2))
+
+
+def found(name: str = "finetune", **values: Any) -> Recipe:
+    entry = find_method(name)
+    spec = feature_spec(small_store(), small_stream())._replace(reference=None)
+    return recipe.find_recipe(entry, entry.config(values), spec, small_store(), small_stream().tasks[0], "cpu")
+
+
+def changes(made: Recipe) -> dict[tuple[float, int], float]:
+    return {(trial.lr, trial.steps): math.inf if trial.change is None else trial.change for trial in made.trials}
+
+
+@pytest.mark.parametrize("name", ["finetune", "joint"])
+def test_the_trial_of_least_loss_is_chosen_and_lies_inside_what_was_tried(name: str) -> None:
+    made = found(name)
+    tried = changes(made)
+    assert tried[made.lr, made.steps] == min(tried.values())
+    rate, steps = recipe.RATES.index(made.lr), recipe.STEPS.index(made.steps)
+    for beside in ((rate + 1, steps), (rate - 1, steps), (rate, steps + 1), (rate, steps - 1)):
+        if 0 <= beside[0] < 3 and 0 <= beside[1] < 3:
+            assert (recipe.RATES[beside[0]], recipe.STEPS[beside[1]]) in tried
+
+
+def test_it_repeats_and_every_training_video_of_the_first_task_is_held_out_once() -> None:
+    first, second = found(), found()
+    assert first.model_dump(exclude={"seconds"}) == second.model_dump(exclude={"seconds"})
+    store, task = small_store(), small_stream().tasks[0]
+    assert first.videos == len(np.unique(store.caption_video_M[task.train]))
+    held = [part.held_out for fold in range(2) for part in recipe._parts(store, task, fold)]
+    assert sorted(np.concatenate(held).tolist()) == sorted(task.train.tolist())
+    for fold in range(2):
+        for part in recipe._parts(store, task, fold):
+            assert not {*store.caption_video_M[part.train]} & {*store.caption_video_M[part.held_out]}
+            assert {*store.category_N[store.caption_video_M[part.train]]} <= {*part.categories}
+
+
+def test_only_training_captions_of_the_first_task_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[int] = set()
+
+    class Watched(PairTable):
+        def __init__(self, store: FeatureStore, rows: Any, device: Any = "cpu") -> None:
+            read.update(rows.tolist())
+            super().__init__(store, rows, device)
+
+    monkeypatch.setattr(recipe, "PairTable", Watched)
+    found("cumulative")
+    assert read == {*small_stream().tasks[0].train.tolist()}
+
+
+def test_the_loss_is_that_of_a_plain_loop() -> None:
+    entry, store = find_method("finetune"), small_store()
+    spec = feature_spec(store, small_stream())._replace(reference=None)
+    parts = recipe._parts(store, small_stream().tasks[0], 0)
+    stream = recipe._Stream(store, parts, "cpu")
+    method = entry.method(entry.config(), spec, torch.Generator().manual_seed(0)).eval()
+    losses = recipe._losses([(stream, method, stream.galleries(method))], 5.0)
+
+    videos = [video for part in parts for video in np.unique(store.caption_video_M[part.held_out])]
+    frames, captions = store.feature("videos/frames"), store.feature("captions/pooled")
+    unit = {v: np.asarray(frames[v], np.float64).mean(0) for v in videos}
+    unit = {v: x / np.linalg.norm(x) for v, x in unit.items()}
+    expected = {}
+    for part in parts:
+        for video in np.unique(store.caption_video_M[part.held_out]):
+            each = []
+            for row in part.held_out[store.caption_video_M[part.held_out] == video]:
+                text = np.asarray(captions[row], np.float64)
+                scores = {v: math.exp(5 * float(text @ x) / float(np.linalg.norm(text))) for v, x in unit.items()}
+                each.append(-math.log(scores[video] / sum(scores.values())))
+            expected[video] = sum(each) / len(each)
+    np.testing.assert_allclose(losses, [expected[video] for video in sorted(expected)], atol=1e-4)
+
+
+def test_a_rate_that_breaks_what_was_learned_is_not_chosen() -> None:
+    made = found()
+    assert changes(made)[0.1, 4] > changes(made)[made.lr, made.steps] + 0.1
+
+
+def test_a_rate_whose_loss_overflows_is_written_down_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "RATES", (1e-4, 1e-3, 1e30))
+    made = found()
+    assert made.lr < 1
+    assert all(trial.change is None or math.isfinite(trial.change) for trial in made.trials)
+    json.loads(made.model_dump_json())
+
+
+def test_a_task_of_one_category_is_cut_by_chance_and_one_video_is_refused() -> None:
+    store, task = small_store(), small_stream().tasks[0]
+    one = task.train[store.category_N[store.caption_video_M[task.train]] == task.categories[0]]
+    assert len(recipe._parts(store, replace(task, train=one), 0)) == 2
+    alone = one[store.caption_video_M[one] == store.caption_video_M[one[0]]]
+    with pytest.raises(InputError, match="too few training videos"):
+        recipe._parts(store, replace(task, train=alone), 0)
+
+
+def test_a_run_trains_by_what_was_found_and_says_it(tmp_path: Path) -> None:
+    config = make_suite(
+        {"store": small_store().path, "methods": ["finetune"], "seeds": 2, "jobs": 1, "out": tmp_path}, "t"
+    )
+    records = run_suite(config)
+    made = found()
+    for record in records:
+        assert record.recipe is not None
+        assert (record.recipe.lr, record.recipe.steps) == (made.lr, made.steps)
+        assert record.cost is not None
+        assert record.cost.steps == 3 * made.steps
+        assert (record.cost.lr, record.cost.task_steps) == (made.lr, made.steps)
+        assert read_record(config.directory / record.run_id).recipe == record.recipe
+    assert records[0].label == "finetune"
+    assert len(list((config.directory / "recipes").iterdir())) == 1
+
+
+def test_a_kept_recipe_is_used_again_and_one_that_cannot_be_read_is_found_again(tmp_path: Path) -> None:
+    config = make_suite(
+        {"store": small_store().path, "methods": ["finetune"], "seeds": 1, "jobs": 1, "out": tmp_path}, "t"
+    )
+    run_suite(config)
+    (kept,) = (config.directory / "recipes").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    again = config.model_copy(update={"seeds": 2})
+    run_suite(again)
+    assert json.loads(kept.read_bytes())["lr"] == json.loads(whole)["lr"]
+
+
+def test_who_asks_for_a_recipe(tmp_path: Path) -> None:
+    def recipes(**values: Any) -> dict[str, str]:
+        methods = ["finetune", "zero_shot", {"name": "lwf", "set": {"lr": 1e-3}}]
+        methods.append({"name": "er", "set": {"recipe": "fixed"}})
+        config = make_suite({"store": small_store().path, "methods": methods, "seeds": 1, **values}, "t")
+        return {job.label: job.config.config.get("recipe", "none") for job in plan(config, small_store())}
+
+    assert recipes() == {
+        "finetune": "auto",
+        "zero_shot": "none",
+        "lwf [lr=0.001]": "fixed",
+        "er [recipe=fixed]": "fixed",
+    }
+    assert {*recipes(recipe="fixed")} == {"finetune", "zero_shot", "lwf [lr=0.001]", "er"}
