@@ -93,7 +93,9 @@ def search(
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     settled = {key_of(entry, values): values for values in [default, *combinations]}
     choices = tuple(MethodChoice(name=entry.written_as, set=values) for values in settled.values())
-    suite = suite.model_copy(update={"methods": choices, "selection": "last", "orders": 1, "set": {}})
+    suite = suite.model_copy(
+        update={"methods": choices, "selection": "last", "recipe": "fixed", "orders": 1, "set": {}}
+    )
     store = open_store(suite.store)
     if not all(len(task.validation) for task in make_stream(store, suite.stream, suite.stream_options).tasks):
         raise InputError(f"{store.path}: a task has no validation video; hold some out with --validation 2")
