@@ -23,6 +23,7 @@ MAKES_NUMBERS = (
     "bench/run/first_stage.py",
     "bench/run/jobs.py",
     "bench/run/protocol.py",
+    "bench/run/recipe.py",
     "bench/run/runner.py",
     "bench/run/scores.py",
     "bench/run/search.py",
