@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.bench.records.aggregate import Row, Run
+from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.features.errors import InputError
 
@@ -22,7 +23,7 @@ SEEN = "stored/seen/t2v"
 
 def rank_table(run: Run) -> RankTable:
     """The run's ranks; the arrays stay on disk until they are used."""
-    return RankTable.load(run.directory / "ranks.h5")
+    return read_ranks(run.directory)
 
 
 def confusion(row: Row) -> Floats:

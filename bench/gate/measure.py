@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import tempfile
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 
 from ctvr_bench.bench.gate.baseline import Baseline, BaselineRow, BaselineRun, BaselineStore
 from ctvr_bench.bench.gate.tolerance import LEVEL, metric_tolerances
-from ctvr_bench.bench.records.record import PROTOCOL, RankTable, RunRecord, read_metrics
+from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
+from ctvr_bench.bench.records.record import PROTOCOL, RankTable, RunRecord
 from ctvr_bench.bench.run.jobs import ignore
 from ctvr_bench.bench.suite.stores import Progress, store_path
 from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig, make_suite, plan, read_suites, run_suite
@@ -69,7 +69,7 @@ def measure(config: SuiteConfig, labels: Collection[str] = (), on_run: OnRun = i
             {label: _measured(label, members, config.directory) for label, members in rows.items()},
             environment_facts(records[0]),
             str(records[0].environment["commit"]),
-            len(RankTable.load(config.directory / done[0].run_id / "ranks.h5").task_N) if done else 0,
+            len(read_ranks(config.directory / done[0].run_id).task_N) if done else 0,
             records[0].environment["device"] == platform.machine(),
         )
 
@@ -191,18 +191,16 @@ def _run(record: RunRecord, directory: Path) -> BaselineRun:
     return BaselineRun(
         order=record.config.options["order"],
         seed=record.config.seed,
-        ranks=_ranks_digest(RankTable.load(directory / "ranks.h5")),
+        ranks=_ranks_digest(read_ranks(directory)),
         trained_on=tuple(record.trained_on),
         counts={"trainable": cost.trainable, "stored_bytes": cost.stored_bytes, "steps": cost.steps},
-        metrics={**final, **_loss_terms(directory / "training.jsonl"), **last},
+        metrics={**final, **_loss_terms(read_log(directory)), **last},
     )
 
 
-def _loss_terms(log: Path) -> dict[str, float]:
+def _loss_terms(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Every loss term in the last epoch of each task, averaged over the tasks that have it."""
-    if not log.is_file():
-        return {}
-    last = {line["task"]: line["terms"] for line in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
+    last = {line["task"]: line["terms"] for line in log}
     terms: dict[str, list[float]] = {}
     for found in last.values():
         for name, value in found.items():

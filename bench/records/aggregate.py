@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ctvr_bench.bench.forgetting import intransigence
-from ctvr_bench.bench.records.record import RunConfig, RunRecord, read_metrics
+from ctvr_bench.bench.records.finished import read_metrics
+from ctvr_bench.bench.records.record import RunConfig, RunRecord
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
 from ctvr_bench.features.errors import InputError
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
 
@@ -135,6 +135,8 @@ class RunRecord(pydantic.BaseModel):
     recipe: the rate and steps that were found, where the Config says recipe = auto.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
+    derived_by: digest of the code that made metrics of the ranks.
+    files: SHA-256 of metrics.json, ranks.h5 and training.jsonl once it has ended.
     """
 
     label: str
@@ -155,6 +157,8 @@ class RunRecord(pydantic.BaseModel):
     together: int = 1
     tasks: int = 0
     made_by: dict[str, str] = {}
+    derived_by: str = ""
+    files: dict[str, str] = {}
     environment: dict[str, Any] = {}
 
 
@@ -217,15 +221,35 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def save_record(directory: Path, record: RunRecord) -> RunRecord:
+    """Write a run's run.json, with the digests of its other files if it has ended, and one of its own."""
+    names = ("metrics.json", "ranks.h5", "training.jsonl") if record.status in ("done", "diverged") else ()
+    files = {name: digest_of_file(directory / name) for name in names if (directory / name).is_file()}
+    record = record.model_copy(update={"files": files})
+    values = record.model_dump(mode="json")
+    write_json(directory / "run.json", {**values, "digest": _digest(values)})
+    return record
+
+
 def read_record(directory: Path) -> RunRecord:
     """The run.json of a run. Raises InputError where it cannot be read: an unreadable result is never skipped."""
     path = directory / "run.json"
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, pydantic.ValidationError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a run ({str(error).splitlines()[0]}); remove or repeat it"
-        ) from error
+        values = json.loads(path.read_text(encoding="utf-8"))
+        written = values.pop("digest", None)
+        if written is not None and written != _digest(values):
+            raise ValueError("it is not what the run wrote")
+        record = RunRecord.model_validate(values)
+        if record.run_id != directory.name:
+            raise ValueError(f"it is of another run, {record.run_id!r}")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as a run ({reason}); remove or repeat it") from error
+    return record
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def finished_record(directory: Path) -> RunRecord | None:
@@ -234,13 +258,3 @@ def finished_record(directory: Path) -> RunRecord | None:
         return None
     record = read_record(directory)
     return record if record.status in ("done", "diverged") else None
-
-
-def read_metrics(directory: Path) -> dict[str, Any]:
-    """The metrics.json of a finished run."""
-    path = directory / "metrics.json"
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); derive it again with 'report --recompute'") from error
-    return metrics

@@ -11,9 +11,9 @@ from typing import Any
 
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, sentences, summary
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
-from ctvr_bench.bench.records.record import RankTable, write_json, write_text
+from ctvr_bench.bench.records.finished import derive_again
+from ctvr_bench.bench.records.record import write_json, write_text
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
-from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.report.latex import Marks, latex_table
 from ctvr_bench.bench.report.tables import csv_table, interval_numbers, markdown_table, numbers
 from ctvr_bench.features.errors import InputError
@@ -50,8 +50,7 @@ def recompute_metrics(directory: Path) -> None:
     """Derive metrics.json of every finished run from its ranks.h5."""
     for record in read_suite_records(directory):
         if record.status == "done":
-            run = folder_of(directory) / record.run_id
-            write_json(run / "metrics.json", metrics_of(RankTable.load(run / "ranks.h5")))
+            derive_again(folder_of(directory) / record.run_id)
 
 
 def report_numbers(results: SuiteResults, found: Evidence) -> dict[str, Any]:

@@ -6,13 +6,13 @@ tables' retrieval columns after each task (step: tasks so far).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ctvr_bench.bench.analysis.columns import RETRIEVAL
-from ctvr_bench.bench.records.record import RunRecord, read_metrics
+from ctvr_bench.bench.records.finished import read_log, read_metrics
+from ctvr_bench.bench.records.record import RunRecord
 from ctvr_bench.features.errors import InputError
 
 OnRun = Callable[[int, int, RunRecord], None]
@@ -48,9 +48,7 @@ def write_events(directory: Path, record: RunRecord) -> Path | None:
     folder = directory / "tensorboard" / record.run_id
     shutil.rmtree(folder, ignore_errors=True)
     writer = Writer(str(folder))
-    log = run / "training.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    for step, line in enumerate(map(json.loads, lines), start=1):
+    for step, line in enumerate(read_log(run), start=1):
         for name, value in line["terms"].items():
             writer.add_scalar(f"loss/{name}", value, step)
     for step, stage in enumerate(read_metrics(run)["stages"], start=1):

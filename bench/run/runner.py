@@ -16,8 +16,18 @@ import numpy as np
 import torch
 
 from ctvr_bench.bench.geometry import stage_measures
+from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.environment import environment, peak_memory
-from ctvr_bench.bench.records.record import Cost, RankTable, RunRecord, Status, finished_record, write_json, write_text
+from ctvr_bench.bench.records.record import (
+    Cost,
+    RankTable,
+    RunRecord,
+    Status,
+    finished_record,
+    save_record,
+    write_json,
+    write_text,
+)
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
@@ -193,10 +203,10 @@ class _Run:
             together=self.together,
             tasks=self._tasks,
             made_by=dict(job.made_by),
+            derived_by=metrics_code(),
             environment=environment(self.device),
         )
-        write_json(self.directory / "run.json", record.model_dump())
-        return record
+        return save_record(self.directory, record)
 
     def _learn_task(self, task: int) -> Generator[Lesson, Taught, None]:
         method, stream = self.method, self.stream

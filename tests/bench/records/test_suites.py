@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.aggregate import read_results
-from ctvr_bench.bench.records.record import read_metrics
+from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.suites import other_suites
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.aggregate import read_results
-from ctvr_bench.bench.records.record import FirstStage, RankTable, RunConfig, read_metrics
+from ctvr_bench.bench.records.finished import read_metrics
+from ctvr_bench.bench.records.record import FirstStage, RankTable, RunConfig
 from ctvr_bench.bench.report.report import write_report
 from ctvr_bench.bench.report.tables import csv_table, markdown_table
 from ctvr_bench.bench.run.first_stage import rank_through, rescored

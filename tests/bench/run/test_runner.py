@@ -14,7 +14,8 @@ import pytest
 
 from ctvr_bench.bench.authoring.trial import state_digest
 from ctvr_bench.bench.records.aggregate import read_results
-from ctvr_bench.bench.records.record import RankTable, read_metrics, read_record
+from ctvr_bench.bench.records.finished import read_metrics
+from ctvr_bench.bench.records.record import RankTable, read_record
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, run_suite

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctvr_bench.bench.records.record import read_metrics
+from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.default_store import default_store
 

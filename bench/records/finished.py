@@ -1,0 +1,66 @@
+"""What a finished run left, read with its digests checked: metrics, ranks, training log.
+
+Metrics that other code derived than that of today are derived again from the ranks, so that no table mixes definitions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ctvr_bench.bench.records.code import metrics_code
+from ctvr_bench.bench.records.files import digest_of_file
+from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record, save_record, write_json
+from ctvr_bench.bench.records.summary import metrics_of
+from ctvr_bench.features.errors import InputError
+
+_AGAIN = "remove the folder, and the same 'run' makes it again"
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """The metrics of a finished run. Raises InputError where metrics.json is not what was written."""
+    record = read_record(directory)
+    if record.derived_by and record.derived_by != metrics_code():
+        return metrics_of(read_ranks(directory))
+    path = directory / "metrics.json"
+    _check(record, path, "derive it again with 'report --recompute'")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); derive it again with 'report --recompute'") from error
+    return metrics
+
+
+def read_ranks(directory: Path) -> RankTable:
+    """The ranks of a finished run. Raises InputError where ranks.h5 is not what was written."""
+    path = directory / "ranks.h5"
+    _check(read_record(directory), path, _AGAIN)
+    return RankTable.load(path)
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """A line for each epoch of a run; none of one that was not trained. Raises InputError as above."""
+    path = directory / "training.jsonl"
+    _check(read_record(directory), path, _AGAIN)
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+
+
+def derive_again(directory: Path) -> None:
+    """Write the metrics.json of a finished run anew from its ranks.h5."""
+    write_json(directory / "metrics.json", metrics_of(read_ranks(directory)))
+    save_record(directory, read_record(directory).model_copy(update={"derived_by": metrics_code()}))
+
+
+def _check(record: RunRecord, path: Path, next_step: str) -> None:
+    if path.name not in record.files:
+        return
+    try:
+        same = digest_of_file(path) == record.files[path.name]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); {next_step}") from error
+    if not same:
+        raise InputError(f"{path}: is not what its run wrote (run.json has another digest); {next_step}")

@@ -1,0 +1,84 @@
+"""What a finished run left is used only where it is what the run wrote."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ctvr_bench.bench.records import finished
+from ctvr_bench.bench.records.aggregate import read_results
+from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
+from ctvr_bench.bench.records.record import read_record
+from ctvr_bench.bench.report.report import recompute_metrics
+from ctvr_bench.bench.suite.suite import run_suite
+from ctvr_bench.features.errors import InputError
+from tests.bench.run.test_runner import suite
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made")
+    (record,) = run_suite(suite(out, "finetune"))
+    return out / "default" / record.run_id
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "default" / made.name))
+
+
+READERS = {
+    "run.json": read_record,
+    "metrics.json": read_metrics,
+    "ranks.h5": read_ranks,
+    "training.jsonl": read_log,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_altered_byte_of_a_record_is_found_by_whoever_reads_it(run: Path, name: str) -> None:
+    path, draw = run / name, random.Random(0)
+    whole = path.read_bytes()
+    READERS[name](run)
+    for _ in range(20):
+        at = draw.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
+        if name == "run.json" and path.read_text(errors="replace").split() == whole.decode().split():
+            continue  # another kind of white space
+        with pytest.raises(InputError, match=name):
+            READERS[name](run)
+    for damaged in (b"", whole[:-9], b"[" * 100_000, b"\xff\xfe"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=name):
+            READERS[name](run)
+
+
+def test_an_altered_result_stops_the_report_and_is_derived_again_when_asked(run: Path) -> None:
+    path = run / "metrics.json"
+    before = path.read_text()
+    metrics = json.loads(before)
+    metrics["final"]["t2v/stored/seen/R@1"] = 99.0
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=r"metrics\.json: is not what its run wrote.*--recompute"):
+        read_results(run.parent)
+    recompute_metrics(run.parent)
+    assert path.read_text() == before
+    assert read_results(run.parent).rows[0].runs[0].final == json.loads(before)["final"]
+
+
+def test_a_run_in_a_folder_of_another_name_is_refused(run: Path) -> None:
+    other = Path(shutil.copytree(run, run.with_name("finetune-o0-s1-0000000000")))
+    with pytest.raises(InputError, match="it is of another run"):
+        read_record(other)
+
+
+def test_metrics_that_other_code_derived_are_derived_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = read_metrics(run)
+    monkeypatch.setattr(finished, "metrics_code", lambda: "of tomorrow")
+    monkeypatch.setattr(finished, "metrics_of", lambda table: {"queries": len(table.task_N)})
+    assert read_metrics(run) == {"queries": len(read_ranks(run).task_N)}
+    assert read_metrics(run) != ours
