@@ -18,7 +18,7 @@ OWNERS = {
     "av": {"features/video.py"},
     "tensorboard": {"bench/report/tensorboard.py"},
 }
-NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py")
+NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py", "features/geometry.py")
 
 
 def imports(path: Path) -> set[str]:

@@ -22,22 +22,64 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave unrea
 
 
 @features.command()
-def inspect(store: Path, json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """What a store holds and where it came from; nothing large is read."""
+def inspect(
+    stores: Annotated[list[Path], typer.Argument(help="Stores to look into.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    geometry: Annotated[
+        bool, typer.Option("--geometry", help="How the features lie in their space, beside real CLIP's, and why.")
+    ] = False,
+    format_: Annotated[str, typer.Option("--format", help="Of the geometry: text, md or json.")] = "text",
+) -> None:
+    """What a store holds and where it came from, nothing large is read; or its geometry, up to 500 test videos."""
     import json
 
     from ctvr_bench.features.store import describe_store, open_store
 
-    description = describe_store(open_store(store))
-    if json_:
-        print(json.dumps(description, indent=1))
+    if geometry:
+        _show_geometry(stores, "json" if json_ else format_)
         return
-    for key, value in description.items():
-        if key == "streams":
-            for name, counts in value.items():
-                print(f"{'stream ' + name:20} " + ", ".join(f"{count} {what}" for what, count in counts.items()))
-        else:
-            print(f"{key:20} {'' if value is None else value}")
+    descriptions = [describe_store(open_store(store)) for store in stores]
+    if json_:
+        print(json.dumps(descriptions[0] if len(stores) == 1 else descriptions, indent=1))
+        return
+    for description in descriptions:
+        for key, value in description.items():
+            if key == "streams":
+                for name, counts in value.items():
+                    print(f"{'stream ' + name:20} " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+            else:
+                print(f"{key:20} {'' if value is None else value}")
+
+
+def _show_geometry(stores: list[Path], form: str) -> None:
+    """One table of all stores, then a sentence for each statistic that is off."""
+    import json
+
+    from ctvr_bench.features.errors import InputError
+    from ctvr_bench.features.store import open_store
+    from ctvr_bench.features.store_geometry import measure, table
+
+    if form not in ("text", "md", "json"):
+        raise InputError(f"--format is {form!r}; it must be text, md or json. Choose one")
+    found = [measure(open_store(store)) for store in stores]
+    if form == "json":
+        print(
+            json.dumps(
+                [
+                    {"name": store.name, "pairs": store.pairs, "measured": store.measured, "off": store.sentences()}
+                    for store in found
+                ],
+                indent=1,
+            )
+        )
+        return
+    print(table(found, markdown=form == "md"))
+    if form == "text":
+        for store in found:
+            for sentence in store.sentences():
+                print(f"{store.name}: {sentence}.")
+            if not store.sentences():
+                print(f"{store.name}: lies as real CLIP features do in every statistic.")
 
 
 @features.command()
@@ -159,6 +201,7 @@ def extract(
             licence=licence,
         )
     _print_summary(summary)
+    _offer_geometry(out)
 
 
 @features.command(name="import-arrays")
@@ -188,6 +231,7 @@ def import_arrays(
             command_line=_command_line(),
         )
     _print_summary(summary)
+    _offer_geometry(out)
 
 
 @features.command()
@@ -225,6 +269,12 @@ def _print_summary(summary: Any) -> None:
     for field in dataclasses.fields(summary):
         value = getattr(summary, field.name)
         print(f"{field.name.replace('_', ' '):30} {value}")
+
+
+def _offer_geometry(out: Path) -> None:
+    """The next step, once features were written."""
+    command = shlex.join(["features", "inspect", "--geometry", str(out)])
+    print(f"do they look like CLIP's? python run_benchmark.py {command}", file=sys.stderr)
 
 
 def _command_line() -> str:
