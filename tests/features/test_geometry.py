@@ -276,8 +276,8 @@ def test_what_is_off_is_told_with_its_cause_and_marked_in_the_table() -> None:
     off = replace(as_real, name="toy", measured={**real, "rsa": 0.02, "rank_text": 190.0})
     assert off.sentences()[0] == (
         "agreement on what is alike (RSA) is 0.020, too low: real CLIP has 0.450 to 0.700. Likely cause: texts are "
-        "joined to the wrong videos, or one side was taken before its projection; or noise that is alike in all directions: "
-        "random features, an untrained tower or a broken read"
+        "joined to the wrong videos, or one side was taken before its projection; or noise that is alike in all "
+        "directions: random features, an untrained tower or a broken read"
     )
     assert off.sentences()[1].startswith("effective rank, text is 190.0, too high: real CLIP has 85.0 to 125.0.")
     assert replace(off, pairs=399).off() == []
