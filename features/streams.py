@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
 from ctvr_bench.features.store import FeatureStore, StoredStream
 
-Rows = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 _CHUNK = 256
 
 
@@ -43,30 +44,53 @@ class PairBatch:
     """N captions with their N videos (a video may stand there twice): what a method's loss sees of one step.
 
     category_N int64: category row. video_N int64: video row, equal where two captions describe the same video.
-    draws: random tensors that the method asked for in `prepare` (noise, replayed pairs), so that the loss stays pure.
+    rows: what the method's `view` made once for these captions [N, ...], videos [N, ...] or both [N, N], by name.
+    draws: what `prepare` drew for this step, such as noise and dropout masks, so that the loss stays pure.
+    replayed: other batches that `prepare` put beside this one, such as stored pairs, each with its own rows and draws.
     """
 
     text: TextBatch
     video: VideoBatch
     category_N: Tensor
     video_N: Tensor
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Mapping[str, Tensor] = field(default_factory=dict)
+    replayed: Mapping[str, PairBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.category_N)
 
+    def with_rows(self, **rows: Tensor) -> PairBatch:
+        """With these rows added."""
+        return replace(self, rows={**self.rows, **rows})
+
     def with_draws(self, **draws: Tensor) -> PairBatch:
+        """With these draws added."""
         return replace(self, draws={**self.draws, **draws})
+
+    def with_replayed(self, **batches: PairBatch) -> PairBatch:
+        """With these batches beside it."""
+        return replace(self, replayed={**self.replayed, **batches})
+
+
+class Rows(NamedTuple):
+    """What a table's pairs have by name: of each caption [P, ...], of each video [V, ...], of each of both [P, V]."""
+
+    caption: Mapping[str, Tensor] = {}
+    video: Mapping[str, Tensor] = {}
+    pair: Mapping[str, Tensor] = {}
 
 
 class PairTable:
     """Caption-video pairs whose features are resident on one device as float32, gathered by index.
 
     caption_rows: rows of the store's captions; pair i is caption_rows[i] with the video it describes.
-    Raises InputError where a feature is not finite.
+    rows: what `with_rows` added. Raises InputError where a feature is not finite.
     """
 
-    def __init__(self, store: FeatureStore, caption_rows: Rows, device: torch.device | str = "cpu") -> None:
+    rows = Rows()
+
+    def __init__(self, store: FeatureStore, caption_rows: Ints, device: torch.device | str = "cpu") -> None:
         video_of_pair = store.caption_video_M[caption_rows]
         videos, position = np.unique(video_of_pair, return_inverse=True)
         offsets = store.feature("captions/word_offsets")
@@ -91,7 +115,7 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.lengths_P)
 
-    def _load(self, store: FeatureStore, dataset: str, rows: Rows) -> Tensor:
+    def _load(self, store: FeatureStore, dataset: str, rows: Ints) -> Tensor:
         values = torch.from_numpy(store.feature(dataset)[rows].astype(np.float32)).to(self.device)
         if not bool(torch.isfinite(values).all()):
             raise InputError(f"{store.path}: {dataset} holds NaN or infinity; see 'features verify' and extract again")
@@ -133,20 +157,58 @@ class PairTable:
         return index, self.video_position_P[index]
 
     def pairs(self, index_N: Tensor) -> PairBatch:
+        """The pairs `index_N` (int64, on the host), with their rows."""
+        return replace(self.features(index_N), rows=self.rows_of(index_N)) if any(self.rows) else self.features(index_N)
+
+    def features(self, index_N: Tensor) -> PairBatch:
+        """The pairs `index_N` (int64, on the host), without rows."""
         index, position = self.positions(index_N)
         return PairBatch(self._text(index_N, index), self._video(position), self.category_P[index], self.video_P[index])
 
+    def rows_of(self, index_N: Tensor) -> dict[str, Tensor]:
+        """The rows of the pairs `index_N`, by name; those of captions with videos [N, N]."""
+        index, position = self.positions(index_N)
+        captions = {name: rows_P[index] for name, rows_P in self.rows.caption.items()}
+        videos = {name: rows_V[position] for name, rows_V in self.rows.video.items()}
+        return captions | videos | {name: rows_PV[index][:, position] for name, rows_PV in self.rows.pair.items()}
+
+    def with_rows(
+        self,
+        *,
+        caption: Mapping[str, Tensor] | None = None,
+        video: Mapping[str, Tensor] | None = None,
+        pair: Mapping[str, Tensor] | None = None,
+    ) -> PairTable:
+        """The same pairs with rows: of each caption [P, ...], of each of `all_videos` [V, ...], or of both [P, V]."""
+        table, given = copy.copy(self), (caption, video, pair)
+        table.rows = Rows(*({**old, **(new or {})} for old, new in zip(self.rows, given, strict=True)))
+        return table
+
     def with_mean_words(self) -> PairTable:
         """The same pairs, each caption with the mean of its words as its only word (none, if it has none)."""
+        table = copy.copy(self._mean_words)
+        table.rows = self.rows
+        return table
+
+    @cached_property
+    def _mean_words(self) -> PairTable:
         table = copy.copy(self)
         means = []
-        for index_N in self.chunks(_CHUNK):
-            _, words_NLD, mask_NL = self.text(index_N)
+        for words_NLD, mask_NL in (text[1:] for text in self.text_chunks(_CHUNK)):
             means.append(words_NLD.sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1))
         table.words_TD = torch.cat(means)
         table.lengths_P = self.lengths_P.clamp(max=1)
         table.first_word_P = torch.arange(len(self), device=self.device)
         return table
+
+    def shares_features(self, other: PairTable) -> bool:
+        """Whether both hold the very same features of the same pairs, whatever their rows."""
+        names = ("frames_VFD", "pooled_PD", "words_TD", "video_P")
+        return all(getattr(self, name) is getattr(other, name) for name in names)
+
+    def text_chunks(self, size: int) -> Iterator[TextBatch]:
+        """All captions in order, at most `size` at a time."""
+        return map(self.text, self.chunks(size))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """Index tensors 0..P-1 in order, at most `size` long."""
@@ -202,9 +264,9 @@ class Task:
     index: int
     published: int
     categories: tuple[int, ...]
-    train: Rows
-    validation: Rows
-    test: Rows
+    train: Ints
+    validation: Ints
+    test: Ints
 
 
 @dataclass(frozen=True)
@@ -256,7 +318,7 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
     return Stream(stored.name, tuple(tasks), options)
 
 
-def task_order(num_tasks: int, order: int) -> Rows:
+def task_order(num_tasks: int, order: int) -> Ints:
     """Published task numbers in the order in which they are learned; order 0 is the published one.
 
     >>> task_order(4, 0).tolist()
@@ -288,7 +350,7 @@ def _split(task_of_category_C: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 def _blur(
     task_N: npt.NDArray[np.int32],
     train_videos: npt.NDArray[np.bool_],
-    category_N: Rows,
+    category_N: Ints,
     num_tasks: int,
     options: StreamOptions,
 ) -> npt.NDArray[np.int32]:
@@ -327,17 +389,17 @@ def _training_videos(
     return train, validation
 
 
-def _videos(store: FeatureStore, stored: StoredStream, category: int) -> Rows:
+def _videos(store: FeatureStore, stored: StoredStream, category: int) -> Ints:
     return np.flatnonzero((store.category_N == category) & (stored.role_of_video_N == TRAIN))
 
 
-def _captions_by_video(store: FeatureStore) -> dict[int, Rows]:
+def _captions_by_video(store: FeatureStore) -> dict[int, Ints]:
     order = np.argsort(store.caption_video_M, kind="stable")
     videos, starts = np.unique(store.caption_video_M[order], return_index=True)
     return dict(zip(videos.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _queries(query_N: Rows, captions_of: dict[int, Rows], videos: Rows) -> Rows:
+def _queries(query_N: Ints, captions_of: dict[int, Ints], videos: Ints) -> Ints:
     """One caption row per validation video: its stored query, or the first caption of a held-out train video."""
     rows = [query_N[v] if query_N[v] >= 0 else captions_of[int(v)][0] for v in videos if int(v) in captions_of]
     return np.asarray(rows, np.int64)

@@ -21,6 +21,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, swapped_weights, weights_of
 
 
@@ -32,7 +33,7 @@ class AdapterPerTaskConfig(FinetuneConfig):
 
 
 @register()
-class AdapterPerTask(Finetune):
+class AdapterPerTask(MeanWords, Finetune):
     """One residual head per task; galleries and the queries that ask them go through their task's head."""
 
     name = "adapter_per_task"

@@ -19,6 +19,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
 from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient
 
 
@@ -30,7 +31,7 @@ class AGEMConfig(FinetuneConfig):
 
 
 @register()
-class AGEM(Finetune):
+class AGEM(MeanWords, Finetune):
     """Fine-tuning with gradients projected on the half space in which the memory's loss does not rise."""
 
     name = "agem"
@@ -52,7 +53,6 @@ class AGEM(Finetune):
         if len(self.memory):
             drawn = batch_of(self.memory.draw(len(batch), generator), batch.category_N.device)
             prepared = prepared.with_draws(memory_gradient_P=self._gradient(super().prepare(drawn, generator)))
-        self.memory_gradient_P = prepared.draws.get("memory_gradient_P")  # after_backward is not handed the batch
         return prepared
 
     def _gradient(self, batch: PairBatch) -> Tensor:
@@ -62,9 +62,9 @@ class AGEM(Finetune):
         return torch.cat([part.reshape(-1) for part in parts])
 
     @torch.no_grad()
-    def after_backward(self) -> None:
-        if self.memory_gradient_P is not None:
-            set_gradient(self.head, projected(gradient_of(self.head), self.memory_gradient_P))
+    def after_backward(self, batch: PairBatch) -> None:
+        if "memory_gradient_P" in batch.draws:
+            set_gradient(self.head, projected(gradient_of(self.head), batch.draws["memory_gradient_P"]))
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         for index_N in data.shuffled(256, generator):

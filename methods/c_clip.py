@@ -59,13 +59,12 @@ class CCLIP(Method):
         self.text_projector = nn.Parameter(torch.eye(spec.dim))
         self.video_projector = nn.Parameter(torch.eye(spec.dim))
 
-    @torch.no_grad()
-    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
-        return {"old_text_ND": self._text(text, old=True).pooled_ND} if self.task.position > 0 else {}
-
-    @torch.no_grad()
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return {"old_video_ND": self._video(video, old=True).pooled_MD} if self.task.position > 0 else {}
+    def view(self, data: PairTable) -> PairTable:
+        if self.task.position == 0:
+            return data
+        text_ND = torch.cat([self._text(part, old=True).pooled_ND for part in data.text_chunks(256)])
+        video_ND = torch.cat([self._video(part, old=True).pooled_MD for part in data.video_chunks(256)])
+        return data.with_rows(caption={"old_text_ND": text_ND}, video={"old_video_ND": video_ND})
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
@@ -83,12 +82,13 @@ class CCLIP(Method):
             terms["ckc"] = config.ckc * symmetric_contrastive(sim_KK, config.scale, same_KK)
         return terms
 
+    @torch.no_grad()
     def _old(self, batch: PairBatch) -> Tensor:
         """z_old [2N, D] of the batch's captions and videos, kept for the whole task or made here."""
-        rows = batch.draws
-        if "old_text_ND" not in rows:
-            rows = {**self.frozen_text(batch.text), **self.frozen_video(batch.video)}
-        return torch.cat([rows["old_text_ND"], rows["old_video_ND"]])
+        if "old_text_ND" in batch.rows:
+            return torch.cat([batch.rows["old_text_ND"], batch.rows["old_video_ND"]])
+        text, video = self._text(batch.text, old=True), self._video(batch.video, old=True)
+        return torch.cat([text.pooled_ND, video.pooled_MD])
 
     @torch.no_grad()
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:

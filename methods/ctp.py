@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import ResidualHead
@@ -31,7 +31,7 @@ from ctvr_bench.methods.shared.losses import (
 from ctvr_bench.methods.shared.ranges import Count, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
-from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
+from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
@@ -45,7 +45,7 @@ class CTPConfig(FinetuneConfig):
 
 
 @register()
-class CTP(Finetune):
+class CTP(MeanWords, Finetune):
     """Fine-tuning plus contrast with a compatible momentum model and topology preservation."""
 
     name = "ctp"
@@ -58,7 +58,6 @@ class CTP(Finetune):
     )
     idea = "A slow model that remembers the old weights gives the keys; distances within a batch stay as they were."
     stores_samples = "a queue of `queue` embeddings of recent pairs"
-    pooled_loss = True
     Config = CTPConfig
     config: CTPConfig
     text_queue_QD: Tensor
@@ -80,11 +79,9 @@ class CTP(Finetune):
         self.teacher.load_state_dict(self.head.state_dict())
         self.teacher_slow.load_state_dict(self.head.state_dict())
 
-    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
-        return frozen_text(self.teacher, text, self.config) if self.task.position > 0 else {}
-
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return frozen_video(self.teacher, video, self.config) if self.task.position > 0 else {}
+    def view(self, data: PairTable) -> PairTable:
+        data = super().view(data)
+        return with_teacher(data, self.teacher, self.config) if self.task.position > 0 else data
 
     @torch.no_grad()
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:

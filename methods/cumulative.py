@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 
 
 @register()
-class Cumulative(Finetune):
+class Cumulative(MeanWords, Finetune):
     """Fine-tuning on every pair seen so far, again at each task."""
 
     name = "cumulative"

@@ -17,9 +17,10 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
-from ctvr_bench.methods.shared.memory import Reservoir, as_draws, batch_of, from_draws, pair_items
+from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
 from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DERppConfig(FinetuneConfig):
 
 
 @register()
-class DERpp(Finetune):
+class DERpp(MeanWords, Finetune):
     """Fine-tuning plus two replays from a reservoir: of stored similarities and of stored pairs."""
 
     name = "der_pp"
@@ -47,7 +48,6 @@ class DERpp(Finetune):
     idea = "Rehearse old pairs together with what the model then thought of them."
     stores_samples = "features and both embeddings of `buffer` training pairs"
     ensembles = False  # its loss cannot be stacked
-    pooled_loss = True
     Config = DERppConfig
     config: DERppConfig
 
@@ -61,21 +61,21 @@ class DERpp(Finetune):
             return prepared
         for use in ("dark", "replay"):
             items = self.memory.draw(len(batch), generator)
-            drawn = super().prepare(batch_of(items, batch.category_N.device), generator)
             stored = {name: items[name] for name in ("stored_text_ND", "stored_video_ND")}
-            prepared = prepared.with_draws(**as_draws(drawn.with_draws(**stored), use))
+            drawn = batch_of(items, batch.category_N.device).with_rows(**stored)
+            prepared = prepared.with_replayed(**{use: super().prepare(drawn, generator)})
         return prepared
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         terms = super().loss(batch)
         if len(self.memory):
-            terms["dark"] = self.config.dark * self._dark(from_draws(batch.draws, "dark"))
-            terms["replay"] = self.config.replay * super().loss(from_draws(batch.draws, "replay"))["contrastive"]
+            terms["dark"] = self.config.dark * self._dark(batch.replayed["dark"])
+            terms["replay"] = self.config.replay * super().loss(batch.replayed["replay"])["contrastive"]
         return terms
 
     def _dark(self, drawn: PairBatch) -> Tensor:
         text, video = self.embed_batch(drawn)
-        stored_NN = drawn.draws["stored_text_ND"] @ drawn.draws["stored_video_ND"].T
+        stored_NN = drawn.rows["stored_text_ND"] @ drawn.rows["stored_video_ND"].T
         return (self.config.scale * (text.pooled_ND @ video.pooled_MD.T - stored_NN)).square().mean()
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
 from ctvr_bench.methods.shared.ranges import Count
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ERConfig(FinetuneConfig):
 
 
 @register()
-class ER(Finetune):
+class ER(MeanWords, Finetune):
     """Fine-tuning on the current batch together with pairs drawn from a reservoir."""
 
     name = "er"

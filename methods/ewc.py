@@ -20,6 +20,7 @@ from ctvr_bench.methods.shared.losses import row_cross_entropy
 from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 
 
@@ -32,14 +33,13 @@ class EWCConfig(FinetuneConfig):
 
 
 @register()
-class EWC(Finetune):
+class EWC(MeanWords, Finetune):
     """Fine-tuning with a quadratic penalty weighted by the Fisher information of earlier tasks."""
 
     name = "ewc"
     paper = "Kirkpatrick et al. 2017, Overcoming catastrophic forgetting; Schwarz et al. 2018 (online)"
     source = "the papers' equations"
     idea = "Move where the old losses are flat: each weight is held as firmly as old tasks need it."
-    pooled_loss = True
     Config = EWCConfig
     config: EWCConfig
     anchor_P: Tensor

@@ -8,7 +8,6 @@ The lower bound of a continual method, and the base of those that add a term to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ctvr_bench.methods.shared.heads import ResidualHead, keep_mask
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
+from ctvr_bench.methods.shared.views import MeanWords
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class FinetuneConfig(TrainedConfig):
     """Fields of TrainedConfig, no others."""
 
 
-@register()
 class Finetune(Method):
     """Residual adapters trained by the contrastive loss of the current task."""
 
@@ -40,25 +39,12 @@ class Finetune(Method):
     published = "scale=99.484"
     idea = "Keep training on whatever task is current."
     ensembles = True
-    pooled_loss: ClassVar[bool] = True
-    """Whether `loss` looks at nothing of a caption but its pooled and mean features. A subclass with a loss of its own
-    declares it again; without that its batches keep every word."""
     Config = FinetuneConfig
     config: TrainedConfig
 
     def __init__(self, config: TrainedConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         self.head = ResidualHead(spec.dim, config.rank, generator, pooled_only=config.scoring == "cosine")
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "loss" in vars(cls) and "pooled_loss" not in vars(cls):
-            cls.pooled_loss = False
-
-    @property
-    def averages_words(self) -> bool:
-        own = type(self).embed_batch is Finetune.embed_batch and type(self.head).text is ResidualHead.text
-        return own and self.head.pooled_only and self.pooled_loss
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
@@ -83,3 +69,8 @@ class Finetune(Method):
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
         return embed_video(self.head.scored_video(video), self.config)
+
+
+@register()
+class FinetuneOnMeans(MeanWords, Finetune):
+    """Fine-tuning as runs of `finetune` do it."""

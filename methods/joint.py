@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 
 
 @register()
-class Joint(Finetune):
+class Joint(MeanWords, Finetune):
     """Fine-tuning that sees the training pairs of every task from the start."""
 
     name = "joint"

@@ -15,14 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
+from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LwFConfig(FinetuneConfig):
 
 
 @register()
-class LwF(Finetune):
+class LwF(MeanWords, Finetune):
     """Fine-tuning plus distillation of the old model's batch similarities."""
 
     name = "lwf"
@@ -52,7 +52,6 @@ class LwF(Finetune):
     )
     published = "variant=student_teacher_text, teacher=zero_shot, scale=99.484"
     idea = "On new data, similarities stay near those of the model before the task."
-    pooled_loss = True
     Config = LwFConfig
     config: LwFConfig
 
@@ -65,11 +64,8 @@ class LwF(Finetune):
         if self.config.teacher == "previous":
             self.teacher.load_state_dict(self.head.state_dict())
 
-    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
-        return frozen_text(self.teacher, text, self.config)
-
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return frozen_video(self.teacher, video, self.config)
+    def view(self, data: PairTable) -> PairTable:
+        return with_teacher(super().view(data), self.teacher, self.config)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config = self.config

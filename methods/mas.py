@@ -21,6 +21,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.heads import masked_mean, norm
 from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 
 
@@ -38,7 +39,7 @@ class MASConfig(FinetuneConfig):
 
 
 @register()
-class MAS(Finetune):
+class MAS(MeanWords, Finetune):
     """Fine-tuning with a quadratic penalty weighted by the sensitivity of the output's length."""
 
     name = "mas"
@@ -51,7 +52,6 @@ class MAS(Finetune):
     )
     published = "over_tasks=sum, strength=1.0"
     idea = "A weight is as important as the output is sensitive to it, whatever the loss."
-    pooled_loss = True
     Config = MASConfig
     config: MASConfig
     anchor_P: Tensor

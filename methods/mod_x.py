@@ -16,14 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
+from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.teacher import frozen_text, frozen_video, teacher_text, teacher_video
+from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ModXConfig(FinetuneConfig):
 
 
 @register()
-class ModX(Finetune):
+class ModX(MeanWords, Finetune):
     """Fine-tuning plus the old model's rows of batch similarities, only the rows it got right."""
 
     name = "mod_x"
@@ -52,7 +52,6 @@ class ModX(Finetune):
     )
     published = "relation_scale=1.0, reduction=sum, weight=20.0"
     idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
-    pooled_loss = True
     Config = ModXConfig
     config: ModXConfig
 
@@ -64,11 +63,8 @@ class ModX(Finetune):
         super().begin_task(task)
         self.teacher.load_state_dict(self.head.state_dict())
 
-    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
-        return frozen_text(self.teacher, text, self.config)
-
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return frozen_video(self.teacher, video, self.config)
+    def view(self, data: PairTable) -> PairTable:
+        return with_teacher(super().view(data), self.teacher, self.config)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.base import (
+    FeatureSpec,
+    Method,
+    ParameterGroup,
+    TaskInfo,
+    TextEmbedding,
+    TrainedConfig,
+    VideoEmbedding,
+)
 from ctvr_bench.methods.shared.heads import (
     MASKED,
     AdaptedVideo,
@@ -87,14 +95,13 @@ class MoEAdapters(Method):
 
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
-        self.zero_grad()  # what is frozen from now on must not count in the clipped norm
         if task.position > 0:
             self.text_experts.freeze(self.config.freeze, self.config.freeze_among)
             self.video_experts.freeze(self.config.freeze, self.config.freeze_among)
 
-    def optimised_parameters(self) -> list[nn.Parameter]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         current = max(self.task.position, 0)
-        return [*self.text_experts.trained_in(current), *self.video_experts.trained_in(current)]
+        return [ParameterGroup([*self.text_experts.trained_in(current), *self.video_experts.trained_in(current)])]
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
@@ -204,13 +211,11 @@ class Experts(nn.Module):
         self.uses_E = (self.gates(query_ND, task) > 0).float().mean(0)
 
     def freeze(self, count: int, among: Literal["open", "all"]) -> None:
-        """Freeze the `count` experts that the last task used most, of those not frozen yet or of all; no gradient."""
+        """Freeze the `count` experts that the last task used most, of those not frozen yet or of all."""
         uses_E = self.uses_E.masked_fill(self.frozen_E, -1.0) if among == "open" else self.uses_E
         most = uses_E.topk(min(count, len(uses_E))).indices
         self.frozen_E = self.frozen_E.clone()
         self.frozen_E[most[uses_E[most] > 0]] = True
-        for expert, frozen in zip(self.experts, self.frozen_E.tolist(), strict=True):
-            expert.requires_grad_(not frozen)
 
     def trained_in(self, task: int) -> list[nn.Parameter]:
         """The task's router and what is not frozen."""

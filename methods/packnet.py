@@ -9,7 +9,6 @@ With a share p freed each time, task t is left (1 - p) p^(t-1) of the weights: l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding, total_steps
 from ctvr_bench.methods.shared.ranges import PartOf, Share
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
 
 FREE = torch.iinfo(torch.int16).max
@@ -41,7 +41,7 @@ class PackNetConfig(FinetuneConfig):
 
 
 @register()
-class PackNet(Finetune):
+class PackNet(MeanWords, Finetune):
     """Fine-tuning of disjoint sets of weights, found by pruning."""
 
     name = "packnet"
@@ -78,7 +78,7 @@ class PackNet(Finetune):
         is_last = task.position + 1 == self.spec.num_tasks
         self.pruned = torch.full_like(self.pruned, is_last and not self.config.prune_last)
 
-    def after_backward(self) -> None:
+    def after_backward(self, batch: PairBatch) -> None:
         set_gradient(self.head, gradient_of(self.head) * (self.owner_P == self.task.position))
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class PackNet(Finetune):
         config = self.config
         set_weights(self.head, torch.where(self.owner_P == self.task.position, weights_of(self.head), self.kept_P))
         self.steps += 1
-        total = config.steps or config.epochs * math.ceil(self.task.num_pairs / config.batch_size)
+        total = total_steps(self, self.task.num_pairs)
         if not self.pruned and self.steps == max(1, round(config.prune_at * total)):
             self._prune()
 

@@ -72,7 +72,6 @@ class Ridge(Method):
     )
     published = "features=10000, lowest=-8, highest=8, first_session=20"
     idea = "Least squares forgets nothing: its sums over all data are small, and adding to them is learning."
-    closed_form = True
     stores_samples = "sums of products of features over all pairs"
     Config = RidgeConfig
     config: RidgeConfig
@@ -89,7 +88,7 @@ class Ridge(Method):
             self.head = ResidualHead(spec.dim, config.rank, generator, pooled_only=config.scoring == "cosine")
 
     @torch.no_grad()
-    def fit_task(self, data: PairTable, generator: torch.Generator) -> None:
+    def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         if self.config.first_session and self.task.position == 0:
             self._adapt(data, generator)
         for index_N in data.chunks(256):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, ParameterGroup, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import k_means
@@ -79,13 +79,10 @@ class SPrompts(Method):
         """Tasks that a sample may belong to."""
         return max(self.task.position, 0) + 1
 
-    def begin_task(self, task: TaskInfo) -> None:
-        super().begin_task(task)
-        self.zero_grad()  # earlier tasks' prompts are stepped no more, and must not count in the clipped norm
-
-    def optimised_parameters(self) -> list[nn.Parameter]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         newest = self.begun - 1
-        return [*self.heads[newest].parameters(), self.text_prompts[newest], self.video_prompts[newest]]
+        prompts = [self.text_prompts[newest], self.video_prompts[newest]]
+        return [ParameterGroup([*self.heads[newest].parameters(), *prompts])]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         text = embed_text(self._text(batch.text, self.task.position), self.config)

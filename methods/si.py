@@ -18,6 +18,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, weights_of
 
 
@@ -33,7 +34,7 @@ class SIConfig(FinetuneConfig):
 
 
 @register()
-class SI(Finetune):
+class SI(MeanWords, Finetune):
     """Fine-tuning with a quadratic penalty weighted by path integrals of the gradient."""
 
     name = "si"
@@ -41,7 +42,6 @@ class SI(Finetune):
     source = "the paper's equations"
     published = "strength=0.1, damping=0.1"
     idea = "While training, each weight keeps account of how much it lowered the loss."
-    pooled_loss = True
     Config = SIConfig
     config: SIConfig
 
@@ -59,7 +59,7 @@ class SI(Finetune):
         return {**super().loss(batch), "penalty": penalty}
 
     @torch.no_grad()
-    def after_backward(self) -> None:
+    def after_backward(self, batch: PairBatch) -> None:
         """The penalty's gradient is known in closed form and taken out of what backward left."""
         moved_P = weights_of(self.head) - self.path.anchor_P
         penalty_P = 2 * self.config.strength * self.path.importance_P * moved_P

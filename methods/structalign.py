@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,11 +25,13 @@ from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBa
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
     Method,
+    ParameterGroup,
     Scoring,
     TaskInfo,
     TextEmbedding,
     TrainedConfig,
     VideoEmbedding,
+    total_steps,
 )
 from ctvr_bench.methods.shared.etf import random_projection_etf, simplex_etf
 from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask
@@ -173,12 +174,16 @@ class StructAlign(Method):
         """Whether the teacher is asked: in L_CRP, its only use."""
         return self.remembers and self.config.crp != 0
 
-    def learning_rate(self) -> float:
-        return self.config.lr * (self.config.later_lr if self.remembers else 1.0)
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rate = self.config.later_lr if self.remembers else 1.0
+        trained = [*self.head.parameters(), *(self.projections if self.config.projection == "trained" else ())]
+        return [ParameterGroup(trained, rate), ParameterGroup(self._stale, rate=0.0)]
 
-    def optimised_parameters(self) -> list[nn.Parameter]:
-        left_out = {id(weight) for weight in self.projections} if self.config.projection != "trained" else set()
-        return [p for p in super().optimised_parameters() if id(p) not in left_out]
+    @property
+    def _stale(self) -> list[nn.Parameter]:
+        """D6: fixed projections that count in the clipped norm."""
+        fixed_random = self.config.projection == "fixed_random"
+        return list(self.projections) if fixed_random and self.config.stale_gradients else []
 
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
@@ -186,22 +191,20 @@ class StructAlign(Method):
             self.head.experts.copy_first_to_all()
         if self.config.teacher == "previous":
             self.teacher.load_state_dict(self.head.state_dict())
-        if self.config.stale_gradients:
-            for weight, gradient in zip(self.projections, self.stale_2DD, strict=True):
-                weight.grad = gradient.clone() if weight.requires_grad else None
         for label, category in enumerate(task.categories):
             self.local_label_C[category] = label
 
-    @torch.no_grad()
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return {"teacher_frames_NFD": self.teacher.video(video).frames_MFD} if self.distils else {}
-
-    @torch.no_grad()
-    def frozen_pairs(self, texts: Iterable[TextBatch], video: VideoBatch) -> dict[str, Tensor]:
+    def view(self, data: PairTable) -> PairTable:
+        """With X_ref of all pairs where the steps would make as many similarities; else with the teacher's frames."""
         if not self.distils:
-            return {}
-        old_video = self.teacher.video(video)
-        return {"teacher_sim_NN": torch.cat([self._similarity(self._teacher_text(text), old_video) for text in texts])}
+            return data
+        videos, in_steps = data.all_videos(), total_steps(self, len(data)) * self.config.batch_size**2
+        if len(videos.frames_MFD) * len(data) > in_steps:
+            frames = [self.teacher.video(part).frames_MFD for part in data.video_chunks(256)]
+            return data.with_rows(video={"teacher_frames_NFD": torch.cat(frames)})
+        old_video, texts = self.teacher.video(videos), data.text_chunks(self.config.batch_size)
+        sim_PV = torch.cat([self._similarity(self._teacher_text(text), old_video) for text in texts])
+        return data.with_rows(pair={"teacher_sim_NN": sim_PV})
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
@@ -237,12 +240,23 @@ class StructAlign(Method):
             terms["proto"] = config.proto * self._proto_term(batch, text, video, shown)
         return terms
 
+    def after_backward(self, batch: PairBatch) -> None:
+        """D6: gradients of fixed projections are never cleared; they gather from step to step."""
+        for side, weight in enumerate(self._stale):
+            if weight.grad is not None:
+                weight.grad += self.stale_2DD[side]
+
+    def after_step(self, batch: PairBatch) -> None:
+        for side, weight in enumerate(self._stale):
+            if weight.grad is not None:
+                self.stale_2DD[side] = weight.grad
+
     @torch.no_grad()
     def _teacher_similarity(self, batch: PairBatch, shown: ShownVideos) -> Tensor:
         """X_ref, kept for the whole task where that is cheap; else from the teacher's kept frames, or from scratch."""
-        if "teacher_sim_NN" in batch.draws:
-            return batch.draws["teacher_sim_NN"]
-        frames_NFD = batch.draws.get("teacher_frames_NFD")
+        if "teacher_sim_NN" in batch.rows:
+            return batch.rows["teacher_sim_NN"]
+        frames_NFD = batch.rows.get("teacher_frames_NFD")
         if frames_NFD is None:
             video = self.teacher.video(shown.once(batch.video))
         else:
@@ -303,9 +317,6 @@ class StructAlign(Method):
             features.append((self._pooled_caption(adapted), video_VD[position], data.category_P[index]))
         text_ND, video_ND, category_N = (torch.cat(parts) for parts in zip(*features, strict=True))
         self.bank.update(text_ND, video_ND, category_N)
-        gradients = [weight.grad for weight in self.projections if weight.grad is not None]
-        if self.config.stale_gradients and gradients:
-            self.stale_2DD.copy_(torch.stack(gradients))
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
         text = captions_alone(text.pooled_ND) if self.config.scoring == "cosine" else text

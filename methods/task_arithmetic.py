@@ -17,6 +17,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
@@ -28,7 +29,7 @@ class TaskArithmeticConfig(FinetuneConfig):
 
 
 @register()
-class TaskArithmetic(Finetune):
+class TaskArithmetic(MeanWords, Finetune):
     """Fine-tuning of each task from the start, merged by adding weight changes."""
 
     name = "task_arithmetic"

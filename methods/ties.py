@@ -18,6 +18,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.ranges import NotNegative, Share
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
@@ -30,7 +31,7 @@ class TIESConfig(FinetuneConfig):
 
 
 @register()
-class TIES(Finetune):
+class TIES(MeanWords, Finetune):
     """Fine-tuning of each task from the start, merged by trimming, sign election and disjoint means."""
 
     name = "ties"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, VideoBatch
+from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
@@ -22,7 +22,7 @@ from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, pair_similarity, same_video
-from ctvr_bench.methods.shared.teacher import frozen_video, teacher_video
+from ctvr_bench.methods.shared.views import MeanWords, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VRLwFConfig(FinetuneConfig):
 
 
 @register()
-class VRLwF(Finetune):
+class VRLwF(MeanWords, Finetune):
     """Fine-tuning plus distillation of the old model's similarities with reference captions."""
 
     name = "vr_lwf"
@@ -49,7 +49,6 @@ class VRLwF(Finetune):
     published = "scale=99.484"
     idea = "Similarities of new videos with sentences from everywhere stay near those of the old model."
     needs_reference = True
-    pooled_loss = True
     Config = VRLwFConfig
     config: VRLwFConfig
 
@@ -66,8 +65,8 @@ class VRLwF(Finetune):
         sentences_RD = self.reference.captions(self.config.sentences, generator)
         return super().prepare(batch, generator).with_draws(sentences_RD=sentences_RD)
 
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        return frozen_video(self.teacher, video, self.config)
+    def view(self, data: PairTable) -> PairTable:
+        return with_teacher(super().view(data), self.teacher, self.config, text=False)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, sentences = self.config, captions_alone(batch.draws["sentences_RD"])

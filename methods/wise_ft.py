@@ -17,6 +17,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.ranges import Share
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
@@ -28,7 +29,7 @@ class WiseFTConfig(FinetuneConfig):
 
 
 @register()
-class WiseFT(Finetune):
+class WiseFT(MeanWords, Finetune):
     """Fine-tuning, then interpolation of weights with those before the task."""
 
     name = "wise_ft"

@@ -24,6 +24,7 @@ from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Some
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
+from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
 
 
@@ -43,7 +44,7 @@ class ZSCLConfig(FinetuneConfig):
 
 
 @register()
-class ZSCL(Finetune):
+class ZSCL(MeanWords, Finetune):
     """Fine-tuning plus distillation of zero-shot similarities on a reference bank, weights averaged over steps."""
 
     name = "zscl"
@@ -57,7 +58,6 @@ class ZSCL(Finetune):
     published = "variant=student_teacher_text, average_every=100, scale=99.484"
     idea = "Hold the space of the frozen encoder where no task looks, and average the weights over training."
     needs_reference = True
-    pooled_loss = True
     Config = ZSCLConfig
     config: ZSCLConfig
     average_P: Tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.training import generator_for, learn_task
@@ -35,6 +35,11 @@ def make(name: str, seed: int = 0, **values: Any) -> Method:
 def train_pairs(*tasks: int) -> PairTable:
     """Training pairs of these tasks of the small store."""
     return PairTable(small_store(), np.concatenate([small_stream().tasks[task].train for task in tasks]))
+
+
+def stepped(method: Method) -> list[nn.Parameter]:
+    """What the method's optimiser would step now."""
+    return [parameter for group in method.parameter_groups() for parameter in group.parameters]
 
 
 def begin(method: Method, task: int, pairs: int = 48) -> None:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ctvr_bench.bench.run.budget import stored_bytes, trainable_parameters
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig, ReferenceBank
 from ctvr_bench.methods.shared.registry import Entry
 
@@ -61,7 +62,7 @@ def _cost(entry: Entry) -> str:
     spec = SPEC._replace(reference=bank) if entry.method.needs_reference else SPEC
     method = entry.method(entry.config(), spec, torch.Generator().manual_seed(0))
     return (
-        f"{method.trainable_parameters():,} trainable parameters, {method.stored_bytes():,} bytes beside them before "
+        f"{trainable_parameters(method):,} trainable parameters, {stored_bytes(method):,} bytes beside them before "
         f"the first task ({SPEC.dim}-d features, {SPEC.num_categories} categories in {SPEC.num_tasks} tasks); every "
         "result table has what a run kept at its end"
     )

@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
+from safetensors.torch import load as loaded
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 import ctvr_bench.bench.authoring.contract_stacks  # noqa: F401 - its check enters CHECKS
 from ctvr_bench.bench.authoring import trial
 from ctvr_bench.bench.authoring.checks import CHECKS, Check, ContractError, Finding, fault_of, promise, require_equal
-from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.bench.run.jobs import load_tensors
+from ctvr_bench.bench.run.training import generator_for, view_of
 from ctvr_bench.features.streams import PairTable
-from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
+from ctvr_bench.methods.shared.base import Method, TaskInfo, is_trained, learns
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.registry import Entry
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
@@ -35,11 +36,11 @@ def check_method(entry: Entry) -> Iterator[Finding]:
 
 
 def _trained(entry: Entry) -> bool:
-    return issubclass(entry.method.Config, TrainedConfig)
+    return is_trained(entry.method)
 
 
 def _learns(entry: Entry) -> bool:
-    return _trained(entry) or entry.method.closed_form
+    return learns(entry.method)
 
 
 def _one_at_a_time(entry: Entry) -> bool:
@@ -133,6 +134,25 @@ def _pure(entry: Entry) -> None:
         raise ContractError("loss changes parameters or buffers; do that in `after_step` or `end_task`")
 
 
+@promise("what `view` makes once for a task changes no loss", lambda entry: entry.method.view is not Method.view)
+def _view(entry: Entry) -> None:
+    method = trial.make(entry)
+    trial.learn(method, 0)
+    data = trial.in_double(trial.train_pairs(1))
+    method.begin_task(TaskInfo(1, len(data), trial.small_stream().tasks[1].categories))
+    method.double()
+    index_N = torch.arange(10)
+    batches = (table.pairs(index_N) for table in (data, view_of(method, data)))
+    plain, viewed = (method.loss(method.prepare(batch, generator_for(0, "draws"))) for batch in batches)
+    for name, value in plain.items():
+        if not torch.isclose(viewed[name], value, rtol=1e-6, atol=1e-9):
+            raise ContractError(
+                f"loss term {name} is {value.item():.6g} on the pairs as they are, {viewed[name].item():.6g} on those "
+                "of `view`; a view only saves time. Where it came with the class that yours is derived from, return "
+                "`data` from a `view` of your own"
+            )
+
+
 @promise("the same seed gives the same bits, another seed does not", _learns)
 def _seeded(entry: Entry) -> None:
     digests = []
@@ -148,14 +168,14 @@ def _seeded(entry: Entry) -> None:
         raise ContractError("two seeds give the same bits; initialise from the generator that __init__ is given")
 
 
-@promise("training moves something that is optimised", _trained)
+@promise("training moves something that is stepped", _trained)
 def _moves(entry: Entry) -> None:
     method = trial.make(entry)
     before = {name: value.clone() for name, value in method.named_parameters()}
     trial.learn(method, 0)
-    optimised = {id(parameter) for parameter in method.optimised_parameters()}
+    stepped = {id(parameter) for group in method.parameter_groups() for parameter in group.parameters}
     same = {name for name, value in method.named_parameters() if torch.equal(value, before[name])}
-    if all(id(value) not in optimised or name in same for name, value in method.named_parameters()):
+    if all(id(value) not in stepped or name in same for name, value in method.named_parameters()):
         raise ContractError("training changes no parameter; does the loss depend on any?")
 
 
@@ -163,9 +183,9 @@ def _moves(entry: Entry) -> None:
 def _resumes(entry: Entry) -> None:
     method = trial.make(entry)
     trial.learn(method, 0)
-    saved = load_tensors(save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}))
+    saved = loaded(save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}))
     again = trial.make(entry)
-    again.load_tensors(saved)
+    load_tensors(again, saved)
     again.task = method.task
     captions = trial.train_pairs(0).text(torch.arange(4))
     for moment in ("right after loading", "after the next task"):
@@ -279,21 +299,14 @@ def _shards(entry: Entry) -> None:
         raise ContractError("encode_text depends on `shard`; override the property uses_shards to return True")
 
 
-@promise("stored bytes are those of everything it keeps beside the trained weights")
-def _stored_bytes(entry: Entry) -> None:
+@promise("all that it keeps from call to call is saved, and so counted")
+def _saved(entry: Entry) -> None:
     method = trial.make(entry)
     trial.learn(method, 0)
     hidden = list(trial.unsaved_tensors(method))
     if hidden:
         raise ContractError(
             f"it keeps tensors in `{hidden[0]}`, where they are neither saved nor counted; use register_buffer"
-        )
-    optimised = {id(parameter) for parameter in method.optimised_parameters()}
-    trainable = {name for name, value in method.named_parameters() if id(value) in optimised}
-    kept = sum(value.nbytes for name, value in method.state_dict().items() if name not in trainable)
-    if method.stored_bytes() != kept:
-        raise ContractError(
-            f"stored_bytes says {method.stored_bytes()}, but frozen weights and buffers have {kept} bytes"
         )
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from ctvr_bench.bench.authoring import trial
 from ctvr_bench.bench.authoring.checks import ContractError, promise
-from ctvr_bench.bench.run.stacks.ensemble import Lesson, may_stack, teach
-from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.bench.run.stacks.ensemble import learn_in_step, may_stack
+from ctvr_bench.bench.run.training import lessons_of_task
 from ctvr_bench.methods.shared.base import Method, TaskInfo
 from ctvr_bench.methods.shared.registry import Entry
 
@@ -39,12 +39,8 @@ def _learned(entry: Entry, stacked: bool) -> list[Method]:
     methods = [trial.make(entry, seed, **values).double() for seed, values in enumerate((numbers, other))]
     for task in (0, 1):
         data = trial.in_double(trial.train_pairs(task))
-        for method in methods:
-            method.begin_task(TaskInfo(task, len(data), trial.small_stream().tasks[task].categories))
-        lessons = [Lesson(method, data, seed, task) for seed, method in enumerate(methods)]
-        for taught in teach(lessons) if stacked else [teach([lesson])[0] for lesson in lessons]:
-            if isinstance(taught, Exception):
-                raise taught
-        for seed, method in enumerate(methods):
-            method.end_task(data, generator_for(seed, "end", task))
+        info = TaskInfo(task, len(data), trial.small_stream().tasks[task].categories)
+        learners = [lessons_of_task(method, data, info, seed) for seed, method in enumerate(methods)]
+        for group in [learners] if stacked else [[learner] for learner in learners]:
+            learn_in_step(group)
     return methods

@@ -1,4 +1,4 @@
-"""Operations of a method, counted on one step and on one pair, and a watch for the time that a part takes."""
+"""What a method costs: numbers trained and stored, operations of a step and of a pair, the time that a part takes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ctvr_bench.bench.run.training import FrozenRows, generator_for
+from ctvr_bench.bench.run.training import generator_for, only_stepped, view_of
 from ctvr_bench.features.streams import PairTable
-from ctvr_bench.methods.shared.base import Method, TrainedConfig
+from ctvr_bench.methods.shared.base import Method, TrainedConfig, learns
 
 
 class Stopwatch:
@@ -45,17 +46,32 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+def trainable_parameters(method: Method) -> int:
+    """How many numbers the learning of a task may change."""
+    return sum(parameter.numel() for parameter in _moved(method)) if learns(type(method)) else 0
+
+
+def stored_bytes(method: Method) -> int:
+    """Bytes kept beside the trainable weights: teachers, buffers, prototypes, replayed samples."""
+    moved = {id(parameter) for parameter in _moved(method)}
+    frozen = [parameter for parameter in method.parameters() if id(parameter) not in moved]
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*frozen, *method.buffers()])
+
+
+def _moved(method: Method) -> list[nn.Parameter]:
+    return [parameter for group in method.parameter_groups() if group.rate for parameter in group.parameters]
+
+
 def step_flops(method: Method, data: PairTable) -> int:
     """Operations of a training step on a random full batch, forward and backward; the method is left as it is."""
     if not isinstance(method.config, TrainedConfig):
         return 0
     twin = copy.deepcopy(method).train()
-    data = data.with_mean_words() if method.averages_words else data
+    data = view_of(twin, data)
     index_N = next(data.shuffled(method.config.batch_size, generator_for(0, "count", "batch")))
-    kept = FrozenRows(twin, data).of(index_N)
-    batch = twin.prepare(data.pairs(index_N).with_draws(**kept), generator_for(0, "count"))
+    batch = twin.prepare(data.pairs(index_N), generator_for(0, "count"))
     counter = _Counter()
-    with counter:
+    with only_stepped(twin), counter:
         torch.stack(list(twin.loss(batch).values())).sum().backward()
     return counter.total
 

@@ -14,7 +14,7 @@ from ctvr_bench.bench.records.record import Recipe, RunConfig, StoreId
 from ctvr_bench.bench.run.training import Epoch, generator_for
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank, TrainedConfig
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, ReferenceBank, TrainedConfig, learns
 from ctvr_bench.methods.shared.registry import Entry
 
 
@@ -105,6 +105,26 @@ def feature_spec(store: FeatureStore, stream: Stream) -> FeatureSpec:
     return FeatureSpec(dim, num_frames, len(store.category_names), len(stream), bank)
 
 
-def visible_tasks(method: Method, task: int, total: int) -> range:
-    """Tasks whose training pairs the method gets: declared by `sees`, nothing else is ever handed over."""
-    return {"current": range(task, task + 1), "seen": range(task + 1), "all": range(total)}[method.sees]
+def training_rows(method: Method, stream: Stream, task: int) -> list[np.ndarray[Any, Any]] | None:
+    """Rows of the pairs that the method gets to learn a task from, by task; None where it learns nothing then.
+
+    What it gets is declared by `sees`; nothing else is ever handed over.
+    """
+    if not learns(type(method)) or (method.sees == "all" and task > 0):
+        return None
+    seen = {"current": range(task, task + 1), "seen": range(task + 1), "all": range(len(stream))}[method.sees]
+    return [stream.tasks[j].train for j in seen]
+
+
+def load_tensors(method: Method, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set parameters and buffers by their state-dict name; buffers may be new or have another shape."""
+    missing = set(method.state_dict()) - set(tensors)
+    if missing:
+        raise ValueError(f"saved state of {method.name} lacks {', '.join(sorted(missing))}; start the run again")
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        module = method.get_submodule(path)
+        if leaf in dict(module.named_parameters(recurse=False)):
+            module.get_parameter(leaf).data = tensor
+        else:
+            module.register_buffer(leaf, tensor)

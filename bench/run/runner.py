@@ -6,9 +6,10 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,23 @@ from ctvr_bench.bench.records.record import (
     write_text,
 )
 from ctvr_bench.bench.records.summary import metrics_of
-from ctvr_bench.bench.run.budget import pair_flops, step_flops
-from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, ignore, make_method, visible_tasks
+from ctvr_bench.bench.run.budget import pair_flops, step_flops, stored_bytes, trainable_parameters
+from ctvr_bench.bench.run.jobs import (
+    Job,
+    PairTables,
+    Progress,
+    Watch,
+    feature_spec,
+    ignore,
+    load_tensors,
+    make_method,
+    training_rows,
+)
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.recipe import recipe_of
-from ctvr_bench.bench.run.stacks.ensemble import Lesson, Taught, go_on, learn_in_step
+from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.state import Saved, StateFolder
-from ctvr_bench.bench.run.training import DivergedError, Epoch, generator_for
+from ctvr_bench.bench.run.training import DivergedError, Epoch, Learning, Taught, lessons_of_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
@@ -69,7 +80,7 @@ def run_together(
         _Run(each, store, stream, folder, device, watch, tables)
         for each, folder in zip(job.group, folders, strict=True)
     ]
-    learn_in_step(_at_the_same_task(runs))
+    learn_in_step([run.learn() for run in _at_the_same_task(runs)])
     if all(run.record.status != "failed" for run in runs):
         for run in runs:
             run.state.remove()
@@ -91,6 +102,14 @@ def _at_the_same_task(runs: Sequence[_Run]) -> list[_Run]:
     for run in going_on:
         run.begin_after(task)
     return going_on
+
+
+@dataclass
+class _BestEpoch:
+    """The best of a task's epochs so far, where one is selected."""
+
+    score: float = -1.0
+    state: dict[str, torch.Tensor] | None = None
 
 
 class _Run:
@@ -120,7 +139,6 @@ class _Run:
         self.state = StateFolder(directory, lambda note: watch(Progress(job.label, 0, len(stream), note=note)))
         self._tasks = 0  # finished
         self._tables = tables
-        self._learning: Generator[Lesson, Taught, None] = self.learn()
 
     @property
     def left_in(self) -> int | None:
@@ -136,12 +154,10 @@ class _Run:
         self._tasks = task + 1
         self.write_record("running")
 
-    def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
-        """Go on to the next task to be trained, with what became of the last; None where the run has ended."""
+    def learn(self) -> Learning:
+        """The tasks that are left, and the record of what became of the run."""
         try:
-            return go_on(self._learning, taught)
-        except StopIteration:
-            self.record = self.write_record("done")
+            yield from self._learn()
         except DivergedError as error:
             self.record = self.write_record("diverged", str(error))
         except InputError:
@@ -149,9 +165,10 @@ class _Run:
         except Exception as error:
             write_text(self.directory / "error.txt", traceback.format_exc())
             self.record = self.write_record("failed", f"{type(error).__name__}: {error}")
-        return None
+        else:
+            self.record = self.write_record("done")
 
-    def learn(self) -> Generator[Lesson, Taught, None]:
+    def _learn(self) -> Learning:
         """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
             self.test = self._pairs([task.test for task in self.stream.tasks])
@@ -173,8 +190,8 @@ class _Run:
     def write_record(self, status: Status, reason: str = "") -> RunRecord:
         method, job = self.method, self.job
         cost = Cost(
-            trainable=method.trainable_parameters(),
-            stored_bytes=method.stored_bytes(),
+            trainable=trainable_parameters(method),
+            stored_bytes=stored_bytes(method),
             steps=self.steps,
             peak_memory_bytes=peak_memory(self.device),
             step_flops=self.flops,
@@ -208,21 +225,23 @@ class _Run:
         )
         return save_record(self.directory, record)
 
-    def _learn_task(self, task: int) -> Generator[Lesson, Taught, None]:
+    def _learn_task(self, task: int) -> Learning:
         method, stream = self.method, self.stream
-        if (method.is_trained or method.closed_form) and (method.sees != "all" or task == 0):
+        train, data = training_rows(method, stream, task), None
+        if train is not None:
             with self._timed("load"):
-                data = self._pairs([stream.tasks[j].train for j in visible_tasks(method, task, len(stream))])
+                data = self._pairs(train)
                 self.trained_on.append(self._training_videos(task, data))
-            method.begin_task(TaskInfo(task, len(data), stream.tasks[task].categories))
-            if not method.closed_form:
-                yield from self._train(task, data)
-            with self._timed("train"):
-                if method.closed_form:
-                    method.fit_task(data, generator_for(self.job.config.seed, "fit", task))
-                method.end_task(data, generator_for(self.job.config.seed, "end", task))
-        else:
-            method.task = TaskInfo(task, 0, stream.tasks[task].categories)
+        best = _BestEpoch()
+        yield from lessons_of_task(
+            method,
+            data,
+            TaskInfo(task, 0 if data is None else len(data), stream.tasks[task].categories),
+            self.job.config.seed,
+            on_epoch=partial(self._end_epoch, task, best),
+            on_taught=partial(self._end_training, task, data, best),
+            timed=partial(self._timed, "train"),
+        )
         self.watch(Progress(self.job.label, task + 1, len(stream)))
         encoded = self.evaluator.encode_s
         with self._timed("evaluate"):
@@ -244,32 +263,31 @@ class _Run:
             raise LeakError(f"{len(leaked)} test videos among the training pairs of task {task + 1}")
         return f"{len(videos)} pairs, {hashlib.sha256(videos.tobytes()).hexdigest()[:16]}"
 
-    def _train(self, task: int, data: PairTable) -> Generator[Lesson, Taught, None]:
-        """Train the task's epochs and keep the last, or the best by validation or (labelled so) by test queries."""
-        best_score, best_state = -1.0, None
+    def _end_epoch(self, task: int, best: _BestEpoch, epoch: Epoch) -> None:
+        """Log the epoch, and keep its weights where it is the best so far."""
+        self.watch(Progress(self.job.label, task + 1, len(self.stream), epoch))
+        line: dict[str, Any] = {"task": task + 1, **asdict(epoch)}
         selector = self._selector()
+        if selector is not None:
+            self.method.eval()
+            line["selection_score"] = score = selector.headline(self.method, task)
+            self.method.train()
+            if score >= best.score:  # a tie goes to the later epoch, as in the release
+                best.score = score
+                best.state = {name: value.clone() for name, value in self.method.state_dict().items()}
+        self.log.append(json.dumps(line))
 
-        def on_epoch(epoch: Epoch) -> None:
-            nonlocal best_score, best_state
-            self.watch(Progress(self.job.label, task + 1, len(self.stream), epoch))
-            line: dict[str, Any] = {"task": task + 1, **asdict(epoch)}
-            if selector is not None:
-                self.method.eval()
-                line["selection_score"] = score = selector.headline(self.method, task)
-                self.method.train()
-                if score >= best_score:  # a tie goes to the later epoch, as in the release
-                    best_score = score
-                    best_state = {name: value.clone() for name, value in self.method.state_dict().items()}
-            self.log.append(json.dumps(line))
-
-        taught = yield Lesson(self.method, data, self.job.config.seed, task, on_epoch)
+    def _end_training(self, task: int, data: PairTable | None, best: _BestEpoch, taught: Taught) -> None:
+        """Keep the last epoch, or the best by validation or (labelled so) by test queries; write the log."""
+        assert data is not None
         self.steps += taught.steps
         if task + 1 == len(self.stream) or self.method.sees == "all":
             self.flops = step_flops(self.method, data)
         self.seconds["train"] += taught.seconds
         self.together = max(self.together, taught.together)
-        if best_state is not None:
-            self.method.load_tensors(best_state)
+        if best.state is not None:
+            load_tensors(self.method, best.state)
+            selector = self._selector()
             if selector is not self.evaluator and selector is not None:
                 selector.finish_task(self.method)
         write_text(self.directory / "training.jsonl", "".join(line + "\n" for line in self.log))
@@ -363,7 +381,7 @@ class _Run:
         for target, source in ((self.table.ranks, table.ranks), (self.table.best, table.best)):
             target.update({name: np.array(values) for name, values in source.items()})
         self.table.ahead_N[:], self.table.before_N[:] = table.ahead_N, table.before_N
-        self.method.load_tensors(saved.method)
+        load_tensors(self.method, saved.method)
         for state in saved.galleries:
             self.evaluator.restore(state, self.method)
         if saved.validation and (selector := self._selector()) is not None:

@@ -1,21 +1,22 @@
-"""The training loop of one task: batches by index, one optimiser, one schedule, every term logged."""
+"""How a task is learned: from `begin_task` to `end_task`, batches by index, one optimiser, every term logged."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ctvr_bench.features.streams import PairTable
-from ctvr_bench.methods.shared.base import Method, TaskInfo, TrainedConfig
-
-_CHUNK = 256
+from ctvr_bench.methods.shared.base import Method, ParameterGroup, TaskInfo, TrainedConfig, is_trained, total_steps
 
 
 class DivergedError(RuntimeError):
@@ -32,6 +33,29 @@ class Epoch:
     terms: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A task that a run wants its method to be trained on."""
+
+    method: Method
+    data: PairTable
+    seed: int
+    task: int
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+
+
+class Taught(NamedTuple):
+    """steps made; seconds of this run's share of the time; together: runs in the stack, 1 if it was trained alone."""
+
+    steps: int
+    seconds: float
+    together: int
+
+
+Learning = Generator[Lesson, Taught, None]
+"""Something that learns, and stops at each lesson until it is told what came of it."""
+
+
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     """Random numbers for one purpose of one run: the same for every method with that seed, on every machine.
 
@@ -42,56 +66,50 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def lessons_of_task(
+    method: Method,
+    data: PairTable | None,
+    task: TaskInfo,
+    seed: int,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_taught: Callable[[Taught], None] = lambda taught: None,
+    timed: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Learning:
+    """A task from `begin_task` to `end_task`, the only sequence there is; hands out the lesson to be taught, if any.
+
+    data: None where the method learns nothing in this task. on_taught: told what the lesson came to, before `end_task`.
+    timed: entered around `end_task`, in which a closed form learns.
+    """
+    if data is None:
+        method.task = task
+        return
+    method.begin_task(task)
+    if is_trained(type(method)):
+        on_taught((yield Lesson(method, data, seed, task.position, on_epoch)))
+    with timed():
+        method.end_task(data, generator_for(seed, "end", task.position))
+
+
 def learn_task(
     method: Method, data: PairTable, task: TaskInfo, seed: int, on_epoch: Callable[[Epoch], None] = lambda epoch: None
 ) -> int:
     """A whole task as a run learns it, from `begin_task` to `end_task`; returns the number of steps."""
-    if not (method.is_trained or method.closed_form):
-        method.task = task
-        return 0
-    method.begin_task(task)
-    steps = 0
-    if method.closed_form:
-        method.fit_task(data, generator_for(seed, "fit", task.position))
-    else:
-        steps = train_task(method, data, seed, task.position, on_epoch)
-    method.end_task(data, generator_for(seed, "end", task.position))
-    return steps
+    steps, learning, taught = 0, lessons_of_task(method, data, task, seed, on_epoch=on_epoch), None
+    while True:
+        try:
+            lesson = next(learning) if taught is None else learning.send(taught)
+        except StopIteration:
+            return steps
+        taught = teach_alone(lesson)
+        steps += taught.steps
 
 
-class FrozenRows:
-    """What a method says stays as it is while it learns a task, made once for each caption, each video or both."""
-
-    def __init__(self, method: Method, data: PairTable) -> None:
-        config, every_video = method.config, data.all_videos()
-        assert isinstance(config, TrainedConfig)
-        self._data = data
-        self._captions = _rows(method.frozen_text(data.text(index)) for index in data.chunks(_CHUNK))
-        self._pairs: dict[str, Tensor] = {}
-        in_steps = total_steps(method, len(data)) * config.batch_size**2
-        if len(every_video.frames_MFD) * len(data) <= in_steps:  # as many similarities as the steps would make
-            found = method.frozen_pairs(map(data.text, data.chunks(config.batch_size)), every_video)
-            self._pairs = {name: rows_PV.detach() for name, rows_PV in found.items()}
-        self._videos = {} if self._pairs else _rows(map(method.frozen_video, data.video_chunks(_CHUNK)))
-
-    def of(self, index_N: Tensor) -> dict[str, Tensor]:
-        """The rows of these pairs, by name."""
-        if not (self._captions or self._videos or self._pairs):
-            return {}
-        index, position = self._data.positions(index_N)
-        captions = {name: rows[index] for name, rows in self._captions.items()}
-        videos = {name: rows[position] for name, rows in self._videos.items()}
-        return captions | videos | {name: rows_PV[index][:, position] for name, rows_PV in self._pairs.items()}
-
-
-def _rows(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {}
-    for part in parts:
-        if not part:
-            return {}
-        for name, rows in part.items():
-            found.setdefault(name, []).append(rows.detach())
-    return {name: torch.cat(rows) for name, rows in found.items()}
+def teach_alone(lesson: Lesson) -> Taught:
+    """Train one method on one task. Raises DivergedError."""
+    start = time.perf_counter()
+    steps = train_task(lesson.method, lesson.data, lesson.seed, lesson.task, lesson.on_epoch)
+    return Taught(steps, time.perf_counter() - start, 1)
 
 
 def train_task(
@@ -99,58 +117,86 @@ def train_task(
 ) -> int:
     """Minimise the sum of the method's loss terms over the task's pairs; returns the number of steps.
 
-    AdamW with decoupled decay; the gradient's norm is clipped over all of the method's parameters. The order of batches
-    depends on seed and task only, so that methods are compared on the same batches. Raises DivergedError.
+    AdamW with decoupled decay; the gradient's norm is clipped over the parameters that are stepped, no others gather
+    any. The order of batches depends on seed and task only, so that methods are compared on the same batches. Raises
+    DivergedError.
     """
     config = method.config
     assert isinstance(config, TrainedConfig)
-    optimiser, schedule, total = make_optimiser(method.optimised_parameters(), method, config, len(data))
     order, draws = generator_for(seed, "batches", task), generator_for(seed, "draws", task)
-    data = data.with_mean_words() if method.averages_words else data
-    frozen = FrozenRows(method, data)
+    data = view_of(method, data)
     method.train()
-    passes = steps_of_passes(total, config, len(data))
-    for epoch, steps in enumerate(passes):
-        sums: dict[str, Tensor] = {}
-        for index_N in islice(data.shuffled(config.batch_size, order), steps):
-            batch = method.prepare(data.pairs(index_N).with_draws(**frozen.of(index_N)), draws)
-            terms = method.loss(batch)
-            optimiser.zero_grad()
-            torch.stack(list(terms.values())).sum().backward()
-            method.after_backward()
-            torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
-            optimiser.step()
-            schedule.step()
-            method.after_step(batch)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
-        means = {name: float(value) / steps for name, value in sums.items()}
-        if not all(map(math.isfinite, means.values())):
-            raise diverged(epoch, task, means)
-        on_epoch(Epoch(epoch + 1, len(passes), steps, means))
+    with only_stepped(method) as groups:
+        paces = [(group.parameters, pace_of(group, config)) for group in groups]
+        optimiser, schedule, total = make_optimiser(paces, method, len(data))
+        stepped = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        passes = steps_of_passes(total, config, len(data))
+        for epoch, steps in enumerate(passes):
+            sums: dict[str, Tensor] = {}
+            for index_N in islice(data.shuffled(config.batch_size, order), steps):
+                batch = method.prepare(data.pairs(index_N), draws)
+                terms = method.loss(batch)
+                optimiser.zero_grad()
+                torch.stack(list(terms.values())).sum().backward()
+                method.after_backward(batch)
+                torch.nn.utils.clip_grad_norm_(stepped, config.clip_norm)
+                optimiser.step()
+                schedule.step()
+                method.after_step(batch)
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
+            means = {name: float(value) / steps for name, value in sums.items()}
+            if not all(map(math.isfinite, means.values())):
+                raise diverged(epoch, task, means)
+            on_epoch(Epoch(epoch + 1, len(passes), steps, means))
+        optimiser.zero_grad()
     method.eval()
     return total
 
 
+@torch.no_grad()
+def view_of(method: Method, data: PairTable) -> PairTable:
+    """The pairs as the method's steps are given them."""
+    return method.view(data)
+
+
+@contextmanager
+def only_stepped(method: Method) -> Iterator[list[ParameterGroup]]:
+    """The method's parameter groups; within it no other parameter gathers a gradient."""
+    groups = method.parameter_groups()
+    stepped = {id(parameter) for group in groups for parameter in group.parameters}
+    others = [p for p in method.parameters() if p.requires_grad and id(p) not in stepped]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield groups
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+class Pace(NamedTuple):
+    """How a group of parameters is stepped: peak learning rate, decoupled decay."""
+
+    lr: float
+    decay: float
+
+
+def pace_of(group: ParameterGroup, config: TrainedConfig) -> Pace:
+    """The group's factors with the Config's numbers."""
+    return Pace(config.lr * group.rate, config.weight_decay if group.decay is None else group.decay)
+
+
 def make_optimiser(
-    parameters: Iterable[Tensor], method: Method, config: TrainedConfig, pairs: int
+    groups: Iterable[tuple[Sequence[Tensor], Pace]], method: Method, pairs: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
-    """What a task of so many pairs is trained with, the method's own parameters or a stack of them, and its steps."""
-    total = total_steps(method, pairs)
-    optimiser = torch.optim.AdamW(
-        list(parameters), lr=method.learning_rate(), weight_decay=config.weight_decay, fused=True
-    )
+    """What a task of so many pairs is trained with, and its steps."""
+    config, total = method.config, total_steps(method, pairs)
+    assert isinstance(config, TrainedConfig)
+    settings = [{"params": list(stepped), "lr": lr, "weight_decay": decay} for stepped, (lr, decay) in groups]
+    optimiser = torch.optim.AdamW(settings, fused=True)
     factor = partial(learning_rate_factor, total=total, config=config)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
-
-
-def total_steps(method: Method, pairs: int) -> int:
-    """Steps of a task of so many pairs. A method that sees all tasks at once makes those of all of them."""
-    config = method.config
-    assert isinstance(config, TrainedConfig)
-    if config.steps:
-        return config.steps * (method.spec.num_tasks if method.sees == "all" else 1)
-    return config.epochs * math.ceil(pairs / config.batch_size)
 
 
 def steps_of_passes(total: int, config: TrainedConfig, pairs: int) -> list[int]:

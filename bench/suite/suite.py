@@ -25,7 +25,7 @@ from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.store import FeatureStore, check_finite, open_store
 from ctvr_bench.features.streams import StreamOptions, make_stream
-from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig
+from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
 from ctvr_bench.methods.shared.registry import Entry
 
 OnRun = Callable[[int, int, RunRecord], None]
@@ -288,7 +288,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                 "store has none; build it with one, or leave the method out"
             )
         trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
-        drawn = trained or entry.method.closed_form  # from the seed
+        drawn = learns(entry.method)  # from the seed
         for order in range(config.orders):
             make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
             for seed in range(config.seeds if drawn else 1):

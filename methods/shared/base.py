@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -112,11 +113,22 @@ class TrainedConfig(MethodConfig):
     dropout: PartOf = 0.3
 
 
+class ParameterGroup(NamedTuple):
+    """Parameters that a task's optimiser steps alike.
+
+    rate: factor on the Config's lr. decay: decoupled weight decay; None: the Config's.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    decay: float | None = None
+
+
 class Method(nn.Module):
     """Base of every method. All of its state is parameters and buffers, so that saving and loading them resumes it.
 
-    A subclass declares the class attributes below and overrides `encode_text`, `encode_video` and, if it is trained,
-    `loss`. Modules exist from `__init__` on; buffers may change their shape later.
+    Most methods are a Config, `loss`, `encode_text`, `encode_video`, `begin_task` and `end_task`. The hooks stand in
+    the order of their calls. Modules exist from `__init__` on; buffers may change their shape later.
     """
 
     name: ClassVar[str]
@@ -131,17 +143,16 @@ class Method(nn.Module):
     stores_samples: ClassVar[str] = "nothing"
     """What it keeps of past tasks, in words; 'nothing' for a method that keeps weights only."""
     sees: ClassVar[Sees] = "current"
-    """Which tasks' training pairs `end_task` and the loop get: the current one's, all seen ones', or all at once."""
+    """Which tasks' training pairs it gets: the current one's, all seen ones', or all at once."""
     needs_reference: ClassVar[bool] = False
     """Whether it learns with the store's reference bank; the harness refuses a store without one."""
     control: ClassVar[str] = ""
     """The method without its idea, where another is just that; `run` puts its row beside this one's."""
-    closed_form: ClassVar[bool] = False
-    """Whether it learns each task in one call of `fit_task` instead of by steps on `loss`."""
     ensembles: ClassVar[bool] = False
     """Whether runs of several seeds are trained as one stacked model (bench.run.stacks): where that was measured to be
-    faster, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks after a step."""
+    faster, and `loss` is made of operations that `torch.func.vmap` knows. Without effect beside hooks around a step."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    """A TrainedConfig makes a method whose `loss` is minimised; another may still learn in `end_task`."""
 
     def __init_subclass__(cls) -> None:
         """A class with a name of its own says itself how true it is: nothing of that is inherited."""
@@ -158,42 +169,29 @@ class Method(nn.Module):
         self.task = TaskInfo(-1, 0, ())
 
     @property
-    def is_trained(self) -> bool:
-        return isinstance(self.config, TrainedConfig)
-
-    @property
     def uses_shards(self) -> bool:
         """Whether `encode_text` depends on the gallery's shard."""
-        return False
-
-    @property
-    def averages_words(self) -> bool:
-        """Whether `loss` knows a caption's words by their mean alone; its batches then have that as their only word."""
         return False
 
     def begin_task(self, task: TaskInfo) -> None:
         """Called before the first step of a task: take a snapshot as teacher, grow. Overrides call super()."""
         self.task = task
 
-    def frozen_text(self, text: TextBatch) -> dict[str, Tensor]:
-        """Rows of captions that stay as they are while a task is learned, such as a frozen teacher's embeddings.
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What the task's optimiser steps, asked for after `begin_task`; its gradient is what is clipped.
 
-        Asked for every caption once, after `begin_task`; a step has its rows in `batch.draws`. `loss` does without them
-        as well. For a method whose `prepare` keeps the batch's pairs as they are.
+        Parameters in no group gather no gradient while the task is trained.
         """
-        return {}
+        return [ParameterGroup([parameter for parameter in self.parameters() if parameter.requires_grad])]
 
-    def frozen_video(self, video: VideoBatch) -> dict[str, Tensor]:
-        """The same of videos; each is asked for once, however many captions it has."""
-        return {}
+    def view(self, data: PairTable) -> PairTable:
+        """The task's pairs as the steps are given them: with rows that stay as they are in the task, made once.
 
-    def frozen_pairs(self, texts: Iterable[TextBatch], video: VideoBatch) -> dict[str, Tensor]:
-        """The same of every caption (in chunks) with every video [P, V], such as a frozen teacher's similarities.
-
-        A step has those of its pairs, [N, N]. Asked for where that is no more work than to make them in every step;
-        where it gives something, `frozen_video` is not asked.
+        `data.with_rows(caption=..., video=..., pair=...)` adds, say, a frozen teacher's embeddings; a step finds those
+        of its pairs in `batch.rows`. A view saves time and changes nothing: `loss` makes what it does not find there.
+        Called after `begin_task`, without gradients.
         """
-        return {}
+        return data
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         """The batch with everything random that `loss` needs: replayed pairs, noise, dropout masks; no gradient."""
@@ -203,18 +201,17 @@ class Method(nn.Module):
         """Named scalar terms whose sum is minimised: a pure function of parameters, buffers and the prepared batch."""
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
-    def after_backward(self) -> None:
+    def after_backward(self, batch: PairBatch) -> None:
         """The hook between gradients and step, before they are clipped: projections, masks."""
 
     def after_step(self, batch: PairBatch) -> None:
         """The hook after a step, with its prepared batch: path integrals, running averages, queues, frozen weights."""
 
-    def fit_task(self, data: PairTable, generator: torch.Generator) -> None:
-        """Learn a task's pairs in closed form; called between `begin_task` and `end_task` in place of training."""
-        raise NotImplementedError(f"{self.name} does not learn in closed form")
-
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
-        """Called after the last step of a task with the pairs it was trained on: prototypes, reservoirs, merging."""
+        """Called after the last step of a task with the pairs it was trained on: prototypes, reservoirs, merging.
+
+        A method without gradient descent learns the task here.
+        """
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
         """Captions as they are compared with the gallery of task `shard` (the gallery's task, never the query's)."""
@@ -232,38 +229,24 @@ class Method(nn.Module):
         """task_N int64 that each caption is sent to, for a method that guesses tasks; the harness reports how well."""
         return None
 
-    def learning_rate(self) -> float:
-        """Peak learning rate of the current task."""
-        assert isinstance(self.config, TrainedConfig)
-        return self.config.lr
 
-    def optimised_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the optimiser steps; gradients of others are clipped with them but never cleared."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+def total_steps(method: Method, pairs: int) -> int:
+    """Steps of a task of so many pairs. A method that sees all tasks at once makes those of all of them."""
+    config = method.config
+    assert isinstance(config, TrainedConfig)
+    if config.steps:
+        return config.steps * (method.spec.num_tasks if method.sees == "all" else 1)
+    return config.epochs * math.ceil(pairs / config.batch_size)
 
-    def trainable_parameters(self) -> int:
-        """How many numbers the learning of a task may change."""
-        learns = self.is_trained or self.closed_form
-        return sum(parameter.numel() for parameter in self.optimised_parameters()) if learns else 0
 
-    def stored_bytes(self) -> int:
-        """Bytes kept beside the trainable weights: teachers, buffers, prototypes, replayed samples."""
-        optimised = {id(parameter) for parameter in self.optimised_parameters()}
-        frozen = [parameter for parameter in self.parameters() if id(parameter) not in optimised]
-        return sum(tensor.numel() * tensor.element_size() for tensor in [*frozen, *self.buffers()])
+def is_trained(method: type[Method]) -> bool:
+    """Whether it is trained by gradient descent."""
+    return issubclass(method.Config, TrainedConfig)
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set parameters and buffers by their state-dict name; buffers may be new or have another shape."""
-        missing = set(self.state_dict()) - set(tensors)
-        if missing:
-            raise ValueError(f"saved state of {self.name} lacks {', '.join(sorted(missing))}; start the run again")
-        for name, tensor in tensors.items():
-            path, _, leaf = name.rpartition(".")
-            module = self.get_submodule(path)
-            if leaf in dict(module.named_parameters(recurse=False)):
-                module.get_parameter(leaf).data = tensor
-            else:
-                module.register_buffer(leaf, tensor)
+
+def learns(method: type[Method]) -> bool:
+    """Whether it learns anything: by gradient descent, or in an `end_task` of its own."""
+    return is_trained(method) or method.end_task is not Method.end_task
 
 
 def config_fields(config: type[MethodConfig]) -> dict[str, Any]:

@@ -175,18 +175,6 @@ def batch_of(items: Mapping[str, Tensor], device: torch.device) -> PairBatch:
     return PairBatch(TextBatch(*values[:3]), VideoBatch(*values[3:5]), values[5], values[6])
 
 
-def as_draws(batch: PairBatch, name: str) -> dict[str, Tensor]:
-    """A second batch, its own draws included, as draws of the batch that a step is made on."""
-    return {f"{name}.{key}": value for key, value in {**pair_items(batch), **batch.draws}.items()}
-
-
-def from_draws(draws: Mapping[str, Tensor], name: str) -> PairBatch:
-    """The batch that went into the draws under that name; all other entries under it are its draws."""
-    mine = {key.removeprefix(f"{name}."): value for key, value in draws.items() if key.startswith(f"{name}.")}
-    batch = batch_of(mine, mine["category_N"].device)
-    return batch.with_draws(**{key: value for key, value in mine.items() if key not in _PAIR_FIELDS})
-
-
 class ReferenceSample(nn.Module):
     """The store's bank of features that belong to no task, drawn from in random samples.
 

@@ -10,19 +10,21 @@ import pytest
 import torch
 from torch import nn
 
+from ctvr_bench.bench.authoring.trial import in_double
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, feature_spec, make_method, store_id
 from ctvr_bench.bench.run.protocol import Evaluator
-from ctvr_bench.bench.run.training import generator_for, train_task
+from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
+from ctvr_bench.bench.run.training import generator_for, lessons_of_task, train_task
 from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store, verify_store
 from ctvr_bench.features.streams import PairBatch, PairTable, make_stream
 from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import TrainedConfig
+from ctvr_bench.methods.shared.base import ParameterGroup, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method, known_methods
-from tests.learning import begin, learn, make, small_spec, train_pairs
+from tests.learning import begin, learn, make, small_spec, stepped, train_pairs
 from tests.stores import small_store, small_stream
 
 
@@ -141,7 +143,7 @@ class Watched(Finetune):
         self.norms: list[float] = []
         self.batches: list[PairBatch] = []
 
-    def after_backward(self) -> None:
+    def after_backward(self, batch: PairBatch) -> None:
         self.norms.append(float(sum(p.grad.square().sum() for p in self.parameters() if p.grad is not None)) ** 0.5)
 
     def after_step(self, batch: PairBatch) -> None:
@@ -159,28 +161,74 @@ def test_hooks_see_the_gradient_before_it_is_clipped_and_the_prepared_batch_afte
     assert all("keep_text_NR" in batch.draws for batch in method.batches)
 
 
-# --- the clipped norm
+# --- what is stepped
 
 
-TRAINED = [name for name, entry in known_methods().items() if issubclass(entry.method.Config, TrainedConfig)]
+TRAINED = [name for name, entry in known_methods().items() if is_trained(entry.method)]
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name != "structalign_released"])
-def test_only_what_is_optimised_counts_in_the_clipped_norm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of others are never cleared: they would grow from step to step, and clipping with them.
-
-    The StructAlign release does that (`stale_gradients`).
-    """
-    method, clipped, clip = make(name), list[float](), torch.nn.utils.clip_grad_norm_
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_is_clipped_is_what_is_stepped_and_nothing_else_gathers_a_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, clipped, clip = make(name), list[set[int]](), torch.nn.utils.clip_grad_norm_
 
     def watched(parameters: Iterable[nn.Parameter], *limits: float) -> torch.Tensor:
-        optimised = set(method.optimised_parameters())
-        others = [p.grad.abs().max() for p in method.parameters() if p.grad is not None and p not in optimised]
-        clipped.append(max(map(float, others), default=0.0))
-        return clip(parameters, *limits)
+        given = list(parameters)
+        clipped.append({id(parameter) for parameter in given})
+        return clip(given, *limits)
 
     learn(method, 0, 1)
+    for parameter in method.parameters():
+        parameter.grad = None
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
     learn(method, 2)
+    own = {id(parameter) for parameter in stepped(method)}
     assert clipped
-    assert max(clipped) == 0
+    assert all(given == own for given in clipped)
+    assert all(parameter.grad is None for parameter in method.parameters() if id(parameter) not in own)
+
+
+class TwoRates(Finetune):
+    """The video adapters at a third of the rate and without decay, the caption's not at all."""
+
+    name = "two_rates"
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        head = self.head
+        return [
+            ParameterGroup([*head.frame.parameters(), *head.video.parameters()], rate=1 / 3, decay=0.0),
+            ParameterGroup([*head.word.parameters(), head.temporal, head.temporal_down]),
+        ]
+
+
+def test_groups_are_stepped_at_their_own_rate_and_decay() -> None:
+    """The first step of AdamW moves a weight by its rate, whatever the size of its gradient, and by its decay."""
+    values = {"epochs": 1, "batch_size": 64, "schedule": "constant", "warmup": 0.0, "lr": 1e-3, "weight_decay": 0.5}
+    method = TwoRates(FinetuneConfig(**values), small_spec(), generator_for(0, "init"))
+    before = {name: value.clone() for name, value in method.named_parameters()}
+    learn(method, 0)
+    moved = {name: value.detach() - before[name] for name, value in method.named_parameters()}
+    assert not moved["head.caption.up"].any()
+    assert not moved["head.word.up"].any()  # no word is scored: without a gradient there is no step
+    assert moved["head.frame.up"].abs().max().item() == pytest.approx(1e-3 / 3, rel=1e-3)
+    assert not moved["head.frame.down.0"].any()  # behind a branch that is still zero: decay alone, which is 0
+    torch.testing.assert_close(method.head.temporal_down, before["head.temporal_down"] * (1 - 1e-3 * 0.5))
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e-3), (1e-3, 3e-3)])
+def test_groups_are_stepped_in_a_stack_as_alone(rates: tuple[float, float]) -> None:
+    config = [FinetuneConfig(epochs=2, lr=lr) for lr in rates]
+    alone, together = (
+        [TwoRates(each, small_spec(), generator_for(s, "init")).double() for s, each in enumerate(config)]
+        for _ in range(2)
+    )
+    data = in_double(train_pairs(0))
+    info = TaskInfo(0, len(data), (0, 1))
+    for methods, size in ((alone, 1), (together, 2)):
+        learners = [lessons_of_task(method, data, info, s) for s, method in enumerate(methods)]
+        for first in range(0, 2, size):
+            learn_in_step(learners[first : first + size])
+    for first, second in zip(alone, together, strict=True):
+        for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+            torch.testing.assert_close(other, value, rtol=1e-9, atol=1e-11, msg=lambda m, key=key: f"{key}: {m}")

@@ -95,14 +95,15 @@ def test_si_sees_the_gradient_without_its_own_penalty_and_before_clipping() -> N
     with torch.no_grad():
         method.head.caption.up += 0.01
     method.path.importance_P = torch.ones_like(method.path.importance_P)
-    terms = method.loss(method.prepare(some_batch(), generator_for(0, "x")))
+    batch = method.prepare(some_batch(), generator_for(0, "x"))
+    terms = method.loss(batch)
     assert terms["penalty"] > 0.01
     method.zero_grad()
     terms["contrastive"].backward(retain_graph=True)
     expected_P = gradient_of(method.head)
     method.zero_grad()
     torch.stack(list(terms.values())).sum().backward()
-    method.after_backward()
+    method.after_backward(batch)
     assert_close(method.gradient_P, expected_P, rtol=1e-4, atol=1e-6)
 
 
@@ -117,7 +118,7 @@ def test_sis_path_is_the_fall_of_the_loss_for_small_steps() -> None:
     for _ in range(50):
         optimiser.zero_grad()
         torch.stack(list(method.loss(batch).values())).sum().backward()
-        method.after_backward()
+        method.after_backward(batch)
         optimiser.step()
         method.after_step(batch)
     fall = before - method.loss(batch)["contrastive"].item()

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ctvr_bench.bench.run.jobs import load_tensors
 from ctvr_bench.bench.run.training import generator_for
 from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.agem import AGEM, projected
 from ctvr_bench.methods.der_pp import DERpp
-from ctvr_bench.methods.shared.memory import as_draws, batch_of, from_draws, pair_items
+from ctvr_bench.methods.shared.memory import batch_of
 from ctvr_bench.methods.shared.weights import gradient_of
 from tests.learning import begin, learn, make, train_pairs
 
@@ -37,18 +38,6 @@ def agem(**values: object) -> AGEM:
     return method
 
 
-# --- a second batch in the draws
-
-
-def test_a_batch_comes_back_from_the_draws_with_its_own_draws() -> None:
-    batch = train_pairs(0).pairs(torch.arange(5)).with_draws(keep_text_NR=torch.ones(5, 3))
-    back = from_draws(as_draws(batch, "second"), "second")
-    for name, value in pair_items(batch).items():
-        assert torch.equal(pair_items(back)[name], value), name
-    assert back.draws.keys() == {"keep_text_NR"}
-    assert torch.equal(batch_of(pair_items(batch), torch.device("cpu")).video_N, batch.video_N)
-
-
 # --- DER++
 
 
@@ -59,8 +48,8 @@ def test_der_pps_two_draws_are_independent() -> None:
     assert len(stored.unique(dim=0)) == 48
     coincide = []
     for seed in range(60):
-        draws = prepared(method, seed).draws
-        dark, replay = (draws[f"{use}.stored_text_ND"] for use in ("dark", "replay"))
+        replayed = prepared(method, seed).replayed
+        dark, replay = (replayed[use].rows["stored_text_ND"] for use in ("dark", "replay"))
         coincide.append(sum(bool((row == replay).all(1).any()) for row in dark))
     mean = sum(coincide) / len(coincide)
     deviation = (12 * 0.25 * 0.75 * 36 / 47 / 60) ** 0.5  # of the mean of 60 hypergeometric counts
@@ -68,8 +57,8 @@ def test_der_pps_two_draws_are_independent() -> None:
 
 
 def test_der_pps_draws_have_dropout_masks_of_their_own() -> None:
-    draws = prepared(der_pp(dropout=0.5)).draws
-    masks = [draws[f"{prefix}keep_text_NR"] for prefix in ("", "dark.", "replay.")]
+    batch = prepared(der_pp(dropout=0.5))
+    masks = [each.draws["keep_text_NR"] for each in (batch, batch.replayed["dark"], batch.replayed["replay"])]
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
 
@@ -80,17 +69,17 @@ def test_der_pps_loss_is_the_sum_of_its_three_terms() -> None:
         method.head.caption.up += 0.05  # so that the stored similarities are no longer the head's
     batch = prepared(method)
     terms = method.loss(batch)
-    drawn = from_draws(batch.draws, "dark")
+    drawn = batch.replayed["dark"]
     text, video = method.embed_batch(drawn)
     expected = 0.0
     for i in range(12):
         for j in range(12):
-            stored = drawn.draws["stored_text_ND"][i] @ drawn.draws["stored_video_ND"][j]
+            stored = drawn.rows["stored_text_ND"][i] @ drawn.rows["stored_video_ND"][j]
             expected += (17.6 * (text.pooled_ND[i] @ video.pooled_MD[j] - stored)).item() ** 2 / 144
     assert terms["dark"].item() == pytest.approx(0.3 * expected, rel=1e-4)
     plain = make("finetune", dropout=0.0)
-    plain.load_tensors({name: value for name, value in method.state_dict().items() if name.startswith("head.")})
-    replayed = plain.loss(from_draws(batch.draws, "replay"))["contrastive"]
+    load_tensors(plain, {name: value for name, value in method.state_dict().items() if name.startswith("head.")})
+    replayed = plain.loss(batch.replayed["replay"])["contrastive"]
     assert_close(terms["replay"], 0.7 * replayed)
     assert_close(terms["contrastive"], plain.loss(batch)["contrastive"])
 
@@ -136,27 +125,25 @@ def test_without_a_memory_gradient_nothing_is_projected() -> None:
 def test_agems_step_is_along_the_projection_of_its_batchs_gradient() -> None:
     method = agem(dropout=0.0)
     batch = prepared(method)
-    memory_P = method.memory_gradient_P
-    assert memory_P is not None
-    method.memory_gradient_P = memory_P = -_gradient(method, batch)  # as opposed as can be
+    assert "memory_gradient_P" in batch.draws
+    memory_P = -_gradient(method, batch)  # as opposed as can be
     torch.stack(list(method.loss(batch).values())).sum().backward()
-    method.after_backward()
+    method.after_backward(batch.with_draws(memory_gradient_P=memory_P))
     assert gradient_of(method.head).norm() < 1e-4 * memory_P.norm()
 
 
 def test_agems_memory_gradient_is_that_of_the_loss_on_stored_pairs() -> None:
     method = agem(dropout=0.0, buffer=12)
-    prepared(method)
+    memory_P = prepared(method).draws["memory_gradient_P"]
     stored = batch_of(_unprefixed(method.memory.state_dict()), torch.device("cpu"))
-    assert method.memory_gradient_P is not None
-    assert_close(method.memory_gradient_P, _gradient(method, stored), rtol=1e-3, atol=1e-5)
+    assert_close(memory_P, _gradient(method, stored), rtol=1e-3, atol=1e-5)
 
 
 def test_agem_never_trains_on_stored_pairs() -> None:
     method = agem(dropout=0.0)
     batch = train_pairs(1).pairs(torch.arange(12))
     finetune = make("finetune", dropout=0.0)
-    finetune.load_tensors({name: value for name, value in method.state_dict().items() if name.startswith("head.")})
+    load_tensors(finetune, {name: value for name, value in method.state_dict().items() if name.startswith("head.")})
     assert_close(method.loss(prepared(method))["contrastive"], finetune.loss(batch)["contrastive"])
 
 

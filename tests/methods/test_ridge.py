@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from ctvr_bench.bench.run.budget import stored_bytes, trainable_parameters
 from ctvr_bench.methods.ridge import Ridge, Sums
+from ctvr_bench.methods.shared.base import is_trained, learns
 from ctvr_bench.methods.shared.heads import masked_mean
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from tests.learning import learn, make, train_pairs
@@ -123,9 +125,9 @@ def test_a_query_is_the_caption_and_what_is_predicted_of_its_video() -> None:
 
 def test_ridge_counts_its_map_as_learned_and_its_sums_as_stored() -> None:
     method = ridge(0)
-    assert method.trainable_parameters() == 60 * 32
+    assert trainable_parameters(method) == 60 * 32
     by_category = 6 * (60 + 32 + 32 + 1)
-    assert method.stored_bytes() == 2 * 8 * (60 * 60 + 2 * 60 * 32 + 2 + by_category) + 32 * 60 * 4
+    assert stored_bytes(method) == 2 * 8 * (60 * 60 + 2 * 60 * 32 + 2 + by_category) + 32 * 60 * 4
 
 
 def test_a_task_of_one_video_can_be_fitted() -> None:
@@ -133,14 +135,14 @@ def test_a_task_of_one_video_can_be_fitted() -> None:
     assert isinstance(method, Ridge)
     data = train_pairs(0)
     data.lengths_P = data.lengths_P[:1]  # the table's length
-    method.fit_task(data, torch.Generator())
+    method.end_task(data, torch.Generator())
     assert torch.isfinite(method.map_MD).all()
 
 
 def test_gradient_descent_is_no_part_of_it() -> None:
     method = ridge(0)
-    assert not method.is_trained
-    assert method.closed_form
+    assert not is_trained(Ridge)
+    assert learns(Ridge)
     with pytest.raises(NotImplementedError):
         method.loss(train_pairs(0).pairs(torch.arange(2)))
 

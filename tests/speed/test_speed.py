@@ -24,7 +24,7 @@ from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.scores import compare
 from ctvr_bench.bench.run.search import DenseGallery, word_frame_scores
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
-from ctvr_bench.bench.run.training import FrozenRows, generator_for
+from ctvr_bench.bench.run.training import generator_for, view_of
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import PairTable, make_stream
 from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
@@ -103,23 +103,24 @@ def second_task(name: str) -> tuple[Method, PairTable]:
     method.begin_task(TaskInfo(0, len(first), stream.tasks[0].categories))
     method.end_task(first, generator_for(0, "end", 0))
     method.begin_task(TaskInfo(1, len(second), stream.tasks[1].categories))
-    return method, second.with_mean_words() if method.averages_words else second
+    return method, view_of(method, second)
 
 
 @pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
 @pytest.mark.parametrize("name", METHODS)
 def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     method, data = second_task(name)
-    frozen, draws = FrozenRows(method, data), generator_for(0, "draws")
-    optimiser = torch.optim.AdamW(method.optimised_parameters(), lr=1e-4, fused=True)
+    draws, groups = generator_for(0, "draws"), method.parameter_groups()
+    stepped = [parameter for group in groups for parameter in group.parameters]
+    optimiser = torch.optim.AdamW(stepped, lr=1e-4, fused=True)
     batches = itertools.cycle(list(data.shuffled(32, generator_for(0, "order"))))
 
     def step() -> None:
         index = next(batches)
-        terms = method.loss(method.prepare(data.pairs(index).with_draws(**frozen.of(index)), draws))
+        terms = method.loss(method.prepare(data.pairs(index), draws))
         optimiser.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(stepped, 1.0)
         optimiser.step()
 
     benchmark.pedantic(step, rounds=20, warmup_rounds=3)
@@ -162,9 +163,9 @@ def test_learning_rates(benchmark: BenchmarkFixture, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["made once", "asked in the step"])
 def test_teacher(benchmark: BenchmarkFixture, kind: str) -> None:
     method, data = second_task("lwf")
-    frozen, index = FrozenRows(method, data), next(data.shuffled(32, generator_for(0, "order")))
-    kept = {"made once": lambda: frozen.of(index), "asked in the step": dict}[kind]
-    benchmark.pedantic(lambda: method.loss(data.pairs(index).with_draws(**kept())), rounds=20, warmup_rounds=3)
+    index = next(data.shuffled(32, generator_for(0, "order")))
+    pairs = {"made once": data.pairs, "asked in the step": data.features}[kind]
+    benchmark.pedantic(lambda: method.loss(pairs(index)), rounds=20, warmup_rounds=3)
 
 
 def with_gradient(function: Any, words: torch.Tensor, *rest: torch.Tensor) -> None:

@@ -11,10 +11,11 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,62 +26,43 @@ from ctvr_bench.bench.run.stacks.optimiser import StackOptimiser
 from ctvr_bench.bench.run.training import (
     DivergedError,
     Epoch,
-    FrozenRows,
+    Learning,
+    Lesson,
+    Taught,
     diverged,
     generator_for,
     steps_of_passes,
-    train_task,
+    teach_alone,
+    view_of,
 )
-from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TrainedConfig
-from ctvr_bench.methods.shared.memory import batch_of, pair_items
-
-_DRAW = "draw."
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A task that a run wants its method to be trained on."""
+def learn_in_step(learners: Sequence[Learning]) -> None:
+    """Bring all to their end, those that wait at the same task taught together.
 
-    method: Method
-    data: PairTable
-    seed: int
-    task: int
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    What went wrong in a lesson is raised where its learner waits, and from there if it is not caught.
+    """
+    waiting: dict[int, Lesson] = {}
 
+    def go_on(learner: int, move: Callable[[], Lesson]) -> None:
+        try:
+            waiting[learner] = move()
+        except StopIteration:
+            waiting.pop(learner, None)
 
-class Taught(NamedTuple):
-    """steps made; seconds of this run's share of the time; together: runs in the stack, 1 if it was trained alone."""
-
-    steps: int
-    seconds: float
-    together: int
-
-
-class Learner(Protocol):
-    """Something that learns a stream, stopping at every task that is to be trained."""
-
-    def advance(self, taught: Taught | Exception | None = None) -> Lesson | None:
-        """Go on to the next task to be trained, with what became of the last; None at the end."""
-
-
-def learn_in_step(learners: Sequence[Learner]) -> None:
-    """Bring all to their end, those that wait at the same task taught together."""
-    waiting = {learner: lesson for learner in learners if (lesson := learner.advance()) is not None}
+    for learner, learning in enumerate(learners):
+        go_on(learner, partial(next, learning))
     while waiting:
         next_task = min(lesson.task for lesson in waiting.values())
         group = [learner for learner, lesson in waiting.items() if lesson.task == next_task]
-        for learner, taught in zip(group, teach([waiting.pop(learner) for learner in group]), strict=True):
-            lesson = learner.advance(taught)
-            if lesson is not None:
-                waiting[learner] = lesson
-
-
-def go_on(learning: Generator[Lesson, Taught, Any], taught: Taught | Exception | None) -> Lesson:
-    """The next lesson of a learner that is written as a generator. Raises StopIteration with what it returns."""
-    if isinstance(taught, Exception):
-        return learning.throw(taught)
-    return next(learning) if taught is None else learning.send(taught)
+        for learner, taught in zip(group, teach([waiting[learner] for learner in group]), strict=True):
+            learning = learners[learner]
+            if isinstance(taught, Exception):
+                go_on(learner, partial(learning.throw, taught))
+            else:
+                go_on(learner, partial(learning.send, taught))
 
 
 def may_stack(method: type[Method]) -> bool:
@@ -92,19 +74,17 @@ def may_stack(method: type[Method]) -> bool:
 def teach(lessons: Sequence[Lesson]) -> list[Taught | Exception]:
     """Train each lesson's method, together where that can be done; what went wrong in place of a run that failed."""
     if len(lessons) > 1 and may_stack(type(lessons[0].method)):
-        stacked = _Stack.of(lessons)
+        stacked = _Ensemble.of(lessons)
         if stacked is not None:
             return stacked.train()
-    return [_alone(lesson) for lesson in lessons]
+    return [_taught_or_failed(lesson) for lesson in lessons]
 
 
-def _alone(lesson: Lesson) -> Taught | Exception:
-    start = time.perf_counter()
+def _taught_or_failed(lesson: Lesson) -> Taught | Exception:
     try:
-        steps = train_task(lesson.method, lesson.data, lesson.seed, lesson.task, lesson.on_epoch)
+        return teach_alone(lesson)
     except Exception as error:
         return error
-    return Taught(steps, time.perf_counter() - start, 1)
 
 
 class _Loss(nn.Module):
@@ -112,18 +92,16 @@ class _Loss(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        draws = {name.removeprefix(_DRAW): value for name, value in tensors.items() if name.startswith(_DRAW)}
-        batch = batch_of(tensors, tensors["category_N"].device).with_draws(**draws)
+    def forward(self, parts: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         config = self.method.config
         self.method.config = _with_numbers(config, numbers)
         try:
-            return self.method.loss(batch)
+            return self.method.loss(_batch_of(parts))
         finally:
             self.method.config = config
 
 
-class _Stack:
+class _Ensemble:
     """Weights of all runs, stacked; the methods' own parameters are views of them while they are trained.
 
     Raises ValueError for runs that differ in something else than seed and fractional numbers of their Config.
@@ -133,22 +111,23 @@ class _Stack:
         self.lessons, first = lessons, lessons[0].method
         self.methods = [lesson.method for lesson in lessons]
         assert isinstance(first.config, TrainedConfig)
-        data = lessons[0].data
-        self.config, self.data = first.config, data.with_mean_words() if first.averages_words else data
-        optimised = {id(parameter) for parameter in first.optimised_parameters()}
+        self.config = first.config
+        self.views = [view_of(method, lessons[0].data) for method in self.methods]
+        self.shared = all(view.shares_features(self.views[0]) for view in self.views)
+        stepped = {id(parameter) for group in first.parameter_groups() for parameter in group.parameters}
         self.weights: dict[str, Tensor] = {}
         self.fixed: dict[str, Tensor] = {}
         for name, parameter in first.named_parameters():
-            stacked = torch.stack([method.get_parameter(name).detach() for method in self.methods])
-            if id(parameter) in optimised:
-                self.weights[name] = stacked.requires_grad_()
+            together = torch.stack([method.get_parameter(name).detach() for method in self.methods])
+            if id(parameter) in stepped:
+                self.weights[name] = together.requires_grad_()
             else:
-                self.fixed[name] = stacked
+                self.fixed[name] = together
         for name, _ in first.named_buffers():
             self.fixed[name] = torch.stack([method.get_buffer(name) for method in self.methods])
         like = next(iter(self.weights.values()))
         self.numbers = {name: like.new_tensor(values) for name, values in _differing_numbers(self.methods).items()}
-        self.frozen = [FrozenRows(method, self.data) for method in self.methods]
+        self.optimiser = StackOptimiser(self.weights, self.methods, len(self.views[0]))
         self._loss = _Loss(first)
         self._begin()
 
@@ -158,11 +137,11 @@ class _Stack:
         self.orders = [generator_for(lesson.seed, "batches", lesson.task) for lesson in self.lessons]
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson]) -> _Stack | None:
+    def of(cls, lessons: Sequence[Lesson]) -> _Ensemble | None:
         """None where the loss cannot be stacked: shapes differ, or it looks at values."""
         try:
             probe = cls(lessons)
-            indices = [next(probe.data.shuffled(probe.config.batch_size, order)) for order in probe.orders]
+            indices = [next(probe.views[0].shuffled(probe.config.batch_size, order)) for order in probe.orders]
             with torch.no_grad():
                 probe.losses(probe.batches(indices))
         except (RuntimeError, ValueError, TypeError):
@@ -174,54 +153,58 @@ class _Stack:
         """As `bench.run.training.train_task` trains one."""
         start, config = time.perf_counter(), self.config
         parameters = list(self.weights.values())
-        optimiser = StackOptimiser(parameters, self.methods, len(self.data))
         self._tie(own=False)
         failed: dict[int, Exception] = {}
-        passes = steps_of_passes(optimiser.total, config, len(self.data))
+        passes = steps_of_passes(self.optimiser.total, config, len(self.views[0]))
         for epoch, steps in enumerate(passes):
             sums: dict[str, Tensor] = {}
-            orders = [self.data.shuffled(config.batch_size, order) for order in self.orders]
+            orders = [self.views[0].shuffled(config.batch_size, order) for order in self.orders]
             for indices in islice(zip(*orders, strict=True), steps):
                 terms = self.losses(self.batches(indices))
-                optimiser.zero_grad()
+                self.optimiser.zero_grad()
                 torch.stack(list(terms.values())).sum().backward()
                 self._clip(parameters)
-                optimiser.step()
+                self.optimiser.step()
                 for name, value_S in terms.items():
                     sums[name] = sums.get(name, torch.zeros_like(value_S)) + value_S.detach()
             self._end_epoch(epoch, passes, sums, failed)
         self._tie(own=True)
         share = (time.perf_counter() - start) / len(self.lessons)
-        return [failed.get(s, Taught(optimiser.total, share, len(self.lessons))) for s in range(len(self.lessons))]
+        return [failed.get(s, Taught(self.optimiser.total, share, len(self.lessons))) for s in range(len(self.lessons))]
 
-    def losses(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, parts: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each term [S] of batches [S, N, ...]."""
 
-        def loss(state: dict[str, Tensor], batch: dict[str, Tensor], numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+        def loss(state: dict[str, Tensor], batch: Mapping[str, Any], numbers: dict[str, Tensor]) -> dict[str, Tensor]:
             terms: dict[str, Tensor] = functional_call(self._loss, state, (batch, numbers))
             return terms
 
         state = {f"method.{name}": value for name, value in {**self.weights, **self.fixed}.items()}
-        terms: dict[str, Tensor] = vmap(loss)(state, dict(tensors), self.numbers)
+        terms: dict[str, Tensor] = vmap(loss)(state, parts, self.numbers)
         return terms
 
-    def batches(self, indices: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The prepared batch of each seed, stacked. One gather serves all; what `prepare` put in is stacked after."""
-        every = pair_items(self.data.pairs(torch.cat(list(indices))))
-        whole = {name: value.view(len(indices), -1, *value.shape[1:]) for name, value in every.items()}
-        given = [{name: value[s] for name, value in whole.items()} for s in range(len(indices))]
-        prepared = [self._prepare(s, items, indices[s]) for s, items in enumerate(given)]
-        items = [pair_items(batch) for batch in prepared]
-        kept = all(mine[name] is items[s][name] for s, mine in enumerate(given) for name in mine)
-        stacked = whole if kept else {name: _stack([each[name] for each in items]) for name in whole}
-        if any(batch.draws.keys() != prepared[0].draws.keys() for batch in prepared):
-            raise ValueError("the runs prepare different draws")
-        draws = {_DRAW + name: _stack([batch.draws[name] for batch in prepared]) for name in prepared[0].draws}
-        return stacked | draws
-
-    def _prepare(self, s: int, items: dict[str, Tensor], index_N: Tensor) -> PairBatch:
-        batch = batch_of(items, items["category_N"].device).with_draws(**self.frozen[s].of(index_N))
-        return self.methods[s].prepare(batch, self.draws[s])
+    def batches(self, indices: Sequence[Tensor]) -> dict[str, Any]:
+        """The parts of each run's prepared batch, stacked. Where runs share features, one gather serves all."""
+        together: dict[str, Any] = {}
+        if self.shared:
+            whole = self.views[0].features(torch.cat(list(indices)))
+            together = _mapped(lambda x: x.view(len(indices), -1, *x.shape[1:]), _parts_of(whole))
+            given = [_batch_of(_mapped(itemgetter(s), together)) for s in range(len(indices))]
+        else:
+            given = [view.features(index_N) for view, index_N in zip(self.views, indices, strict=True)]
+        prepared = [
+            method.prepare(batch.with_rows(**view.rows_of(index_N)), draws)
+            for method, batch, view, index_N, draws in zip(
+                self.methods, given, self.views, indices, self.draws, strict=True
+            )
+        ]
+        parts = [_parts_of(batch) for batch in prepared]
+        stacked = {}
+        for name in parts[0]:
+            untouched = all(getattr(p, name) is getattr(g, name) for p, g in zip(prepared, given, strict=True))
+            kept = self.shared and untouched
+            stacked[name] = together[name] if kept else _stacked([mine[name] for mine in parts])
+        return stacked
 
     def _clip(self, parameters: Sequence[Tensor]) -> None:
         """Each run's gradient to the norm that it may have."""
@@ -287,9 +270,39 @@ def _with_numbers(config: MethodConfig, numbers: Mapping[str, Tensor]) -> Method
     return changed
 
 
-def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """The parts on a new first axis; where their second axes differ, padded with zeros (False) to the longest."""
-    width = max((part.shape[1] for part in parts if part.dim() > 1), default=0)
-    if any(part.dim() > 1 and part.shape[1] < width for part in parts):
-        parts = [pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1])) for part in parts]
-    return torch.stack(list(parts))
+def _parts_of(batch: PairBatch) -> dict[str, Any]:
+    """A batch as nested tuples and dicts of tensors, which vmap takes apart; those that `_batch_of` puts together."""
+    parts = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {**parts, "replayed": {name: _parts_of(other) for name, other in batch.replayed.items()}}
+
+
+def _batch_of(parts: Mapping[str, Any]) -> PairBatch:
+    return PairBatch(**{**parts, "replayed": {name: _batch_of(other) for name, other in parts["replayed"].items()}})
+
+
+def _mapped(function: Callable[[Tensor], Tensor], parts: Any) -> Any:
+    """The same nested tuples and dicts with the function of every tensor."""
+    if isinstance(parts, Mapping):
+        return {name: _mapped(function, part) for name, part in parts.items()}
+    if isinstance(parts, tuple):
+        return type(parts)(*(_mapped(function, part) for part in parts))
+    return function(parts)
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Nested tuples and dicts of tensors on a new first axis. Raises ValueError where their names differ.
+
+    Tensors whose second axes differ are padded with zeros (False) to the longest.
+    """
+    first = parts[0]
+    if isinstance(first, Mapping):
+        if any(part.keys() != first.keys() for part in parts):
+            raise ValueError("the runs prepare different draws")
+        return {name: _stacked([part[name] for part in parts]) for name in first}
+    if isinstance(first, tuple):
+        return type(first)(*map(_stacked, zip(*parts, strict=True)))
+    tensors: Sequence[Tensor] = parts
+    width = max((x.shape[1] for x in tensors if x.dim() > 1), default=0)
+    if any(x.dim() > 1 and x.shape[1] < width for x in tensors):
+        tensors = [pad(x, (0, 0) * (x.dim() - 2) + (0, width - x.shape[1])) for x in tensors]
+    return torch.stack(list(tensors))

@@ -13,7 +13,7 @@ from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.run import protocol, scores
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
-from ctvr_bench.bench.run.training import generator_for, train_task
+from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo
@@ -161,10 +161,7 @@ def trained(name: str, **values: object) -> tuple[Method, Evaluator, list[StageR
     results = []
     for task in stream.tasks:
         data = PairTable(store, task.train)
-        method.begin_task(TaskInfo(task.index, len(data), task.categories))
-        if method.is_trained:
-            train_task(method, data, 0, task.index)
-            method.end_task(data, generator_for(0, "end", task.index))
+        learn_task(method, data, TaskInfo(task.index, len(data), task.categories), 0)
         results.append(evaluator.finish_task(method))
     return method, evaluator, results
 

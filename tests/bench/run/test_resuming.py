@@ -11,10 +11,9 @@ import pytest
 
 from ctvr_bench.bench.records import files, record
 from ctvr_bench.bench.records.record import RunRecord, read_record
-from ctvr_bench.bench.run import runner, state
+from ctvr_bench.bench.run import state, training
 from ctvr_bench.bench.run.stacks import planning
-from ctvr_bench.bench.run.stacks.ensemble import Lesson
-from ctvr_bench.bench.run.training import DivergedError
+from ctvr_bench.bench.run.training import DivergedError, Lesson
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.hdf5 import map_file
 from tests.bench.run.test_runner import suite
@@ -128,7 +127,7 @@ def test_a_stack_of_which_one_diverged_goes_on_to_the_same_bits(
 
         return Lesson(method, data, seed, task, losing)
 
-    monkeypatch.setattr(runner, "Lesson", lesson)
+    monkeypatch.setattr(training, "Lesson", lesson)
     records = run_suite(suite(tmp_path / "whole", "finetune", seeds=2))
     assert [(record.status, record.tasks) for record in records] == [("diverged", 1), ("done", 3)]
     with killed_at(name, time):

@@ -11,11 +11,10 @@ from ctvr_bench.bench.run.training import (
     Epoch,
     generator_for,
     learning_rate_factor,
-    total_steps,
     train_task,
 )
 from ctvr_bench.features.streams import PairBatch, PairTable
-from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
+from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig, total_steps
 from ctvr_bench.methods.shared.registry import find_method
 from tests.learning import make
 from tests.stores import small_store, small_stream
