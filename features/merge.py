@@ -14,7 +14,7 @@ from ctvr_bench.features.assemble import Progress
 from ctvr_bench.features.clips import refuse_missing, without_videos
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, VALIDATION, Array
-from ctvr_bench.features.store import FeatureStore, create_store, open_store
+from ctvr_bench.features.store import FeatureStore, check_content, create_store, open_store
 from ctvr_bench.features.structure import Structure
 
 _ROWS = 256  # videos or captions copied together
@@ -50,6 +50,8 @@ def merge(
     where videos, or captions that test videos are asked for by, have no features.
     """
     shell, filled = open_store(structure), open_store(features)
+    for store in (shell, filled):
+        check_content(store)
     if shell.has_features:
         raise InputError(f"{structure}: has features already; name a store without, from 'features import-ctvr'")
     if not filled.has_features:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ctvr_bench.features import hdf5, schema
+from ctvr_bench.features.default_store import cache_folder
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.schema import Array
 
 _NUMBERS = ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames")
+_SAID = ("name", "simulated", "encoder", "sampling")
+"""Attributes that belong to what is digested: they say what the numbers are."""
+_ATTRIBUTES = "attributes_digest"
+_DAY = 86_400.0  # seconds
+_LARGE = 1 << 25  # bytes from which on reading a store takes long enough to be remembered
 _ROWS = 2048  # videos or words looked at together when every byte is checked
 
 
@@ -70,8 +79,17 @@ class FeatureStore:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the content digests of all datasets: equal for equal content, wherever and whenever written."""
-        return _digest_of_digests(self._file.digests)
+        """SHA-256 over the digests of all datasets and of what attributes say of them: equal for equal content.
+
+        Raises InputError where a dataset has no digest: two such stores could not be told apart.
+        """
+        for dataset in (*self._file.arrays, *self._file.text_lengths):
+            if dataset not in self._file.digests:
+                raise InputError(
+                    f"{self.path}: {dataset} has no digest, so no run could say what it was made of; write the store "
+                    "with this suite, as 'features import-arrays' and 'features merge' do"
+                )
+        return _digest_of_digests({**self._file.digests, "attributes": _digest_of_attributes(self._file)})
 
     @property
     def category_N(self) -> Array:
@@ -185,6 +203,7 @@ def create_store(
             _refuse_duplicates(str(path), dataset, content.text(dataset))
         for dataset in (*content.arrays, *content.text_lengths):
             writer.set_digest(dataset, hdf5.digest_of(_values(content, dataset)))
+        writer.set_attributes({_ATTRIBUTES: _digest_of_attributes(content)})
 
 
 class Finding(NamedTuple):
@@ -202,10 +221,7 @@ def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
     """
     store = open_store(path)
     file = store._file
-    findings = []
-    for dataset in (*file.arrays, *file.text_lengths):
-        if file.digests.get(dataset) != hdf5.digest_of(_values(file, dataset)):
-            findings.append(Finding("error", f"{dataset}: content does not match its digest; copy or build it again"))
+    findings = list(_check_digests(file))
     for dataset in _NUMBERS:
         if dataset in file.arrays:
             findings += _check_numbers(dataset, file.arrays[dataset])
@@ -226,13 +242,19 @@ def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
     return findings
 
 
-def check_finite(store: FeatureStore) -> None:
-    """Read every feature once and raise InputError where one is NaN or infinite; a run begins with this."""
-    for dataset in _NUMBERS:
-        if dataset in store._file.arrays:
-            for finding in _check_numbers(dataset, store.feature(dataset)):
-                if finding.severity == "error":
-                    raise InputError(f"{store.path}: {finding.message}")
+def check_content(store: FeatureStore) -> None:
+    """Raise InputError where a store is not what its digests say, or a feature is NaN or infinite; a run begins so.
+
+    Everything is read once. A large store that has not changed since (file, size, times) is not read again for a day.
+    """
+    digest = store.digest
+    if _was_checked(store.path, digest):
+        return
+    found = [_check_numbers(dataset, store.feature(dataset)) for dataset in _NUMBERS if dataset in store._file.arrays]
+    for finding in itertools.chain(*found, _check_digests(store._file)):
+        if finding.severity == "error":
+            raise InputError(f"{store.path}: {finding.message}")
+    _remember_checked(store.path, digest)
 
 
 def describe_store(store: FeatureStore) -> dict[str, Any]:
@@ -290,6 +312,48 @@ def _refuse_duplicates(where: str, dataset: str, values: Sequence[str]) -> None:
         return
     twice = Counter(values).most_common(1)[0][0]
     raise InputError(f"{where}: {dataset} holds {twice!r} twice; ids and names must be unique")
+
+
+def _check_digests(file: hdf5.MappedFile) -> Iterator[Finding]:
+    for dataset in (*file.arrays, *file.text_lengths):
+        if file.digests.get(dataset) != hdf5.digest_of(_values(file, dataset)):
+            yield Finding("error", f"{dataset}: content does not match its digest; copy or build it again")
+    if file.attributes.get(_ATTRIBUTES, _digest_of_attributes(file)) != _digest_of_attributes(file):
+        yield Finding("error", f"attributes {', '.join(_SAID)} do not match their digest; copy or build it again")
+
+
+def _digest_of_attributes(file: hdf5.MappedFile) -> str:
+    said = {name: file.attributes.get(name) for name in _SAID}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _state_of(path: Path) -> tuple[Path, list[int]]:
+    """Where it is remembered that a store was checked, and what of its file must be as it was then."""
+    real = path.resolve()
+    state = real.stat()
+    name = hashlib.sha256(str(real).encode()).hexdigest()[:24]
+    facts = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    return cache_folder() / "checked" / f"{name}.json", facts
+
+
+def _was_checked(path: Path, digest: str) -> bool:
+    remembered, facts = _state_of(path)
+    try:
+        known = json.loads(remembered.read_text(encoding="utf-8"))
+        return bool(known["facts"] == facts and known["digest"] == digest and 0 <= time.time() - known["at"] < _DAY)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _remember_checked(path: Path, digest: str) -> None:
+    remembered, facts = _state_of(path)
+    if path.stat().st_size < _LARGE:
+        return
+    partial = remembered.with_name(f".{remembered.name}.partial-{os.getpid()}")
+    with suppress(OSError):  # where nothing can be remembered, the store is read again
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"facts": facts, "digest": digest, "at": time.time()}), encoding="utf-8")
+        partial.replace(remembered)
 
 
 def _digest_of_digests(digests: Mapping[str, str]) -> str:

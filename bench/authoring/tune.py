@@ -25,7 +25,7 @@ from ctvr_bench.bench.suite.code import why_again
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, pick_device, plan
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.store import FeatureStore, check_finite, open_store
+from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import make_stream
 from ctvr_bench.methods.shared.registry import Entry
 
@@ -171,7 +171,7 @@ def _trials(
             found[trial.run_id] = trial
     missing = [unit for unit in units(jobs) if any(job.config.run_id not in found for job in unit.group)]
     if missing:
-        check_finite(store)
+        check_content(store)
     begun = [job for unit in missing for job in unit.group]
     for job in begun:
         found.pop(job.config.run_id, None)  # a stack is made whole

@@ -23,7 +23,7 @@ from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_embedded, is_world, short_name, store_path
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.store import FeatureStore, check_finite, open_store
+from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
 from ctvr_bench.methods.shared.registry import Entry
@@ -205,6 +205,7 @@ def run_suite(
     device = pick_device(config.device)
     store = open_store(config.store)
     jobs = plan(config, store)
+    check_content(store)
     records: dict[str, RunRecord] = {}
     missing = []
     for unit in units(jobs):
@@ -217,7 +218,6 @@ def run_suite(
             on_run(len(records), len(jobs), record)
     begun = [job for unit in missing for job in unit.group]
     if missing:
-        check_finite(store)
         _check_sizes(begun, store)
         if again := why_again(begun, earlier_runs(config.directory)):
             tell(again)

@@ -157,14 +157,15 @@ def test_the_only_stream_needs_no_name_and_others_are_named(tmp_path: Path) -> N
         store.stream("twoo")
 
 
-def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
-    first = open_store(write(tmp_path / "a.h5", name="a", command_line="one"))
-    again = open_store(write(tmp_path / "sub" / "b.h5", name="b", command_line="two"))
+def test_digest_is_of_the_content_and_what_it_is_called(tmp_path: Path) -> None:
+    first = open_store(write(tmp_path / "a.h5", command_line="one"))
+    again = open_store(write(tmp_path / "sub" / "b.h5", command_line="two"))
+    named = open_store(write(tmp_path / "f.h5", name="another"))
     other = open_store(write(tmp_path / "c.h5", changed("captions/pooled", (4, 7), 0.5)))
     texts = open_store(write(tmp_path / "d.h5", {"captions/text": ["a cat", "a dog runs", "ein", "rain", "a cat."]}))
     moved = open_store(write(tmp_path / "e.h5", {"captions/text": ["a cata", " dog runs", "ein", "rain", "a cat."]}))
     assert first.digest == again.digest
-    assert len({first.digest, other.digest, texts.digest, moved.digest}) == 4
+    assert len({each.digest for each in (first, other, texts, moved, named)}) == 5
 
 
 # Written whole or not at all

@@ -26,7 +26,7 @@ from ctvr_bench.methods.shared.base import TrainedConfig
 from ctvr_bench.methods.shared.registry import known_methods
 from ctvr_bench.methods.wise_ft import WiseFTConfig
 from tests.commands import ROOT, called, command
-from tests.stores import small_store, small_stream
+from tests.stores import redigest, small_store, small_stream
 
 FAST = "epochs=1"
 
@@ -84,6 +84,7 @@ def test_poisoned_test_rows_change_nothing(tmp_path: Path) -> None:
             first, last = file["captions/word_offsets"][row : row + 2]
             file["captions/pooled"][row] = 100 * noise.standard_normal(file["captions/pooled"].shape[1])
             file["captions/words"][first:last] = 100 * noise.standard_normal((last - first, 32))
+    redigest(path)
     for name in ("er", "structalign", "joint", "ridge", "s_prompts"):
         grid = {"features": [200]} if name == "ridge" else {"epochs": [1]}
         clean = search(find_method(name), grid, suite(tmp_path / "clean"))

@@ -25,7 +25,7 @@ from ctvr_bench.methods.joint import Joint
 from ctvr_bench.methods.shared.base import TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import known_methods
 from tests.learning import make, train_pairs
-from tests.stores import small_store, small_stream
+from tests.stores import redigest, small_store, small_stream
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -197,6 +197,7 @@ def test_validation_selection_never_embeds_test_queries_to_choose(tmp_path: Path
     pooled[roles == 2] = pooled[roles == 2][::-1]
     content[at : at + pooled.nbytes] = pooled.tobytes()
     (tmp_path / "other.h5").write_bytes(bytes(content))
+    redigest(tmp_path / "other.h5")
     (second,) = run_suite(suite(tmp_path / "b", "finetune", selection="validation", store=tmp_path / "other.h5"))
     logs = [
         (tmp_path / folder / "default" / record.run_id / "training.jsonl").read_text()
