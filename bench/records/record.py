@@ -134,6 +134,7 @@ class RunRecord(pydantic.BaseModel):
     trained_on: count and digest of the videos of each training, pair by pair.
     recipe: the rate and steps that were found, where the Config says recipe = auto.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
+    remarks: what else happened, as that a task was learned alone because its stack failed.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
     derived_by: digest of the code that made metrics of the ranks.
     files: SHA-256 of metrics.json, ranks.h5 and training.jsonl once it has ended.
@@ -155,6 +156,7 @@ class RunRecord(pydantic.BaseModel):
     trained_on: list[str] = []
     recipe: Recipe | None = None
     together: int = 1
+    remarks: list[str] = []
     tasks: int = 0
     made_by: dict[str, str] = {}
     derived_by: str = ""

@@ -134,6 +134,7 @@ class _Run:
         self.geometry: list[dict[str, float | None]] = []
         self.trained_on: list[str] = []
         self.together = 1
+        self.remarks: list[str] = []
         self.flops = self.pair_flops = 0
         self.log: list[str] = []
         self.state = StateFolder(directory, lambda note: watch(Progress(job.label, 0, len(stream), note=note)))
@@ -218,6 +219,7 @@ class _Run:
             trained_on=self.trained_on,
             recipe=self.recipe,
             together=self.together,
+            remarks=self.remarks,
             tasks=self._tasks,
             made_by=dict(job.made_by),
             derived_by=metrics_code(),
@@ -267,6 +269,8 @@ class _Run:
         """Log the epoch, and keep its weights where it is the best so far."""
         self.watch(Progress(self.job.label, task + 1, len(self.stream), epoch))
         line: dict[str, Any] = {"task": task + 1, **asdict(epoch)}
+        if epoch.epoch == 1:  # training may begin a second time, alone where a stack failed
+            self.log = [earlier for earlier in self.log if json.loads(earlier)["task"] <= task]
         selector = self._selector()
         if selector is not None:
             self.method.eval()
@@ -285,6 +289,11 @@ class _Run:
             self.flops = step_flops(self.method, data)
         self.seconds["train"] += taught.seconds
         self.together = max(self.together, taught.together)
+        if taught.alone_because:
+            remark = f"task {task + 1} was learned alone, since its stack failed ({taught.alone_because})"
+            self.remarks.append(remark)
+            note = f"{self.job.label} (seed {self.job.config.seed}): {remark}"
+            self.watch(Progress(self.job.label, task + 1, len(self.stream), note=note))
         if best.state is not None:
             load_tensors(self.method, best.state)
             selector = self._selector()
@@ -359,6 +368,7 @@ class _Run:
             "geometry": self.geometry,
             "trained_on": self.trained_on,
             "together": self.together,
+            "remarks": self.remarks,
         }
         picks = self._validation
         validation = picks.state() if picks is not None and len(picks.stored) == task + 1 else None
@@ -378,6 +388,7 @@ class _Run:
         self.seconds |= facts["seconds"]
         self.steps, self.flops, self.geometry = facts["steps"], facts["flops"], facts["geometry"]
         self.trained_on, self.together, self.log = facts["trained_on"], facts["together"], saved.log
+        self.remarks = facts["remarks"]
         for target, source in ((self.table.ranks, table.ranks), (self.table.best, table.best)):
             target.update({name: np.array(values) for name, values in source.items()})
         self.table.ahead_N[:], self.table.before_N[:] = table.ahead_N, table.before_N

@@ -45,11 +45,15 @@ class Lesson:
 
 
 class Taught(NamedTuple):
-    """steps made; seconds of this run's share of the time; together: runs in the stack, 1 if it was trained alone."""
+    """steps made; seconds of this run's share of the time; together: runs in the stack, 1 if it was trained alone.
+
+    alone_because: what went wrong when it was first tried in a stack.
+    """
 
     steps: int
     seconds: float
     together: int
+    alone_because: str = ""
 
 
 Learning = Generator[Lesson, Taught, None]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
+from ctvr_bench.bench.run.jobs import load_tensors
 from ctvr_bench.bench.run.stacks.optimiser import StackOptimiser
 from ctvr_bench.bench.run.training import (
     DivergedError,
@@ -72,12 +73,25 @@ def may_stack(method: type[Method]) -> bool:
 
 
 def teach(lessons: Sequence[Lesson]) -> list[Taught | Exception]:
-    """Train each lesson's method, together where that can be done; what went wrong in place of a run that failed."""
+    """Train each lesson's method, together where that can be done; what went wrong in place of a run that failed.
+
+    Where a stack fails, be it for want of memory, each of its runs is put back to where it was and tried alone.
+    """
+    failed = ""
     if len(lessons) > 1 and may_stack(type(lessons[0].method)):
+        before = [{k: v.detach().clone() for k, v in lesson.method.state_dict().items()} for lesson in lessons]
         stacked = _Ensemble.of(lessons)
         if stacked is not None:
-            return stacked.train()
-    return [_taught_or_failed(lesson) for lesson in lessons]
+            try:
+                return stacked.train()
+            except Exception as error:
+                failed = f"{type(error).__name__}: {error}".splitlines()[0]
+                stacked.let_go()
+                for lesson, tensors in zip(lessons, before, strict=True):
+                    load_tensors(lesson.method, tensors)
+            del stacked
+    taught = [_taught_or_failed(lesson) for lesson in lessons]
+    return [each._replace(alone_because=failed) if isinstance(each, Taught) else each for each in taught]
 
 
 def _taught_or_failed(lesson: Lesson) -> Taught | Exception:
@@ -144,7 +158,7 @@ class _Ensemble:
             indices = [next(probe.views[0].shuffled(probe.config.batch_size, order)) for order in probe.orders]
             with torch.no_grad():
                 probe.losses(probe.batches(indices))
-        except (RuntimeError, ValueError, TypeError):
+        except Exception:  # what is wrong with a run by itself, it says when it is trained alone
             return None
         probe._begin()
         return probe
@@ -227,6 +241,10 @@ class _Ensemble:
                 lesson.on_epoch(Epoch(epoch + 1, len(passes), passes[epoch], means))
             except DivergedError as error:
                 failed[s] = error
+
+    def let_go(self) -> None:
+        """The methods own their parameters again, whatever state these are in."""
+        self._tie(own=True)
 
     def _tie(self, *, own: bool) -> None:
         """Let the methods' parameters be views of the stack, and so what it has learned; or own them again."""

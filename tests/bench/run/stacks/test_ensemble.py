@@ -13,8 +13,9 @@ import torch
 
 from ctvr_bench.bench.authoring.trial import in_double
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.bench.run.stacks.ensemble import Lesson, Taught, may_stack, teach
-from ctvr_bench.bench.run.training import DivergedError, Epoch
+from ctvr_bench.bench.run.stacks import ensemble, planning
+from ctvr_bench.bench.run.stacks.ensemble import may_stack, teach
+from ctvr_bench.bench.run.training import DivergedError, Epoch, Lesson, Taught, teach_alone
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.base import Method, TaskInfo
@@ -170,3 +171,58 @@ def test_records_say_how_a_run_was_trained_and_ranks_agree(tmp_path: Path) -> No
         second = RankTable.load(tmp_path / "auto/default" / stacked.run_id / "ranks.h5")
         differ = np.mean([np.mean(first.ranks[key] != second.ranks[key]) for key in first.ranks])
         assert differ < 0.01
+
+
+def fail_at_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack, not a run alone, fails at its nth batch, the one by which it is tried not counted."""
+    original, seen = ensemble._Ensemble.losses, []
+
+    def losses(self: Any, parts: Any) -> Any:
+        seen.append(1)
+        if len(seen) == number + 1:
+            raise RuntimeError("planted: out of memory")
+        return original(self, parts)
+
+    monkeypatch.setattr(ensemble._Ensemble, "losses", losses)
+
+
+def test_runs_of_a_stack_that_fails_are_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = ([make("finetune", seed, epochs=2) for seed in range(3)] for _ in range(2))
+    data = train_pairs(0)
+    for method in (*alone, *together):
+        method.begin_task(TaskInfo(0, len(data), (0, 1)))
+    for seed, method in enumerate(alone):
+        teach([Lesson(method, data, seed, 0)])
+    fail_at_batch(3, monkeypatch)
+
+    def fails_for_one(lesson: Lesson) -> Taught:
+        if lesson.seed == 1:
+            raise ValueError("planted for one")
+        return teach_alone(lesson)
+
+    monkeypatch.setattr(ensemble, "teach_alone", fails_for_one)
+    first, second, third = teach([Lesson(method, data, seed, 0) for seed, method in enumerate(together)])
+    assert isinstance(second, ValueError)
+    for result, seed in ((first, 0), (third, 2)):
+        assert isinstance(result, Taught)
+        assert (result.together, result.alone_because) == (1, "RuntimeError: planted: out of memory")
+        assert torch.equal(weights(alone[seed]), weights(together[seed]))
+
+
+def test_a_suite_goes_on_where_a_stack_fails_and_the_records_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (planning.BLOCK, planning.FEWEST):
+        monkeypatch.setitem(key, "cpu", 2)
+    fail_at_batch(2, monkeypatch)
+    told: list[str] = []
+    records = run_suite(suite(tmp_path, "finetune", seeds=2), lambda progress: told.append(progress.note))
+    assert [record.status for record in records] == ["done", "done"]
+    assert [record.together for record in records] == [2, 2]  # from the second task on
+    for record in records:
+        assert record.remarks == [
+            "task 1 was learned alone, since its stack failed (RuntimeError: planted: out of memory)"
+        ]
+        log = (tmp_path / "default" / record.run_id / "training.jsonl").read_text().splitlines()
+        assert len(log) == 3
+    assert sum(record.remarks[0] in note for note in told for record in records[:1]) == 2
