@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctvr_bench.features.array_files import ArrayTable
-from ctvr_bench.features.assemble import Progress
 from ctvr_bench.features.clips import refuse_missing, without_videos
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import FLOATS, Array
 from ctvr_bench.features.sources import Sources, read_sources
+from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import create_store
 
 
@@ -45,7 +45,7 @@ def import_arrays(
     encoder: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     allow_missing: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    on_stage: OnStage = say_nothing,
     command_line: str = "",
     licence: str = "",
 ) -> ArraysSummary:
@@ -90,7 +90,7 @@ def import_arrays(
             pooled[row_M : row_M + len(told.pooled)] = _checked(table, f"pooled of {video!r}", told.pooled, dim, dtype)
             words[word : word + len(told.words)] = _checked(table, f"words of {video!r}", told.words, dim, dtype)
             row_M, word = row_M + len(told.pooled), word + len(told.words)
-            progress("store", row + 1, len(kept.video_ids))
+            on_stage("store", row + 1, len(kept.video_ids))
         writer["videos/frame_count"] = np.array([counts[video] for video in kept.video_ids], np.int32)
         writer["captions/word_offsets"] = offsets
     return ArraysSummary(

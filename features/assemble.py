@@ -5,15 +5,15 @@ Axes: N videos, F frames, M captions, T words of all captions, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ctvr_bench.features.blocks import WorkFolder
 from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.schema import Array
+from ctvr_bench.features.stages import OnStage
 
-Progress = Callable[[str, int, int], None]
 """Called with a stage ('captions', 'videos', 'store'), how much of it is done, and of how much; first with what an
 earlier run had done already."""
 
@@ -24,7 +24,7 @@ def write_videos(
     blocks: Sequence[object],
     shape: tuple[int, int, int],
     dtype: str,
-    progress: Progress,
+    on_stage: OnStage,
 ) -> None:
     """Frames and counts of the videos that gave frames; of these, past a video's own frames, zeros."""
     frames = writer.allocate("videos/frames", shape, dtype)
@@ -38,7 +38,7 @@ def write_videos(
         frames[row : row + len(counts)] = padded
         counts_N[row : row + len(counts)] = counts
         row += len(counts)
-        progress("store", row, shape[0])
+        on_stage("store", row, shape[0])
     writer["videos/frame_count"] = counts_N
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctvr_bench.features.encoders import EncodedCaptions, Encoder, EncoderUnavailable, Frames
+from ctvr_bench.features.dual_encoder import EncodedCaptions, Encoder, EncoderUnavailable, Frames
 from ctvr_bench.features.errors import InputError
 
 _KINDS = ("clip", "metaclip_2", "siglip")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.encoders import Encoder
+from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.read_ahead import Reading
 from ctvr_bench.features.schema import Array

@@ -17,16 +17,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ctvr_bench.features.assemble import Progress, write_captions, write_videos
+from ctvr_bench.features.assemble import write_captions, write_videos
 from ctvr_bench.features.blocks import WorkFolder
 from ctvr_bench.features.clips import Clip, find_clips, refuse_missing, without_videos
+from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.encode import CAPTION_BATCH, FRAME_BATCH, encode_caption_block, encode_video_block
-from ctvr_bench.features.encoders import Encoder, load_encoder
+from ctvr_bench.features.encoders import load_encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.read_ahead import Reading, read_ahead
 from ctvr_bench.features.schema import FLOATS
 from ctvr_bench.features.sources import Sources, read_sources
+from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import create_store
 from ctvr_bench.features.structure import Structure
 from ctvr_bench.features.video import Sampling
@@ -67,7 +69,7 @@ def extract(
     device: str = "auto",
     dtype: str = "float16",
     workers: int = 0,
-    progress: Progress = lambda stage, done, total: None,
+    on_stage: OnStage = say_nothing,
     command_line: str = "",
     licence: str = "",
 ) -> ExtractSummary:
@@ -90,7 +92,7 @@ def extract(
         allow_missing=allow_missing,
         dtype=dtype,
         workers=workers,
-        progress=progress,
+        on_stage=on_stage,
         command_line=command_line,
         licence=licence,
     )
@@ -107,7 +109,7 @@ def extract_sources(
     allow_missing: bool = False,
     dtype: str = "float16",
     workers: int = 0,
-    progress: Progress = lambda stage, done, total: None,
+    on_stage: OnStage = say_nothing,
     command_line: str = "",
     licence: str = "",
     also: Callable[[FileWriter, Structure], None] = lambda writer, structure: None,
@@ -129,8 +131,8 @@ def extract_sources(
 
     texts = _cut(structure.captions, _CAPTION_BLOCK)
     videos = [_VideoBlock.of(block) for block in _cut(list(clips.items()), _VIDEO_BLOCK)]
-    _encode_captions(work, texts, encoder, dtype, progress)
-    _encode_videos(work, videos, encoder, sampling, dtype, workers or min(8, os.cpu_count() or 1), progress)
+    _encode_captions(work, texts, encoder, dtype, on_stage)
+    _encode_videos(work, videos, encoder, sampling, dtype, workers or min(8, os.cpu_count() or 1), on_stage)
 
     read = [work.load("videos", block.inputs, "counts", "reasons", "damage") for block in videos]
     ids = [video for block in videos for video in block.ids]
@@ -156,7 +158,7 @@ def extract_sources(
             [block.inputs for block in videos],
             (len(kept.video_ids), frames, encoder.dim),
             dtype,
-            progress,
+            on_stage,
         )
         kept_M = ~np.isin(structure.caption_video_M, [i for i, v in enumerate(structure.video_ids) if v in missing])
         truncated, words = write_captions(writer, work, texts, kept_M, encoder.dim, dtype)
@@ -197,15 +199,15 @@ class _VideoBlock(NamedTuple):
 
 
 def _encode_captions(
-    work: WorkFolder, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, progress: Progress
+    work: WorkFolder, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, on_stage: OnStage
 ) -> None:
     todo = [block for block in texts if work.find("captions", list(block), "lengths") is None]
     total = sum(map(len, texts))
     done = total - sum(map(len, todo))
-    progress("captions", done, total)
+    on_stage("captions", done, total)
     for block in todo:
         work.save("captions", list(block), encode_caption_block(block, encoder, dtype))
-        progress("captions", done := done + len(block), total)
+        on_stage("captions", done := done + len(block), total)
 
 
 def _encode_videos(
@@ -215,24 +217,24 @@ def _encode_videos(
     sampling: Sampling,
     dtype: str,
     workers: int,
-    progress: Progress,
+    on_stage: OnStage,
 ) -> None:
     todo = [block for block in blocks if work.find("videos", block.inputs, "counts") is None]
     total = sum(len(block.ids) for block in blocks)
     done = total - sum(len(block.ids) for block in todo)
-    progress("videos", done, total)
+    on_stage("videos", done, total)
     clips = [clip for block in todo for clip in block.clips]
     with read_ahead(clips, encoder.prepare, sampling, workers=workers, ahead=2 * FRAME_BATCH) as readings:
         for block in todo:
-            mine = _told(islice(readings, len(block.ids)), done, total, progress)
+            mine = _told(islice(readings, len(block.ids)), done, total, on_stage)
             work.save("videos", block.inputs, encode_video_block(mine, encoder, dtype))
             done += len(block.ids)
 
 
-def _told(readings: Iterator[Reading], done: int, total: int, progress: Progress) -> Iterator[Reading]:
+def _told(readings: Iterator[Reading], done: int, total: int, on_stage: OnStage) -> Iterator[Reading]:
     for number, reading in enumerate(readings, done + 1):
         yield reading
-        progress("videos", number, total)
+        on_stage("videos", number, total)
 
 
 def _cut(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ctvr_bench.features.assemble import Progress
 from ctvr_bench.features.clips import refuse_missing, without_videos
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, VALIDATION, Array
+from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import FeatureStore, check_content, create_store, open_store
 from ctvr_bench.features.structure import Structure
 
@@ -41,7 +41,7 @@ def merge(
     out: Path,
     *,
     allow_missing: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    on_stage: OnStage = say_nothing,
     command_line: str = "",
 ) -> MergeSummary:
     """Write `out`: videos, captions and streams of the store `structure`, features of the store `features`.
@@ -79,7 +79,7 @@ def merge(
     kept_M = ~np.isin(plan.caption_video_M, [row for row, video in enumerate(plan.video_ids) if video in missing])
     lost = int((lacking_M & kept_M).sum())
     rows_N = np.array([row_of_video[video] for video in kept.video_ids], np.int64)
-    words = _write(out, shell, filled, kept, rows_N, source_M[kept_M & ~lacking_M], progress, command_line)
+    words = _write(out, shell, filled, kept, rows_N, source_M[kept_M & ~lacking_M], on_stage, command_line)
     return MergeSummary(
         path=out,
         videos=len(kept.video_ids),
@@ -104,7 +104,7 @@ def _write(
     kept: Structure,
     rows_N: Array,
     rows_M: Array,
-    progress: Progress,
+    on_stage: OnStage,
     command_line: str,
 ) -> int:
     from_frames, from_pooled = filled.feature("videos/frames"), filled.feature("captions/pooled")
@@ -124,7 +124,7 @@ def _write(
         frames = writer.allocate("videos/frames", (len(rows_N), *from_frames.shape[1:]), from_frames.dtype)
         for start in range(0, len(rows_N), _ROWS):
             frames[start : start + _ROWS] = from_frames[rows_N[start : start + _ROWS]]
-            progress("store", min(start + _ROWS, len(rows_N)), len(rows_N))
+            on_stage("store", min(start + _ROWS, len(rows_N)), len(rows_N))
         writer["videos/frame_count"] = filled.feature("videos/frame_count")[rows_N]
         pooled = writer.allocate("captions/pooled", (len(rows_M), from_pooled.shape[1]), from_pooled.dtype)
         words = writer.allocate("captions/words", (int(offsets[-1]), from_words.shape[1]), from_words.dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ctvr_bench.features.clips import Clip
-from ctvr_bench.features.encoders import Frames
+from ctvr_bench.features.dual_encoder import Frames
 from ctvr_bench.features.video import Sampling, UnreadableVideo, Video
 
 CHUNK = 16  # frames prepared together

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ctvr_bench.features import hdf5, schema
-from ctvr_bench.features.default_store import cache_folder
+from ctvr_bench.features.cache import cache_folder
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.schema import Array
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from ctvr_bench.bench.authoring.trial import small_store, small_stream
+from ctvr_bench.bench.authoring.tryout import small_store, small_stream
 from ctvr_bench.features import hdf5
 
 __all__ = ["redigest", "small_store", "small_stream"]

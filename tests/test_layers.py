@@ -106,3 +106,13 @@ def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
 def test_metric_files_need_numpy_only(name: str) -> None:
     standard = {"__future__", "collections", "typing", "dataclasses", "math"}
     assert {name.split(".")[0] for name in imports(ROOT / name)} - standard <= {"numpy"}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_files_import_each_other_in_a_circle(layer: str) -> None:
+    """Imports inside functions count; `importlib.import_module` is how a registry finds what it does not import."""
+    below = {path: own_imports(path) - {path} for path in sorted((ROOT / layer).rglob("*.py"))}
+    while leaves := [path for path, used in below.items() if not used & below.keys()]:
+        for path in leaves:
+            del below[path]
+    assert not below, f"in a circle: {sorted(str(path.relative_to(ROOT)) for path in below)}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctvr_bench.features import extract
-from ctvr_bench.features.encoders import EncodedCaptions
+from ctvr_bench.features.dual_encoder import EncodedCaptions
 from ctvr_bench.features.extract import ExtractSummary
 from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.sources import Sources, read_sources

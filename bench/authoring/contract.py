@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 import ctvr_bench.bench.authoring.contract_stacks  # noqa: F401 - its check enters CHECKS
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import CHECKS, Check, ContractError, Finding, fault_of, promise, require_equal
 from ctvr_bench.bench.run.jobs import load_tensors
 from ctvr_bench.bench.run.training import generator_for, view_of
@@ -63,9 +63,9 @@ def _card(entry: Entry) -> None:
 
 @promise("before any training it scores exactly as zero-shot CLIP")
 def _identity(entry: Entry) -> None:
-    pairs = trial.train_pairs(0).pairs(torch.arange(20))
-    for scoring in trial.scorings(entry):
-        method = trial.make(entry, scoring=scoring)
+    pairs = tryout.train_pairs(0).pairs(torch.arange(20))
+    for scoring in tryout.scorings(entry):
+        method = tryout.make(entry, scoring=scoring)
         expected_text = embed_text(pairs.text, method.config)
         expected_video = embed_video(AdaptedVideo(*pairs.video), method.config)
         with torch.no_grad():
@@ -77,11 +77,11 @@ def _identity(entry: Entry) -> None:
 
 @promise("embeddings have unit norm after training")
 def _unit_norms(entry: Entry) -> None:
-    for scoring in trial.scorings(entry):
+    for scoring in tryout.scorings(entry):
         values: dict[str, Any] = {"scoring": scoring} | ({"lr": 1e-2} if _trained(entry) else {})
-        method = trial.make(entry, **values)
-        trial.learn(method, 0)
-        pairs = trial.train_pairs(0).pairs(torch.arange(20))
+        method = tryout.make(entry, **values)
+        tryout.learn(method, 0)
+        pairs = tryout.train_pairs(0).pairs(torch.arange(20))
         with torch.no_grad():
             text, video = method.encode_text(pairs.text, 0), method.encode_gallery(pairs.video, 0)
         vectors = {"pooled captions": text.pooled_ND, "pooled videos": video.pooled_MD}
@@ -104,10 +104,10 @@ def _unit_norms(entry: Entry) -> None:
 def _finite(entry: Entry) -> None:
     cases = {"one pair": (1, 4), "one category": (6, 4), "captions of one word": (6, 1), "a caption of no word": (6, 4)}
     for case, (pairs, words) in cases.items():
-        method = trial.make(entry, scoring=trial.scorings(entry)[-1])
-        trial.learn(method, 0)
+        method = tryout.make(entry, scoring=tryout.scorings(entry)[-1])
+        tryout.learn(method, 0)
         method.begin_task(TaskInfo(1, 8, (0,)))
-        batch = trial.random_batch(pairs, words, category=0)
+        batch = tryout.random_batch(pairs, words, category=0)
         if case == "a caption of no word":
             batch.text.word_mask_NL[2] = False
             batch.text.words_NLD[2] = 0
@@ -122,24 +122,24 @@ def _finite(entry: Entry) -> None:
 
 @promise("the loss is a pure function of the prepared batch", _trained)
 def _pure(entry: Entry) -> None:
-    method = trial.make(entry)
-    trial.learn(method, 0)
-    method.begin_task(TaskInfo(1, 8, trial.small_stream().tasks[1].categories))
-    batch = method.prepare(trial.train_pairs(1).pairs(torch.arange(10)), generator_for(0, "draws"))
-    before = trial.state_digest(method)
+    method = tryout.make(entry)
+    tryout.learn(method, 0)
+    method.begin_task(TaskInfo(1, 8, tryout.small_stream().tasks[1].categories))
+    batch = method.prepare(tryout.train_pairs(1).pairs(torch.arange(10)), generator_for(0, "draws"))
+    before = tryout.state_digest(method)
     first, second = ({name: value.item() for name, value in method.loss(batch).items()} for _ in range(2))
     if first != second:
         raise ContractError(f"asked twice, loss gave {first} and {second}; draw what is random in `prepare`")
-    if trial.state_digest(method) != before:
+    if tryout.state_digest(method) != before:
         raise ContractError("loss changes parameters or buffers; do that in `after_step` or `end_task`")
 
 
 @promise("what `view` makes once for a task changes no loss", lambda entry: entry.method.view is not Method.view)
 def _view(entry: Entry) -> None:
-    method = trial.make(entry)
-    trial.learn(method, 0)
-    data = trial.in_double(trial.train_pairs(1))
-    method.begin_task(TaskInfo(1, len(data), trial.small_stream().tasks[1].categories))
+    method = tryout.make(entry)
+    tryout.learn(method, 0)
+    data = tryout.in_double(tryout.train_pairs(1))
+    method.begin_task(TaskInfo(1, len(data), tryout.small_stream().tasks[1].categories))
     method.double()
     index_N = torch.arange(10)
     batches = (table.pairs(index_N) for table in (data, view_of(method, data)))
@@ -157,9 +157,9 @@ def _view(entry: Entry) -> None:
 def _seeded(entry: Entry) -> None:
     digests = []
     for seed in (0, 0, 1):
-        method = trial.make(entry, seed)
-        trial.learn(method, 0, seed=seed)
-        digests.append(trial.state_digest(method))
+        method = tryout.make(entry, seed)
+        tryout.learn(method, 0, seed=seed)
+        digests.append(tryout.state_digest(method))
     if digests[0] != digests[1]:
         raise ContractError(
             "two runs with one seed differ; draw from the generator that you are given, never without one"
@@ -170,9 +170,9 @@ def _seeded(entry: Entry) -> None:
 
 @promise("training moves something that is stepped", _trained)
 def _moves(entry: Entry) -> None:
-    method = trial.make(entry)
+    method = tryout.make(entry)
     before = {name: value.clone() for name, value in method.named_parameters()}
-    trial.learn(method, 0)
+    tryout.learn(method, 0)
     stepped = {id(parameter) for group in method.parameter_groups() for parameter in group.parameters}
     same = {name for name, value in method.named_parameters() if torch.equal(value, before[name])}
     if all(id(value) not in stepped or name in same for name, value in method.named_parameters()):
@@ -181,31 +181,31 @@ def _moves(entry: Entry) -> None:
 
 @promise("saved and loaded between two tasks it continues to the same bits")
 def _resumes(entry: Entry) -> None:
-    method = trial.make(entry)
-    trial.learn(method, 0)
+    method = tryout.make(entry)
+    tryout.learn(method, 0)
     saved = loaded(save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}))
-    again = trial.make(entry)
+    again = tryout.make(entry)
     load_tensors(again, saved)
     again.task = method.task
-    captions = trial.train_pairs(0).text(torch.arange(4))
+    captions = tryout.train_pairs(0).text(torch.arange(4))
     for moment in ("right after loading", "after the next task"):
         with torch.no_grad():
             first, second = (each.encode_text(captions, method.task.position).pooled_ND for each in (method, again))
-        if not torch.equal(first, second) or trial.state_digest(method) != trial.state_digest(again):
+        if not torch.equal(first, second) or tryout.state_digest(method) != tryout.state_digest(again):
             raise ContractError(
                 f"{moment} it differs from one that was never saved; keep all state in registered buffers"
             )
         if method.task.position == 0:
             for each in (method, again):
-                trial.learn(each, 1)
+                tryout.learn(each, 1)
 
 
 @promise("it leaves the store and the features that it is handed as they are")
 def _read_only(entry: Entry) -> None:
-    store = trial.small_store()
+    store = tryout.small_store()
     before = store.path.read_bytes()
-    method, data, untouched = trial.make(entry), trial.train_pairs(0), trial.train_pairs(0)
-    trial.learn(method, 0, data)
+    method, data, untouched = tryout.make(entry), tryout.train_pairs(0), tryout.train_pairs(0)
+    tryout.learn(method, 0, data)
     with torch.no_grad():
         method.encode_text(data.text(torch.arange(4)), 0)
     for name, value in vars(untouched).items():
@@ -218,15 +218,15 @@ def _read_only(entry: Entry) -> None:
 @promise("nothing that it sees in evaluation, test rows above all, changes what it learns or returns")
 def _test_rows(entry: Entry) -> None:
     states, encoded = [], []
-    for test in (trial.query_pairs(), trial.poison(trial.query_pairs())):
-        method, evaluator = trial.make(entry), trial.evaluator(test)
+    for test in (tryout.query_pairs(), tryout.poison(tryout.query_pairs())):
+        method, evaluator = tryout.make(entry), tryout.evaluator(test)
         for task in (0, 1):
             evaluator.own_ranks(method, task, shard=max(task - 1, 0))
-            trial.learn(method, task)
+            tryout.learn(method, task)
             evaluator.finish_task(method)
             evaluator.routing_accuracy(method)
-        states.append(trial.state_digest(method))
-        pairs = trial.train_pairs(1).pairs(torch.arange(6))
+        states.append(tryout.state_digest(method))
+        pairs = tryout.train_pairs(1).pairs(torch.arange(6))
         with torch.no_grad():
             encoded.append((method.encode_text(pairs.text, 1)[0], method.encode_gallery(pairs.video, 1)[0]))
     if states[0] != states[1] or any(not torch.equal(*each) for each in zip(*encoded, strict=True)):
@@ -238,11 +238,11 @@ def _test_rows(entry: Entry) -> None:
 
 @promise("of past tasks' rows it reads and keeps no more than it declares", _one_at_a_time)
 def _past_rows(entry: Entry) -> None:
-    method, first = trial.make(entry), trial.train_pairs(0)
-    trial.learn(method, 0, first)
+    method, first = tryout.make(entry), tryout.train_pairs(0)
+    tryout.learn(method, 0, first)
     kept = sum(buffer.numel() for buffer in method.buffers())
-    trial.poison(first, float("nan"))
-    trial.learn(method, 1)
+    tryout.poison(first, float("nan"))
+    tryout.learn(method, 1)
     state = method.state_dict()
     bad = [n for n, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
@@ -257,10 +257,10 @@ def _past_rows(entry: Entry) -> None:
 
 @promise("a query's and a video's encoding does not depend on what stands beside it, so never on the query's task")
 def _query_alone(entry: Entry) -> None:
-    method = trial.make(entry)
+    method = tryout.make(entry)
     for task in (0, 1):
-        trial.learn(method, task)
-    test, beside = trial.query_pairs(), trial.poison(trial.query_pairs())
+        tryout.learn(method, task)
+    test, beside = tryout.query_pairs(), tryout.poison(tryout.query_pairs())
     asked = torch.arange(0, len(test), 3)
     for row in asked.tolist():
         words = slice(int(test.first_word_P[row]), int(test.first_word_P[row] + test.lengths_P[row]))
@@ -289,10 +289,10 @@ def _query_alone(entry: Entry) -> None:
 
 @promise("only a method that declares `uses_shards` asks which gallery a query is compared with")
 def _shards(entry: Entry) -> None:
-    method = trial.make(entry)
+    method = tryout.make(entry)
     for task in (0, 1):
-        trial.learn(method, task)
-    captions = trial.train_pairs(0).text(torch.arange(6))
+        tryout.learn(method, task)
+    captions = tryout.train_pairs(0).text(torch.arange(6))
     with torch.no_grad():
         first, second = (method.encode_text(captions, shard).pooled_ND for shard in (0, 1))
     if not method.uses_shards and not torch.equal(first, second):
@@ -301,9 +301,9 @@ def _shards(entry: Entry) -> None:
 
 @promise("all that it keeps from call to call is saved, and so counted")
 def _saved(entry: Entry) -> None:
-    method = trial.make(entry)
-    trial.learn(method, 0)
-    hidden = list(trial.unsaved_tensors(method))
+    method = tryout.make(entry)
+    tryout.learn(method, 0)
+    hidden = list(tryout.unsaved_tensors(method))
     if hidden:
         raise ContractError(
             f"it keeps tensors in `{hidden[0]}`, where they are neither saved nor counted; use register_buffer"

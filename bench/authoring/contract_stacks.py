@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import ContractError, promise
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step, may_stack
 from ctvr_bench.bench.run.training import lessons_of_task
@@ -19,7 +19,7 @@ _TOLERANCE = 1e-8
     "runs that differ in seed and numbers learn in one stack what each learns alone",
     lambda entry: may_stack(entry.method),
 )
-def _stack(entry: Entry) -> None:
+def _together(entry: Entry) -> None:
     alone, together = (_learned(entry, stacked) for stacked in (False, True))
     for first, second in zip(alone, together, strict=True):
         for (name, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
@@ -36,10 +36,10 @@ def _learned(entry: Entry, stacked: bool) -> list[Method]:
     """Two runs after two tasks; the second has other values of every fractional number of the Config."""
     numbers = {name: value for name, value in asdict(entry.config()).items() if isinstance(value, float)}
     other = {name: 0.9 * value for name, value in numbers.items()}
-    methods = [trial.make(entry, seed, **values).double() for seed, values in enumerate((numbers, other))]
+    methods = [tryout.make(entry, seed, **values).double() for seed, values in enumerate((numbers, other))]
     for task in (0, 1):
-        data = trial.in_double(trial.train_pairs(task))
-        info = TaskInfo(task, len(data), trial.small_stream().tasks[task].categories)
+        data = tryout.in_double(tryout.train_pairs(task))
+        info = TaskInfo(task, len(data), tryout.small_stream().tasks[task].categories)
         learners = [lessons_of_task(method, data, info, seed) for seed, method in enumerate(methods)]
         for group in [learners] if stacked else [[learner] for learner in learners]:
             learn_in_step(group)

@@ -84,7 +84,7 @@ def run(
     ] = False,
 ) -> None:
     """Run methods over a stream, only what is missing, and report."""
-    from ctvr_bench.bench.cli.console import StageProgress, SuiteProgress, say
+    from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
     if tensorboard:
@@ -118,12 +118,12 @@ def run(
         check_values(given, "command line")
         configs = [make_suite({**given, "store": _store(store, quiet)}, "command line")]
     else:
-        with StageProgress(quiet) as stages:
+        with StageBars(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
     records, reported = [], list[Path]()
     configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
     for config in configs:
-        with SuiteProgress(quiet) as progress:
+        with SuiteBars(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
             made = run_suite(config, progress.watch, finished, lambda line: say(line, quiet))
         records += made
@@ -177,12 +177,12 @@ def main() -> None:
 
 
 def _store(named: Path | None, quiet: bool) -> Path:
-    from ctvr_bench.bench.cli.console import StageProgress, say
+    from ctvr_bench.bench.cli.console import StageBars, say
     from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, store_path
 
     if named is None:
         say("default store: moving shapes, world 0 (built on first use)", quiet)
-    with StageProgress(quiet) as stages:
+    with StageBars(quiet) as stages:
         return store_path(named or DEFAULT_WORLD, stages.show)
 
 

@@ -8,23 +8,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 if TYPE_CHECKING:
     from ctvr_bench.bench.authoring.validation import Trial
     from ctvr_bench.bench.records.record import RunRecord
-    from ctvr_bench.bench.run.jobs import Progress as RunProgress
+    from ctvr_bench.bench.run.jobs import Progress
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -36,34 +27,34 @@ def say(message: str, quiet: bool = False) -> None:
 class _Bars:
     """Progress bars on a terminal: what is done, how much of it, a note that the caller sets, and a clock."""
 
-    def __init__(self, clock: ProgressColumn, quiet: bool = False) -> None:
+    def __init__(self, clock: bars.ProgressColumn, quiet: bool = False) -> None:
         console = Console(stderr=True)
         self._live = not quiet and console.is_terminal
-        note = TextColumn("{task.fields[note]}")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note, clock)
-        self._progress = Progress(*columns, console=console, disable=not self._live)
+        note = bars.TextColumn("{task.fields[note]}")
+        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), note, clock)
+        self._bars = bars.Progress(*columns, console=console, disable=not self._live)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
 
-class SuiteProgress(_Bars):
+class SuiteBars(_Bars):
     """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        super().__init__(TimeElapsedColumn(), quiet)
+        super().__init__(bars.TimeElapsedColumn(), quiet)
         self._quiet = quiet
         self._start = time.monotonic()
-        self._suite = self._progress.add_task("runs", total=None, note="")
-        self._runs: dict[str, TaskID] = {}
+        self._suite = self._bars.add_task("runs", total=None, note="")
+        self._runs: dict[str, bars.TaskID] = {}
 
-    def watch(self, progress: RunProgress) -> None:
+    def watch(self, progress: Progress) -> None:
         """Show where one run is, and say its note."""
         if progress.note:
             say(progress.note, self._quiet)
@@ -71,7 +62,7 @@ class SuiteProgress(_Bars):
         if not self._live:
             return
         if progress.label not in self._runs:
-            self._runs[progress.label] = self._progress.add_task(progress.label, total=progress.tasks, note="")
+            self._runs[progress.label] = self._bars.add_task(progress.label, total=progress.tasks, note="")
         epoch = progress.epoch
         note = (
             "evaluating"
@@ -79,37 +70,37 @@ class SuiteProgress(_Bars):
             else f"epoch {epoch.epoch}/{epoch.epochs}, loss {sum(epoch.terms.values()):.3f}"
         )
         done = progress.task - (1 if epoch else 0)
-        self._progress.update(self._runs[progress.label], completed=done, note=note)
+        self._bars.update(self._runs[progress.label], completed=done, note=note)
 
     def finished(self, number: int, total: int, record: RunRecord | Trial) -> None:
         """Count a finished run and say how long the rest will take."""
         elapsed = time.monotonic() - self._start
         left = elapsed / number * (total - number)
         if bar := self._runs.pop(record.label, None):
-            self._progress.remove_task(bar)
-        self._progress.update(self._suite, completed=number, total=total, note=f"about {left:.0f} s left")
+            self._bars.remove_task(bar)
+        self._bars.update(self._suite, completed=number, total=total, note=f"about {left:.0f} s left")
         if not self._live and not self._quiet:
             where = f"order {record.config.options['order']}, seed {record.config.seed}"
             say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
 
 
-class StageProgress(_Bars):
+class StageBars(_Bars):
     """Live progress with rate and time left for work in stages; a line for each stage where there is no terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
-        super().__init__(TimeRemainingColumn(), quiet)
+        super().__init__(bars.TimeRemainingColumn(), quiet)
         self._quiet = quiet
-        self._stages: dict[str, tuple[TaskID, float]] = {}
+        self._stages: dict[str, tuple[bars.TaskID, float]] = {}
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Say how much of a stage is done."""
         if stage not in self._stages:
-            self._stages[stage] = (self._progress.add_task(stage, total=total, note=""), time.monotonic())
+            self._stages[stage] = (self._bars.add_task(stage, total=total, note=""), time.monotonic())
             if not self._live:
                 say(f"{stage}: {total}", self._quiet)
         task, start = self._stages[stage]
         rate = done / max(time.monotonic() - start, 1e-3)
-        self._progress.update(task, completed=done, total=total, note=f"{rate:.1f}/s")
+        self._bars.update(task, completed=done, total=total, note=f"{rate:.1f}/s")
 
 
 def print_table(table: Table, measured: Mapping[str, str]) -> None:

@@ -154,14 +154,14 @@ def build_world(
     out: Annotated[Path | None, typer.Option(help="Store to write (default: in the cache folder).")] = None,
 ) -> None:
     """A moving-shapes world as a store: rendered, encoded as H.264, decoded and extracted; under a minute."""
-    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.bench.cli.console import StageBars
     from ctvr_bench.features.worlds import build
 
-    with StageProgress() as progress:
+    with StageBars() as progress:
         if out is None:
             out = build.default_store_path(seed, progress.show)
         else:
-            build.build_world(out, seed, progress=progress.show, command_line=_command_line())
+            build.build_world(out, seed, on_stage=progress.show, command_line=_command_line())
     print(out)
 
 
@@ -180,11 +180,11 @@ def extract(
     licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
 ) -> None:
     """Videos and captions -> features of a frozen encoder. Stopped anywhere, the same command goes on from there."""
-    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.bench.cli.console import StageBars
     from ctvr_bench.features.extract import extract as extract_features
     from ctvr_bench.features.video import Sampling
 
-    with StageProgress() as progress, _listing_missing():
+    with StageBars() as progress, _listing_missing():
         summary = extract_features(
             videos,
             captions,
@@ -196,7 +196,7 @@ def extract(
             allow_missing=allow_missing,
             device=device,
             dtype=dtype,
-            progress=progress.show,
+            on_stage=progress.show,
             command_line=_command_line(),
             licence=licence,
         )
@@ -215,10 +215,10 @@ def import_arrays(
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float32",
 ) -> None:
     """Features that you have already (npy, npz, pt, HDF5) -> a store."""
-    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.bench.cli.console import StageBars
     from ctvr_bench.features.arrays import import_arrays as import_features
 
-    with StageProgress() as progress, _listing_missing():
+    with StageBars() as progress, _listing_missing():
         summary = import_features(
             table,
             captions,
@@ -227,7 +227,7 @@ def import_arrays(
             name=name or out.stem,
             dtype=dtype,
             allow_missing=allow_missing,
-            progress=progress.show,
+            on_stage=progress.show,
             command_line=_command_line(),
         )
     _print_summary(summary)
@@ -242,12 +242,12 @@ def merge(
     allow_missing: AllowMissing = False,
 ) -> None:
     """Fill a structure-only store with the features of another store, by video id and caption text."""
-    from ctvr_bench.bench.cli.console import StageProgress
+    from ctvr_bench.bench.cli.console import StageBars
     from ctvr_bench.features.merge import merge as merge_stores
 
-    with StageProgress() as progress, _listing_missing():
+    with StageBars() as progress, _listing_missing():
         summary = merge_stores(
-            structure, filled, out, allow_missing=allow_missing, progress=progress.show, command_line=_command_line()
+            structure, filled, out, allow_missing=allow_missing, on_stage=progress.show, command_line=_command_line()
         )
     _print_summary(summary)
 

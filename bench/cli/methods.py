@@ -90,7 +90,7 @@ def tune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the tables.")] = False,
 ) -> None:
     """Search a grid on validation queries of the training videos, never on test rows; write choice and evidence."""
-    from ctvr_bench.bench.cli.console import StageProgress, SuiteProgress, say
+    from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
     from rich.console import Console
@@ -115,12 +115,12 @@ def tune(
     options: dict[str, Any] = {"name": "tuning", "stream": stream, "seeds": seeds, "validation": validation}
     options |= {"device": device, "jobs": jobs, "ensemble": ensemble, "out": runs}
     check_values(options, "command line")
-    with StageProgress(quiet) as stages:
+    with StageBars(quiet) as stages:
         path = store_path(store or TUNING_WORLD, stages.show)
     suite = make_suite({**options, "store": path}, "command line")
     failed = 0
     for method, entry in entries.items():
-        with SuiteProgress(quiet) as progress:
+        with SuiteBars(quiet) as progress:
             found = search(
                 entry, wanted[method], suite, progress.watch, progress.finished, lambda line: say(line, quiet)
             )

@@ -113,7 +113,7 @@ def check(
     json_: Json = False,
 ) -> None:
     """Run a baseline's suite again and compare every metric: exit code 1 where one is not what it was."""
-    from ctvr_bench.bench.cli.console import StageProgress, SuiteProgress, say
+    from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     if not accept and (suite is not None or noise_seeds is not None):
         raise InputError("--suite and --noise-seeds make a baseline; add --accept")
@@ -127,14 +127,14 @@ def check(
     from ctvr_bench.bench.gate.measure import measure, suite_of
     from ctvr_bench.bench.gate.output import print_check, print_side_by_side, write_junit
 
-    with StageProgress(quiet) as stages:
+    with StageBars(quiet) as stages:
         if accept:
             prepared = prepare(baseline, suite, store, jobs, stages.show)
         else:
             recorded = read_baseline(baseline)
-            config = suite_of(baseline, recorded, store, jobs, progress=stages.show)
+            config = suite_of(baseline, recorded, store, jobs, on_stage=stages.show)
     try:
-        with SuiteProgress(quiet) as progress:
+        with SuiteBars(quiet) as progress:
             if accept:
                 accepted = make_anew(prepared, noise_seeds, on_run=progress.finished)
                 found = accepted.moved

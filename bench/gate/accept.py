@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctvr_bench.bench.gate.baseline import Baseline, read_baseline, write_baseline
-from ctvr_bench.bench.gate.gate import Check, check
+from ctvr_bench.bench.gate.gate import Outcome, check
 from ctvr_bench.bench.gate.measure import make_baseline, measure, store_of, suite_from, suite_of
 from ctvr_bench.bench.gate.tolerance import LEVEL, NOISE_SEEDS
 from ctvr_bench.bench.records.record import PROTOCOL
 from ctvr_bench.bench.run.jobs import ignore
-from ctvr_bench.bench.suite.stores import Progress
 from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.stages import OnStage
 
 _FEWEST = 5
 
@@ -36,20 +36,20 @@ class Accepted:
 
     old: Baseline | None
     new: Baseline
-    moved: Check | None
+    moved: Outcome | None
 
 
 def prepare(
-    path: Path, suite: Path | None = None, store: Path | None = None, jobs: int = 0, progress: Progress = ignore
+    path: Path, suite: Path | None = None, store: Path | None = None, jobs: int = 0, on_stage: OnStage = ignore
 ) -> Prepared:
     """Read what there is. suite: default the one that the baseline records, else the default suite.
 
-    progress: of a world that must be built first.
+    on_stage: of a world that must be built first.
     """
     old = read_baseline(path) if path.is_file() else None
     if old is not None and suite is None:
-        return Prepared(path, old, suite_of(path, old, store, jobs, anew=True, progress=progress))
-    return Prepared(path, old, suite_from(suite, store, jobs, progress))
+        return Prepared(path, old, suite_of(path, old, store, jobs, anew=True, on_stage=on_stage))
+    return Prepared(path, old, suite_from(suite, store, jobs, on_stage))
 
 
 def accept(

@@ -40,7 +40,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class RowCheck:
+class RowOutcome:
     """A method's verdict, every metric that moved, and in words what else is not what it was."""
 
     label: str
@@ -55,14 +55,14 @@ class RowCheck:
 
 
 @dataclass(frozen=True)
-class Check:
+class Outcome:
     """The verdict on a whole baseline. exact: equality was asked for; differs: why not, (before, now) of each fact."""
 
     exact: bool
     differs: Mapping[str, tuple[str, str]]
     level: float
     commits: tuple[str, str]
-    rows: tuple[RowCheck, ...]
+    rows: tuple[RowOutcome, ...]
 
     @property
     def ok(self) -> bool:
@@ -97,7 +97,7 @@ class Check:
         }
 
 
-def check(baseline: Baseline, found: Measurement, labels: Collection[str] = ()) -> Check:
+def check(baseline: Baseline, found: Measurement, labels: Collection[str] = ()) -> Outcome:
     """Compare every metric of the rows of a baseline (or of some labels) with the runs made anew."""
     differs = {
         key: (baseline.environment.get(key, "unknown"), found.environment.get(key, "unknown"))
@@ -106,7 +106,7 @@ def check(baseline: Baseline, found: Measurement, labels: Collection[str] = ()) 
     }
     exact = not differs and found.repeatable
     rows = [row for row in baseline.rows if not labels or row.label in labels]
-    return Check(
+    return Outcome(
         exact,
         differs,
         baseline.level,
@@ -115,10 +115,10 @@ def check(baseline: Baseline, found: Measurement, labels: Collection[str] = ()) 
     )
 
 
-def check_row(row: BaselineRow, found: Measured | None, exact: bool) -> RowCheck:
+def check_row(row: BaselineRow, found: Measured | None, exact: bool) -> RowOutcome:
     """The verdict on one method."""
     if found is None:
-        return RowCheck(row.label, "other", ("is not run any more",), (), {})
+        return RowOutcome(row.label, "other", ("is not run any more",), (), {})
     runs = {run.key: run for run in found.runs}
     pairs = [(run, runs[run.key]) for run in row.runs if run.key in runs]
     other = list(found.unfinished) or [f"{run.name} was not run" for run in row.runs if run.key not in runs]
@@ -130,7 +130,7 @@ def check_row(row: BaselineRow, found: Measured | None, exact: bool) -> RowCheck
     verdicts: set[Verdict] = {move.verdict for move in moves} | ({"changed"} if other_ranks else set())
     verdict: Verdict = "other" if other else next((name for name in _ORDER if name in verdicts), "same")
     reasons = (*other, *_notes(row, found, moves, other_ranks if exact else None))
-    return RowCheck(
+    return RowOutcome(
         row.label, verdict, reasons, moves, {k: float(np.mean([n.metrics[k] for _, n in pairs])) for k in common}
     )
 

@@ -19,10 +19,12 @@ from ctvr_bench.bench.gate.tolerance import LEVEL, metric_tolerances
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import PROTOCOL, RankTable, RunRecord
 from ctvr_bench.bench.run.jobs import ignore
-from ctvr_bench.bench.suite.stores import Progress, store_path
+from ctvr_bench.bench.suite.stores import store_path
 from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig, make_suite, plan, read_suites, run_suite
-from ctvr_bench.features.default_store import default_store, world_of
+from ctvr_bench.features.cache import world_of
+from ctvr_bench.features.default_store import default_store
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
 
 _FOLDERS = {"store", "out", "jobs", "against", "ensemble"}
@@ -115,17 +117,17 @@ def suite_of(
     jobs: int = 0,
     *,
     anew: bool = False,
-    progress: Progress = ignore,
+    on_stage: OnStage = ignore,
 ) -> SuiteConfig:
     """The suite that a baseline records, ready to run. store: where its features lie here, if elsewhere.
 
-    progress: of a world that must be built first. Raises InputError where the store or the protocol is another than
+    on_stage: of a world that must be built first. Raises InputError where the store or the protocol is another than
     the baseline's, unless it is made anew.
     """
     recorded = baseline.store
     if store is None:
         store = Path(recorded.path) if recorded.source == "world" else path.parent / recorded.path
-    store = store_path(store, progress)
+    store = store_path(store, on_stage)
     found = open_store(store)
     same = found.digest == recorded.digest or (recorded.recipe and _recipe(store) == recorded.recipe)
     if not same and not anew:
@@ -141,16 +143,16 @@ def suite_of(
     return make_suite({**baseline.suite, "store": store, "jobs": jobs}, str(path))
 
 
-def suite_from(path: Path | None, store: Path | None, jobs: int = 0, progress: Progress = ignore) -> SuiteConfig:
+def suite_from(path: Path | None, store: Path | None, jobs: int = 0, on_stage: OnStage = ignore) -> SuiteConfig:
     """The suite of a first baseline: a TOML file, or the default one; on the default store unless another is named."""
     given: dict[str, Any] = {"jobs": jobs}
     if store is not None:
-        given["store"] = store_path(store, progress)
+        given["store"] = store_path(store, on_stage)
     elif path is None or not _names_store(path):
-        given["store"] = default_store(progress)
+        given["store"] = default_store(on_stage)
     if path is None:
         return make_suite(given, "the default suite")
-    suites = read_suites(path, given, progress)
+    suites = read_suites(path, given, on_stage)
     if len(suites) > 1:
         raise InputError(f"{path}: names several stores, and a baseline is of one; give it with --store")
     return suites[0]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ctvr_bench.bench.analysis.columns import PAPER
 from ctvr_bench.bench.gate.baseline import Baseline
-from ctvr_bench.bench.gate.gate import Check, Move, RowCheck
+from ctvr_bench.bench.gate.gate import Move, Outcome, RowOutcome
 from ctvr_bench.bench.gate.tolerance import TABLE_KEYS
 from ctvr_bench.bench.records.record import write_text
 
@@ -21,7 +21,7 @@ _SHOWN = 12
 _STYLE = {"other": "red", "worse": "red", "moved": "red", "changed": "red", "better": "green", "same": "default"}
 
 
-def print_check(found: Check) -> None:
+def print_check(found: Outcome) -> None:
     """A line for each method and a table of what moved, to standard output."""
     console = Console(highlight=False)
     for line in how_compared(found):
@@ -34,7 +34,7 @@ def print_check(found: Check) -> None:
             console.print(_table(row))
 
 
-def how_compared(found: Check) -> Iterator[str]:
+def how_compared(found: Outcome) -> Iterator[str]:
     """Which comparison was made and why, line by line."""
     yield f"baseline of commit {found.commits[0] or 'unknown'}, runs of {found.commits[1] or 'unknown'}"
     if found.exact:
@@ -47,7 +47,7 @@ def how_compared(found: Check) -> Iterator[str]:
         yield "  sums on a GPU have no fixed order"
 
 
-def row_lines(row: RowCheck) -> Iterator[str]:
+def row_lines(row: RowOutcome) -> Iterator[str]:
     """A method's verdict as plain text."""
     yield f"{row.label}: {row.verdict}"
     for reason in row.reasons:
@@ -62,7 +62,7 @@ def row_lines(row: RowCheck) -> Iterator[str]:
         yield f"  and {more} metrics more"
 
 
-def write_junit(path: Path, name: str, found: Check) -> None:
+def write_junit(path: Path, name: str, found: Outcome) -> None:
     """One test case for each method, as CI servers read it."""
     suite = ElementTree.Element("testsuite", name="ctvr", tests=str(len(found.rows)), errors="0", skipped="0")
     suite.set("failures", str(sum(not row.ok for row in found.rows)))
@@ -100,7 +100,7 @@ def print_side_by_side(old: Baseline | None, new: Baseline) -> None:
     Console().print(table)
 
 
-def _table(row: RowCheck) -> Table:
+def _table(row: RowOutcome) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 2))
     for title in ("metric", "before", "now", "change", "seeds alone", ""):
         table.add_column(title, justify="left" if title in ("metric", "") else "right", no_wrap=title != "metric")
@@ -115,7 +115,7 @@ def _table(row: RowCheck) -> Table:
     return table
 
 
-def _chosen(row: RowCheck) -> list[Move]:
+def _chosen(row: RowOutcome) -> list[Move]:
     """Beyond the tolerances first, then the columns of the tables, then the others."""
     rank = {"worse": 0, "better": 1, "moved": 2}
     ordered = sorted(row.moves, key=lambda move: (rank.get(move.verdict, 3), move.metric not in TABLE_KEYS))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 if TYPE_CHECKING:
-    from ctvr_bench.bench.gate.gate import RowCheck
+    from ctvr_bench.bench.gate.gate import RowOutcome
 
 _FIXTURE = "ctvr_baseline"
 _HOW = pytest.StashKey[str]()
@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def ctvr_baseline(request: pytest.FixtureRequest) -> RowCheck:
+def ctvr_baseline(request: pytest.FixtureRequest) -> RowOutcome:
     """The verdict on one method of the baseline: label, verdict, reasons, moves, and `now`, its metrics by key."""
     from ctvr_bench.bench.gate.baseline import read_baseline
     from ctvr_bench.bench.gate.gate import check
@@ -65,7 +65,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Fail a test that asks for `ctvr_baseline` where the gate fails, after what its own body asserts."""
     outcome = yield
     if _FIXTURE in pyfuncitem.fixturenames:
-        row = cast("RowCheck", pyfuncitem.funcargs[_FIXTURE])
+        row = cast("RowOutcome", pyfuncitem.funcargs[_FIXTURE])
         if not row.ok:
             from ctvr_bench.bench.gate.output import row_lines
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ctvr_bench.bench.records.record import FirstStage
-from ctvr_bench.bench.run.scores import compare
+from ctvr_bench.bench.run.scores import scores_of
 from ctvr_bench.bench.run.search import ItemIndex, Ranked
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 
@@ -63,5 +63,5 @@ def rescored(
         items = torch.from_numpy(item_K[found_K]).to(video.pooled_MD.device)
         one = TextEmbedding(*(None if part is None else part[row : row + 1] for part in text))  # type: ignore[arg-type]
         few = VideoEmbedding(*(None if part is None else part[items] for part in video))  # type: ignore[arg-type]
-        score_NK[row, found_K] = compare(one, few, config).combined(config.alpha)[0].cpu().numpy()
+        score_NK[row, found_K] = scores_of(one, few, config).combined(config.alpha)[0].cpu().numpy()
     return score_NK

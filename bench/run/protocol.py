@@ -34,9 +34,9 @@ from ctvr_bench.bench.run.scores import (
     Scores,
     cat,
     chunks,
-    compare,
     join_texts,
     same,
+    scores_of,
     side_by_side,
     stack,
     task_chunks,
@@ -100,7 +100,7 @@ class Evaluator:
         """Ranks of a task's queries in its own gallery under the current model, text to video; nothing is stored."""
         video, blocks = self._encode_video(method, task, shard), []
         for index in chunks(self.rows(task)):
-            blocks.append(compare(method.encode_text(self.test.text(index), shard), video, method.config))
+            blocks.append(scores_of(method.encode_text(self.test.text(index), shard), video, method.config))
         return _rank_blocks([_numpy(stack(blocks).combined(method.config.alpha))], "t2v").rank_N
 
     @torch.no_grad()
@@ -205,7 +205,7 @@ class Evaluator:
     def _extend_frozen(self, newest: Scores, config: MethodConfig) -> None:
         """Earlier queries meet the newest gallery, in the encoding for their own task's shard; `newest` joins them."""
         for j, scores in enumerate(self._frozen_scores):
-            columns = compare(self._frozen_text[j], self.stored[-1], config)
+            columns = scores_of(self._frozen_text[j], self.stored[-1], config)
             self._frozen_scores[j] = side_by_side([scores, columns])
         self._frozen_scores.append(newest)
 

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from ctvr_bench.bench.records.record import Recipe, RecipeTrial, RunConfig, write_json
 from ctvr_bench.bench.run.jobs import Job, spec_for
-from ctvr_bench.bench.run.scores import compare, side_by_side
+from ctvr_bench.bench.run.scores import scores_of, side_by_side
 from ctvr_bench.bench.run.training import DivergedError, generator_for, learn_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
@@ -214,7 +214,7 @@ class _Stream:
             for index in table.chunks(_CHUNK):
                 text = table.text(index)
                 blocks = [
-                    compare(method.encode_text(text, shard), each, method.config) for shard, each in enumerate(stored)
+                    scores_of(method.encode_text(text, shard), each, method.config) for shard, each in enumerate(stored)
                 ]
                 scores.append(side_by_side(blocks).combined(method.config.alpha))
                 targets.append(table.positions(index)[1] + first[task])

@@ -44,7 +44,7 @@ class Scores(NamedTuple):
         return fuse(self.word_frame_NM, self.pooled_NM, alpha)
 
 
-def compare(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Scores:
+def scores_of(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Scores:
     """Raw scores of one encoding of queries against one gallery, in the parts that the scoring needs."""
     return Scores(
         pooled_NM=None if config.scoring == "word_frame" else pooled_similarity(text, video),
@@ -86,7 +86,7 @@ class ScoreGrid:
             stored_rows.append(side_by_side(blocks))
             if any(moved):
                 pairs = zip(texts, current, blocks, moved, strict=True)
-                again = [compare(text, video, method.config) if new else old for text, video, old, new in pairs]
+                again = [scores_of(text, video, method.config) if new else old for text, video, old, new in pairs]
                 current_rows.append(side_by_side(again))
             pooled.append(texts[-1].pooled_ND)
         return Grid(stack(stored_rows), stack(current_rows) if current_rows else None, torch.cat(pooled))
@@ -97,7 +97,7 @@ class ScoreGrid:
         for chunk in index:
             texts = self._texts(method, chunk, len(videos))
             pairs = zip(texts, videos, strict=True)
-            rows.append(side_by_side([compare(text, video, method.config) for text, video in pairs]))
+            rows.append(side_by_side([scores_of(text, video, method.config) for text, video in pairs]))
         return stack(rows)
 
     def _texts(self, method: Method, index: Tensor, shards: int) -> list[TextEmbedding]:
@@ -111,12 +111,12 @@ class ScoreGrid:
         self, texts: Sequence[TextEmbedding], stored: Sequence[VideoEmbedding], first: int, method: Method
     ) -> list[Scores]:
         if method.config.scoring == "cosine":
-            return [compare(text, video, method.config) for text, video in zip(texts, stored, strict=True)]
+            return [scores_of(text, video, method.config) for text, video in zip(texts, stored, strict=True)]
         blocks = []
         for shard, (text, video) in enumerate(zip(texts, stored, strict=True)):
             if method.uses_shards or not shard:
                 mark = fingerprint(text)
-            blocks.append(self._kept_or(partial(compare, text, video, method.config), (first, shard), mark))
+            blocks.append(self._kept_or(partial(scores_of, text, video, method.config), (first, shard), mark))
         return blocks
 
     def _kept_or(self, make: Callable[[], Scores], key: tuple[int, int], mark: Tensor) -> Scores:

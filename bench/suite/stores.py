@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ctvr_bench.features.stages import OnStage, say_nothing
 
 if TYPE_CHECKING:
     from ctvr_bench.features.store import FeatureStore
 
-Progress = Callable[[str, int, int], None]
 _WORLD = re.compile(r"moving-shapes:(\d+)")
 DEFAULT_WORLD = "moving-shapes:0"
 TUNING_WORLD = "moving-shapes:1001"
@@ -31,14 +31,14 @@ def is_embedded(store: FeatureStore) -> bool:
     return store.name.startswith("moving shapes, ")
 
 
-def store_path(name: str | Path, progress: Progress = lambda *_: None) -> Path:
+def store_path(name: str | Path, on_stage: OnStage = say_nothing) -> Path:
     """The file of a store; that of a world is built in the cache folder if it is not there."""
     match = _WORLD.fullmatch(str(name))
     if match is None:
         return Path(name)
     from ctvr_bench.features.worlds.build import default_store_path
 
-    return default_store_path(int(match[1]), progress)
+    return default_store_path(int(match[1]), on_stage)
 
 
 def short_name(name: str | Path) -> str:

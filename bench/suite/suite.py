@@ -20,9 +20,10 @@ from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
-from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, Progress, is_embedded, is_world, short_name, store_path
+from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, short_name, store_path
 from ctvr_bench.bench.suite.workers import run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
@@ -141,10 +142,10 @@ def read_suite(path: Path, overrides: dict[str, Any]) -> SuiteConfig:
     return suites[0]
 
 
-def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = ignore) -> list[SuiteConfig]:
+def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignore) -> list[SuiteConfig]:
     """The suites of a TOML file: one, or with `stores` in place of `store` one for each, NAME/STORE.
 
-    Paths in the file begin where it lies; without a store it is the default one. progress: of worlds that must be
+    Paths in the file begin where it lies; without a store it is the default one. on_stage: of worlds that must be
     built first.
     """
     try:
@@ -159,9 +160,9 @@ def read_suites(path: Path, overrides: dict[str, Any], progress: Progress = igno
     values = {"name": path.stem, **values, **overrides}
     check_values(values, str(path))
     if "store" in overrides:
-        return [make_suite({**values, "store": store_path(overrides["store"], progress)}, str(path))]
+        return [make_suite({**values, "store": store_path(overrides["store"], on_stage)}, str(path))]
     names = [values["name"] if len(stores) == 1 else f"{values['name']}/{short_name(store)}" for store in stores]
-    places = [store_path(store if is_world(store) else path.parent / store, progress) for store in stores]
+    places = [store_path(store if is_world(store) else path.parent / store, on_stage) for store in stores]
     each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
     return [make_suite(one, str(path)) for one in each]
 

@@ -1,6 +1,6 @@
 """The trained moving-shapes encoder as extraction uses it; its weights lie beside this file in half precision.
 
-Axes: F frames, n captions, T words of all of them together, D features. Meets `features.encoders.Encoder`.
+Axes: F frames, n captions, T words of all of them together, D features. Meets `features.dual_encoder.Encoder`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from ctvr_bench.features.encoders import EncodedCaptions
+from ctvr_bench.features.dual_encoder import EncodedCaptions
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.worlds import model
 from ctvr_bench.features.worlds.film import SIZE

@@ -140,7 +140,7 @@ class Reservoir(nn.Module):
             if target < self.capacity:
                 source[target] = kept + row
         for name, value in items.items():
-            rows = _stack(stored[name], value) if stored else value
+            rows = _joined(stored[name], value) if stored else value
             self.register_buffer(f"item_{name}", rows[torch.tensor(source, dtype=torch.int64, device=rows.device)])
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -234,7 +234,7 @@ def _random_rows(rows_RD: Tensor, count: int, generator: torch.Generator) -> Ten
     return rows_RD[index_N.to(rows_RD.device)]
 
 
-def _stack(first: Tensor, second: Tensor) -> Tensor:
+def _joined(first: Tensor, second: Tensor) -> Tensor:
     """Both row-wise, the one with the shorter second axis padded with zeros."""
     if first.dim() < 2:
         return torch.cat([first, second])

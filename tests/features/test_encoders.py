@@ -17,7 +17,8 @@ pytest.importorskip("av", reason="needs the extra 'extract'")
 pytest.importorskip("transformers", reason="needs the extra 'extract'")
 
 from ctvr_bench.features import encoders
-from ctvr_bench.features.encoders import Encoder, EncoderUnavailable, load_encoder
+from ctvr_bench.features.dual_encoder import Encoder, EncoderUnavailable
+from ctvr_bench.features.encoders import load_encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.video import Sampling, read_frames
 from tests import made_clips, tiny_clips

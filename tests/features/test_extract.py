@@ -157,12 +157,12 @@ def test_a_second_start_encodes_only_what_is_missing(inputs: Path, whole: bytes,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(inputs, tmp_path / "whole.h5", progress=stop)
+        run(inputs, tmp_path / "whole.h5", on_stage=stop)
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")] == []
     assert left_over(tmp_path) == [".whole.h5.work"]
     assert ("captions", 0, 27) in told
     encoder, again = ToyEncoder(), []
-    run(inputs, tmp_path / "whole.h5", encoder, progress=lambda *step: again.append(step))
+    run(inputs, tmp_path / "whole.h5", encoder, on_stage=lambda *step: again.append(step))
     assert again[:3] == [("captions", 27, 27), ("videos", 6, 9), ("videos", 7, 9)]
     assert again[-1] == ("store", 9, 9)
     assert encoder.encoded == 3 * FRAMES
@@ -176,7 +176,7 @@ def test_another_job_does_not_go_on_from_foreign_blocks(inputs: Path, whole: byt
 
     for options in ({"encoder": ToyEncoder(seed=1)}, {"dtype": "float32"}, {"sampling": Sampling("uniform", 5)}):
         with pytest.raises(KeyboardInterrupt):
-            run(inputs, tmp_path / "whole.h5", progress=stop, **options)
+            run(inputs, tmp_path / "whole.h5", on_stage=stop, **options)
     run(inputs, tmp_path / "whole.h5")
     assert (tmp_path / "whole.h5").read_bytes() == whole
 
@@ -187,7 +187,7 @@ def test_a_damaged_block_is_made_again(inputs: Path, whole: bytes, tmp_path: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(inputs, tmp_path / "whole.h5", progress=stop)
+        run(inputs, tmp_path / "whole.h5", on_stage=stop)
     for block in (tmp_path / ".whole.h5.work").iterdir():
         block.write_bytes(block.read_bytes()[:-30])
     run(inputs, tmp_path / "whole.h5")

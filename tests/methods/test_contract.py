@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import CHECKS, fault_of
 from ctvr_bench.bench.authoring.contract import check_method
 from ctvr_bench.methods.shared.registry import find_method, known_methods
@@ -31,11 +31,11 @@ def test_all_checks_that_concern_a_method_are_made() -> None:
 
 def test_the_store_cannot_be_written_through_its_features() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        trial.small_store().feature("videos/frames")[0] = 0
+        tryout.small_store().feature("videos/frames")[0] = 0
 
 
 def test_deep_copies_share_nothing() -> None:
-    method = trial.make(find_method("lwf"))
+    method = tryout.make(find_method("lwf"))
     twin = copy.deepcopy(method)
-    trial.learn(twin, 0)
-    assert trial.state_digest(method) != trial.state_digest(twin)
+    tryout.learn(twin, 0)
+    assert tryout.state_digest(method) != tryout.state_digest(twin)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctvr_bench.bench.authoring.trial import in_double
+from ctvr_bench.bench.authoring.tryout import in_double
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, feature_spec, make_method, store_id
 from ctvr_bench.bench.run.protocol import Evaluator

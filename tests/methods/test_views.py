@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctvr_bench.bench.authoring.trial import in_double
+from ctvr_bench.bench.authoring.tryout import in_double
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.training import generator_for, lessons_of_task, view_of
 from ctvr_bench.features.streams import PairBatch

@@ -15,8 +15,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctvr_bench.features.clips import Clip
+from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.encode import FRAME_BATCH, encode_video_block
-from ctvr_bench.features.encoders import Encoder
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.video import Sampling, write_video
 from ctvr_bench.features.worlds import render

@@ -21,7 +21,7 @@ from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.run.budget import step_flops
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator
-from ctvr_bench.bench.run.scores import compare
+from ctvr_bench.bench.run.scores import scores_of
 from ctvr_bench.bench.run.search import DenseGallery, word_frame_scores
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
@@ -217,7 +217,7 @@ def test_full_gallery_word_frame(benchmark: BenchmarkFixture, kind: str) -> None
             row @ frames_DK
 
     def whole() -> None:
-        scores = compare(text, video, MethodConfig(scoring="word_frame")).combined(0.5)
+        scores = scores_of(text, video, MethodConfig(scoring="word_frame")).combined(0.5)
         ranks(scores.numpy(), np.arange(len(scores)))
 
     benchmark.pedantic(whole if kind != "bare GEMM" else gemm, rounds=3, warmup_rounds=1)

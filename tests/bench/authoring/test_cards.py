@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.cards import print_card, print_methods
 from ctvr_bench.bench.run.budget import trainable_parameters
 from ctvr_bench.methods.shared.base import config_fields
@@ -31,7 +31,7 @@ def test_a_card_has_paper_idea_equations_constants_fidelity_and_cost(
 def test_costs_are_those_of_the_method_at_the_stated_size(capsys: pytest.CaptureFixture[str]) -> None:
     print_card(find_method("attention_head"))
     assert f"{4 * 2 * 512 * 128:,} trainable parameters, 0 bytes" in capsys.readouterr().out
-    assert trainable_parameters(trial.make(find_method("attention_head"))) == 4 * 2 * 32 * 128
+    assert trainable_parameters(tryout.make(find_method("attention_head"))) == 4 * 2 * 32 * 128
 
 
 def test_every_field_of_a_config_is_explained_on_its_card(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import CHECKS
 from ctvr_bench.bench.authoring.contract import check_method
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
@@ -210,7 +210,7 @@ BROKEN = [
     (AsksForTheShard, "shards", "override the property uses_shards"),
     (HidesWhatItKeeps, "saved", "it keeps tensors in `memory`"),
     (DropsWordsOfAMethodThatKnowsTheirMeanAlone, "view", "return `data` from a `view` of your own"),
-    (KeepsANumberElsewhere, "stack", "away from what the run learns alone"),
+    (KeepsANumberElsewhere, "together", "away from what the run learns alone"),
     (Crashes, "identity", "in encode_text, raised IndexError: list index out of range"),
 ]
 
@@ -225,7 +225,7 @@ def test_every_check_has_a_method_that_breaks_it() -> None:
 
 
 def test_a_method_that_writes_to_the_store_is_found_out() -> None:
-    path = trial.small_store().path
+    path = tryout.small_store().path
     whole = path.read_bytes()
 
     class WritesToTheStore(Sound):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.authoring import trial
+from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.tune import Candidate, Search, choose, search
 from ctvr_bench.bench.authoring.tune_evidence import read_grids, search_table, write_evidence
 from ctvr_bench.bench.run.protocol import Evaluator
@@ -45,11 +45,11 @@ def candidate(score: float, lr: float, *more: float) -> Candidate:
 
 def test_the_score_is_the_headline_on_validation_queries(tmp_path: Path) -> None:
     found = search(find_method("finetune"), {"epochs": [1], "lr": [1e-2]}, suite(tmp_path))
-    method = trial.make(find_method("finetune"), lr=1e-2)
+    method = tryout.make(find_method("finetune"), lr=1e-2)
     rows = [task.validation for task in small_stream().tasks]
     evaluator = Evaluator(PairTable(small_store(), np.concatenate(rows)), [len(part) for part in rows])
     for task in range(3):
-        trial.learn(method, task)
+        tryout.learn(method, task)
         result = evaluator.finish_task(method)
     expected = 100 * np.mean(result.ranked["stored", "seen", "t2v"].rank_N == 1)
     assert 0 < expected < 100

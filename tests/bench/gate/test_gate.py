@@ -16,7 +16,7 @@ from scipy import stats
 from ctvr_bench.bench import metrics
 from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
-from ctvr_bench.bench.gate.gate import Check, check
+from ctvr_bench.bench.gate.gate import Outcome, check
 from ctvr_bench.bench.gate.measure import Measurement, make_baseline, measure, store_of, suite_from, suite_of
 from ctvr_bench.bench.run import protocol, runner, scores, training
 from ctvr_bench.bench.suite import workers
@@ -51,11 +51,11 @@ def elsewhere(found: Measurement) -> Measurement:
     return replace(found, environment={**found.environment, "torch": "0.0"})
 
 
-def verdicts(found: Check) -> dict[str, str]:
+def verdicts(found: Outcome) -> dict[str, str]:
     return {row.label: row.verdict for row in found.rows}
 
 
-def reasons(found: Check) -> str:
+def reasons(found: Outcome) -> str:
     return "\n".join(reason for row in found.rows for reason in row.reasons)
 
 

@@ -17,7 +17,7 @@ from ctvr_bench.bench.report.report import write_report
 from ctvr_bench.bench.report.tables import csv_table, markdown_table
 from ctvr_bench.bench.run.first_stage import rank_through, rescored
 from ctvr_bench.bench.run.jobs import store_id
-from ctvr_bench.bench.run.scores import compare
+from ctvr_bench.bench.run.scores import scores_of
 from ctvr_bench.bench.run.search import ItemIndex
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.errors import InputError
@@ -51,7 +51,7 @@ def test_re_ranking_everything_gives_exact_ranks(pair: tuple[TextEmbedding, Vide
     found = rank_through(
         ItemIndex(video.pooled_MD, "flat"), text, video, TARGETS, config, FirstStage(index="flat", rerank=M)
     )
-    sim = compare(text, video, config).combined(config.alpha).numpy()
+    sim = scores_of(text, video, config).combined(config.alpha).numpy()
     assert np.array_equal(found.rank_N, ranks(sim, TARGETS))
     assert np.array_equal(found.best_N, sim.argmax(1))
 
@@ -64,7 +64,7 @@ def test_a_target_that_the_index_does_not_return_comes_after_all_and_others_are_
     found = rank_through(
         ItemIndex(video.pooled_MD, "flat"), text, video, TARGETS, config, FirstStage(index="flat", rerank=depth)
     )
-    pooled, exact = (text.pooled_ND @ video.pooled_MD.T).numpy(), compare(text, video, config).combined(0.5).numpy()
+    pooled, exact = (text.pooled_ND @ video.pooled_MD.T).numpy(), scores_of(text, video, config).combined(0.5).numpy()
     for query in range(N):
         near = np.argsort(-pooled[query])[:depth]
         expected = 1 + np.sum(exact[query, near] > exact[query, query]) if query in near else M + 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.authoring.trial import state_digest
+from ctvr_bench.bench.authoring.tryout import state_digest
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.record import RankTable, read_record

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.authoring.trial import in_double
+from ctvr_bench.bench.authoring.tryout import in_double
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.bench.run.stacks import ensemble, planning
 from ctvr_bench.bench.run.stacks.ensemble import may_stack, teach
