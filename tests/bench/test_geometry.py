@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.geometry import drift, drift_disagreement, etf_error, modality_gap, within_class_spread
+from ctvr_bench.bench.geometry import (
+    drift,
+    drift_disagreement,
+    etf_error,
+    modality_gap,
+    stage_measures,
+    within_class_spread,
+)
 
 
 def simplex_etf(C, D, seed=0):
@@ -192,6 +199,28 @@ class TestAgainstPlainLoops:
         means = naive_means(embedding, category)
         expected = sum(1 - cosine(x, means[c]) for x, c in zip(embedding, category.tolist(), strict=True)) / 20
         assert within_class_spread(embedding, category) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_stage_is_measured_over_all_items_and_its_movement_over_old_ones():
+    text, video, before_text, before_video = (rows(9, 7, seed=seed) for seed in range(30, 34))
+    category, old = np.array([4, 4, 4, 1, 1, 1, 6, 6, 6]), np.arange(9) < 6
+    moved = [(b[:6], a[:6]) for b, a in ((before_text, text), (before_video, video))]
+    assert stage_measures(text, video, before_text, before_video, category, old) == {
+        "modality_gap": modality_gap(text, video),
+        "spread_text": within_class_spread(text, category),
+        "spread_video": within_class_spread(video, category),
+        "etf_error_text": etf_error(text, category, centred=False),
+        "etf_error_video": etf_error(video, category, centred=False),
+        "drift_text": drift(*moved[0]),
+        "drift_video": drift(*moved[1]),
+        "drift_disagreement": drift_disagreement(*moved[0], *moved[1]),
+    }
+
+
+def test_the_first_stage_has_no_movement_and_one_category_no_angles():
+    text, video = rows(4, 7, seed=34), rows(4, 7, seed=35)
+    found = stage_measures(text, video, text, video, np.zeros(4, int), np.zeros(4, bool))
+    assert sorted(found) == ["modality_gap", "spread_text", "spread_video"]
 
 
 def test_raw_and_unit_embeddings_give_the_same_numbers():
