@@ -108,6 +108,30 @@ def test_negatives_are_one_embedding_of_every_training_video_of_finished_tasks()
     assert len(method.negatives_MD) == 24
 
 
+def test_a_gallery_is_asked_through_the_experts_that_its_own_tasks_vector_routes_to() -> None:
+    method = fusion(experts=4)
+    begin(method, 2)
+    head, draws = method.head, torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        head.experts.up_ERD += 0.1 * torch.randn(head.experts.up_ERD.shape, generator=draws)
+    text = train_pairs(0).text(torch.arange(6))
+    for shard in (0, 1, 2):
+        expected = []
+        for caption_D in text.pooled_ND:
+            gate_E = torch.eye(4)[0]  # the first task's captions go through the first expert alone
+            if shard:
+                input_D = caption_D / caption_D.norm() * 32**0.5 + head.task_vectors[shard]
+                logit_E = head.experts.route_ED @ input_D
+                best = logit_E.topk(2).indices
+                gate_E = torch.zeros(4).index_copy(0, best, logit_E[best].softmax(0))
+            low_R = head.experts.down_RD @ caption_D
+            moved = sum(gate_E[e] * (head.experts.up_ERD[e].T @ low_R) for e in range(4))
+            expected.append(torch.nn.functional.normalize(caption_D + head.experts.scaling * moved, dim=0))
+        with torch.no_grad():
+            found_ND = method.encode_text(text, shard).pooled_ND
+        assert_close(found_ND, torch.stack(expected).detach(), atol=1e-5, rtol=1e-4)
+
+
 def test_its_loss_is_the_cross_task_loss_of_its_embeddings() -> None:
     method = fusion(gamma=0.3)
     learn(method, 0)

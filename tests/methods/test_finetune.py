@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ctvr_bench.bench.run.training import generator_for
-from ctvr_bench.features.streams import TextBatch
+from ctvr_bench.features.streams import TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import MethodConfig
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity
@@ -82,3 +82,23 @@ def test_what_is_compared_is_of_unit_length_and_pooled_as_the_scoring_says(scori
             torch.testing.assert_close(text.words_NLD[row][mask[row]], normalize(words_NLD[row][mask[row]], dim=1))
             assert not video.frames_MFD[row][~mask[row]].any()
             assert not text.words_NLD[row][~mask[row]].any()
+
+
+@pytest.mark.parametrize("scoring", ["cosine", "word_frame"])
+def test_zero_shot_compares_the_frozen_features_of_what_is_there(scoring: str) -> None:
+    method = make("zero_shot", scoring=scoring)
+    generator = torch.Generator().manual_seed(1)
+    words_NLD, frames_MFD = torch.randn(2, 3, 8, generator=generator), torch.randn(2, 4, 8, generator=generator)
+    word_mask = torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    frame_mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
+    text = method.encode_text(TextBatch(words_NLD[:, 1], words_NLD, word_mask), 0)
+    video = method.encode_video(VideoBatch(frames_MFD, frame_mask))
+    found_NM = pair_similarity(text, video, method.config)
+    for caption in range(2):
+        for item in range(2):
+            real_FD, real_LD = frames_MFD[item][frame_mask[item]], words_NLD[caption][word_mask[caption]]
+            cosine_LF = normalize(real_LD, dim=1) @ normalize(real_FD, dim=1).T
+            expected = (cosine_LF.max(1).values.mean() + cosine_LF.max(0).values.mean()) / 2
+            if scoring == "cosine":
+                expected = normalize(words_NLD[caption, 1], dim=0) @ normalize(real_FD.mean(0), dim=0)
+            assert float(found_NM[caption, item]) == pytest.approx(float(expected), abs=1e-5)
