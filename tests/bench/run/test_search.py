@@ -105,3 +105,11 @@ def test_a_fingerprint_shows_a_change_of_one_bit() -> None:
     other[7, 3, 5] = torch.nextafter(other[7, 3, 5], torch.tensor(2.0))
     assert torch.equal(before, fingerprint(TextEmbedding(words[:, 0], words.clone(), mask)))
     assert not torch.equal(before, fingerprint(TextEmbedding(words[:, 0], other, mask)))
+
+
+def test_items_level_with_the_target_count_against_it_beyond_the_depth_of_the_search() -> None:
+    gallery = DenseGallery(2)
+    gallery.add(torch.tensor([[1.0, 0.0]] * 6 + [[0.0, 1.0]]))
+    for target in range(6):
+        found = gallery.rank(torch.tensor([[1.0, 0.0]]), np.array([target]), depth=3, engine="faiss")
+        assert found.rank_N.tolist() == [6]
