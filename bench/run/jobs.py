@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
-from ctvr_bench.bench.records.record import Recipe, RunConfig, StoreId
+from ctvr_bench.bench.records.record import RankTable, Recipe, RunConfig, StoreId
 from ctvr_bench.bench.run.training import Epoch, generator_for
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
@@ -114,6 +114,24 @@ def training_rows(method: Method, stream: Stream, task: int) -> list[np.ndarray[
         return None
     seen = {"current": range(task, task + 1), "seen": range(task + 1), "all": range(len(stream))}[method.sees]
     return [stream.tasks[j].train for j in seen]
+
+
+def empty_table(store: FeatureStore, stream: Stream) -> RankTable:
+    """The table of ranks of a run that has asked nothing yet."""
+    tasks, captions = stream.tasks, np.concatenate([task.test for task in stream.tasks])
+    videos = store.caption_video_M[captions]
+    size = len(captions)
+    return RankTable(
+        ranks={},
+        best={},
+        ahead_N=np.zeros(size, np.int32),
+        before_N=np.zeros(size, np.int32),
+        task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.test) for task in tasks]),
+        weights_T=np.array([len(task.categories) for task in tasks], np.int32),
+        caption_N=captions,
+        video_N=videos.astype(np.int64),
+        category_N=store.category_N[videos].astype(np.int32),
+    )
 
 
 def load_tensors(method: Method, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -21,7 +21,6 @@ from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.environment import environment, peak_memory
 from ctvr_bench.bench.records.record import (
     Cost,
-    RankTable,
     RunRecord,
     Status,
     finished_record,
@@ -36,6 +35,7 @@ from ctvr_bench.bench.run.jobs import (
     PairTables,
     Progress,
     Watch,
+    empty_table,
     feature_spec,
     ignore,
     load_tensors,
@@ -175,7 +175,7 @@ class _Run:
             self.test = self._pairs([task.test for task in self.stream.tasks])
             sizes = [len(task.test) for task in self.stream.tasks]
             self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage)
-            self.table = self._empty_table()
+            self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))
         if self._tasks == 0:
@@ -317,22 +317,6 @@ class _Run:
 
     def _pairs(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:
         return self._tables.of(rows)
-
-    def _empty_table(self) -> RankTable:
-        tasks, captions = self.stream.tasks, np.concatenate([task.test for task in self.stream.tasks])
-        videos = self.store.caption_video_M[captions]
-        size = len(captions)
-        return RankTable(
-            ranks={},
-            best={},
-            ahead_N=np.zeros(size, np.int32),
-            before_N=np.zeros(size, np.int32),
-            task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.test) for task in tasks]),
-            weights_T=np.array([len(task.categories) for task in tasks], np.int32),
-            caption_N=captions,
-            video_N=videos.astype(np.int64),
-            category_N=self.store.category_N[videos].astype(np.int32),
-        )
 
     def _rank_before(self) -> None:
         """Own-gallery ranks of every task before any training, the baseline of forward transfer."""

@@ -14,7 +14,6 @@ are killed; then both go back to the last task that they share, because what a r
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ctvr_bench.bench.records.files import digest_of_file, write_bytes
-from ctvr_bench.bench.records.record import RankTable, write_json
+from ctvr_bench.bench.records.record import RankTable, read_checked, write_checked
 
 Tensors = Mapping[str, Tensor]
 
@@ -71,7 +70,7 @@ class StateFolder:
         for part in (f"method-{task - 1}.safetensors", f"ranks-{task - 1}.h5"):
             files.pop(part, None)
         facts = {**facts, "log_lines": len(log), "log": _digest(log), "files": files}
-        write_json(self._folder / f"progress-{task}.json", facts)
+        write_checked(self._folder / f"progress-{task}.json", facts)
         for name in (f"progress-{task - 2}.json", f"method-{task - 2}.safetensors", f"ranks-{task - 2}.h5"):
             (self._folder / name).unlink(missing_ok=True)
 
@@ -83,7 +82,7 @@ class StateFolder:
 
     def load(self, task: int, device: str) -> Saved:
         """The run as it was after a task of `whole`."""
-        facts = json.loads((self._folder / f"progress-{task}.json").read_text(encoding="utf-8"))
+        facts = read_checked(self._folder / f"progress-{task}.json")
 
         def tensors(part: str, number: int) -> dict[str, Tensor]:
             return load_file(self._folder / f"{part}-{number}.safetensors", device)
@@ -104,13 +103,13 @@ class StateFolder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _files(self, task: int) -> Mapping[str, str]:
-        files: Mapping[str, str] = json.loads((self._folder / f"progress-{task}.json").read_text("utf-8"))["files"]
+        files: Mapping[str, str] = read_checked(self._folder / f"progress-{task}.json")["files"]
         return files
 
     def _is_whole(self, task: int) -> bool:
         progress = self._folder / f"progress-{task}.json"
         try:
-            facts = json.loads(progress.read_text(encoding="utf-8"))
+            facts = read_checked(progress)
             for name, digest in facts["files"].items():
                 if digest_of_file(self._folder / name) != digest:
                     return self._set_aside(task, self._folder / name, "is not what was written")

@@ -227,6 +227,7 @@ def run_suite(
             assert record is not None
             records[record.run_id] = record
             on_run(len(records), len(jobs), record)
+            shutil.rmtree(config.directory / record.run_id / "state", ignore_errors=True)  # of a kill at the very end
     begun = [job for unit in missing for job in unit.group]
     if missing:
         _check_sizes(begun, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ctvr_bench.bench.records import files, record
 from ctvr_bench.bench.records.record import RunRecord, read_record
 from ctvr_bench.bench.run import state, training
+from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.stacks import planning
 from ctvr_bench.bench.run.training import DivergedError, Lesson
 from ctvr_bench.bench.suite.suite import run_suite
@@ -144,3 +146,63 @@ def test_selection_by_validation_goes_on_after_a_task(tmp_path: Path) -> None:
     records = run_suite(config, lambda progress: seen.append(progress.task))
     assert min(seen) == 2
     same_results(tmp_path / "whole", tmp_path / "parts", records)
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two finished tasks, beside the same run finished: `parts` and `whole`."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    run_suite(suite(folder / "whole", "finetune"))
+    with killed_at("metrics", 1):
+        run_suite(suite(folder / "parts", "finetune"))
+    return folder
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "task"),  # of the tasks 1 to 3, the first that is made again
+    [
+        ("state/gallery-0.safetensors", lambda path: path.write_bytes(path.read_bytes()[:50]), 1),
+        ("state/gallery-1.safetensors", flipped, 2),
+        ("state/method-1.safetensors", flipped, 2),
+        ("state/method-1.safetensors", Path.unlink, 2),
+        ("state/ranks-1.h5", flipped, 2),
+        ("state/progress-1.json", flipped, 2),
+        ("state/progress-1.json", lambda path: path.write_bytes(b""), 2),
+        ("state/progress-1.json", lambda path: path.write_bytes(b"\xff{"), 2),
+        ("training.jsonl", lambda path: path.write_text(""), 1),
+    ],
+)
+def test_state_that_cannot_be_used_is_set_aside_and_its_task_made_again(
+    tmp_path: Path, unfinished: Path, name: str, damage: Any, task: int
+) -> None:
+    shutil.copytree(unfinished / "parts", tmp_path / "parts")
+    (path,) = (tmp_path / "parts/default").glob(f"finetune-*/{name}")
+    damage(path)
+    told: list[str] = []
+    seen: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        told.append(progress.note) if progress.note else seen.append(progress.task)
+
+    records = run_suite(suite(tmp_path / "parts", "finetune"), watch)
+    assert told
+    assert all("is set aside and made again" in note for note in told)
+    assert any(path.name in note for note in told)
+    assert min(seen) == task
+    same_results(unfinished / "whole", tmp_path / "parts", records)
+
+
+def test_a_kill_while_the_state_of_a_finished_run_is_removed_leaves_nothing(tmp_path: Path, unfinished: Path) -> None:
+    """The record is written first; what is left of the state goes with the next command."""
+    shutil.copytree(unfinished / "whole", tmp_path / "o")
+    (run,) = (tmp_path / "o/default").glob("finetune-*")
+    (run / "state").mkdir()
+    (run / "state/progress-1.json").write_text("{}")
+    records = run_suite(suite(tmp_path / "o", "finetune"))
+    same_results(unfinished / "whole", tmp_path / "o", records)
