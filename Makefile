@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench scale mutants format clean
+.PHONY: run test check bench rates scale mutants format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -18,6 +18,10 @@ check: $(VENV)/ready-extract
 
 bench: $(VENV)/ready-extract
 	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name -q
+
+# error rates, power and coverage of docs/statistics.md, about an hour; goes on from error_rates.json
+rates: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.speed.error_rates 400
 
 # SCALE=videos x queries
 scale: $(VENV)/ready

@@ -3,12 +3,10 @@
 Axes: R runs (an order and a seed each), N queries, M methods, B blocks.
 
 A score is the mean over runs and queries of value_RN[r, n], for instance 100 where query n was a hit in run r. Runs and
-queries are crossed: every run answers the same queries. A hierarchical bootstrap resamples orders, seeds within them,
-and queries; the variance of a mean under it has a closed form, which is used here instead of drawing: the same records
-give the same interval, to the last digit. Two things are mended, without which three seeds would give intervals far too
-narrow: variances are unbiased (n - 1 and not n in the denominator), and each level has Student's quantile for
-its own degrees of freedom. tests/bench/test_statistics.py holds the twin that draws, and simulates the coverage: 93 to
-97 % for a stated 95 % from three runs on; with two runs whose seeds matter more than the queries, 91 %.
+queries are crossed, and so are orders and seeds: see bench.crossed for the variance of such a mean, which has a closed
+form: the same records give the same interval, to the last digit. Each level has Student's quantile for its own degrees
+of freedom. docs/statistics.md has the model and what every interval covers, measured by simulation; differences between
+methods, all at once, are in bench.all_pairs.
 """
 
 from __future__ import annotations
@@ -19,18 +17,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-Floats = npt.NDArray[np.float64]
-ORDERS = 3
-"""From this many orders on an interval speaks of orders in general; with fewer, of the orders that were run."""
+from ctvr_bench.bench.crossed import ORDERS, spread_of
 
 
 @dataclass(frozen=True)
 class Variance:
     """Variance of a mean over runs and queries, by level.
 
-    run: between runs, beyond the noise of single answers. query: between queries, that noise included.
+    run: between runs, beyond the noise of single answers; unbiased, so that it may be below 0 where runs hardly differ.
+    query: between queries, that noise included.
     noise: of single answers, its part of `query`; like `run` it falls with more runs.
     run_freedom: degrees of freedom behind `run`; 0 where it cannot be estimated (one run of each order).
     """
@@ -38,21 +35,30 @@ class Variance:
     run: float
     query: float
     noise: float
-    run_freedom: int
-    query_freedom: int
+    run_freedom: float
+    query_freedom: float
 
     def half_width(self, level: float) -> float:
-        """sqrt( t(run_freedom)^2 run + t(query_freedom)^2 query )"""
-        parts = ((self.run, self.run_freedom), (self.query, self.query_freedom))
-        return math.sqrt(sum(stats.t.isf((1 - level) / 2, free) ** 2 * value for value, free in parts if value > 0))
+        """sqrt( t(f)^2 (run + noise / f) + t(g)^2 (query - noise / f) ), at least t(g) sqrt(query)
+
+        f: run_freedom, g: query_freedom. The noise stands under the runs' wider quantile as far as so few runs cannot
+        tell it from `run`.
+        """
+        wide = stats.t.isf((1 - level) / 2, self.query_freedom) ** 2 if self.query_freedom else 0.0
+        alone = wide * self.query
+        if not self.run_freedom:
+            return math.sqrt(alone)
+        shared = self.noise / self.run_freedom
+        runs = stats.t.isf((1 - level) / 2, self.run_freedom) ** 2 * max(0.0, self.run + shared)
+        return math.sqrt(max(alone, runs + wide * (self.query - shared)))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it would lie for other seeds, queries and (if `orders`) task orders, at the given level.
+    """A mean and where it would lie for other seeds, queries and task orders, at the given level.
 
-    seeds: False where one run cannot tell how much seeds matter; the interval then covers queries alone.
-    queries: False where it covers runs alone.
+    seeds, orders, queries: which of them. Not seeds where there was one; not orders where there were one or two: it
+    then speaks of those that were run, and of queries alone where there was one run.
     """
 
     estimate: float
@@ -66,8 +72,8 @@ class Interval:
 
     @property
     def p(self) -> float | None:
-        """Two-sided p-value of 0: one minus the level whose interval just reaches 0. None where seeds are unknown."""
-        if not self.seeds:
+        """Two-sided p-value of 0: one minus the level whose interval just reaches it. None where runs say nothing."""
+        if not (self.seeds or self.orders):
             return None
         away = abs(self.estimate)
         if away == 0 or self.variance.half_width(0.5) == 0:
@@ -80,45 +86,52 @@ class Interval:
         return 10 ** float(smallest if short_of_zero(smallest) > 0 else optimize.brentq(short_of_zero, smallest, 0.0))
 
 
-def mean_variance(value_RN: npt.ArrayLike, order_R: Sequence[int], *, these_orders: bool = False) -> Variance:
-    """Variance of the mean of `value_RN` by level.
+def mean_variance(
+    value_RN: npt.ArrayLike,
+    order_R: Sequence[int],
+    seed_R: Sequence[int] | None = None,
+    *,
+    these_orders: bool = False,
+) -> Variance:
+    """Variance of the mean of `value_RN` by level, see bench.crossed.
 
-    run:   between orders where there are at least ORDERS of them and not these_orders are meant alone, else between
-           seeds within the orders, pooled; minus
-           what single answers contribute: (mean_n v_n - v) / (N - 1), v and v_n being the variance between runs of the
-           mean over all queries and of query n
-    query: s^2 of the queries' means / N
+    seed_R: seed of each run, where orders share seeds; None where no two runs share anything but their order.
+    these_orders: of the orders that were run, not of orders in general, however many they are.
     """
     value = np.asarray(value_RN, np.float64)
     if value.ndim != 2 or value.shape[0] != len(order_R) or value.shape[1] < 2:
         raise ValueError(f"value_RN must be [runs, 2 or more queries] with an order for each run; got {value.shape}")
-    queries = value.shape[1]
-    (overall,), freedom = _between_runs(value.mean(1, keepdims=True), order_R, these_orders)
-    single_N, _ = _between_runs(value, order_R, these_orders)
-    noise = max(0.0, float(single_N.mean() - overall) / (queries - 1))
-    query = float(value.mean(0).var(ddof=1) / queries)
-    return Variance(max(0.0, float(overall) - noise), query, min(noise, query), freedom, queries - 1)
+    found = spread_of(value[None], order_R, seed_R, these_orders=these_orders)
+    run, noise, query = (float(part[0, 0]) for part in (found.run, found.noise, found.query))
+    noise = min(max(0.0, noise), query)
+    return Variance(run - noise if found.freedom else 0.0, query, noise, found.freedom, value.shape[1] - 1)
 
 
 def hierarchical_interval(
-    value_RN: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95, *, these_orders: bool = False
+    value_RN: npt.ArrayLike,
+    order_R: Sequence[int],
+    level: float = 0.95,
+    *,
+    seed_R: Sequence[int] | None = None,
+    these_orders: bool = False,
 ) -> Interval:
-    """The mean of `value_RN` and its interval over orders, seeds and queries.
-
-    these_orders: over seeds and queries alone, for the orders that were run, however many they are.
+    """The mean of `value_RN` and its interval over orders, seeds and queries; seed_R, these_orders: `mean_variance`.
 
     >>> found = hierarchical_interval([[0, 100, 100, 0], [0, 100, 0, 0], [0, 100, 100, 100]], [0, 0, 0])
     >>> found.estimate, round(found.low, 1), found.seeds, found.orders
-    (50.0, -30.0, True, False)
+    (50.0, -33.0, True, False)
     """
     value = np.asarray(value_RN, np.float64)
-    variance = mean_variance(value, order_R, these_orders=these_orders)
+    variance = mean_variance(value, order_R, seed_R, these_orders=these_orders)
     mean, half = float(value.mean()), variance.half_width(level)
-    several_orders = len(set(order_R)) >= ORDERS and not these_orders
-    return Interval(mean, mean - half, mean + half, level, variance, variance.run_freedom > 0, several_orders)
+    orders = len(set(order_R)) >= ORDERS and not these_orders
+    seeds = variance.run_freedom > 0 and (seed_R is None or len(set(seed_R)) > 1)
+    return Interval(mean, mean - half, mean + half, level, variance, seeds, orders)
 
 
-def run_interval(value_R: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95) -> Interval | None:
+def run_interval(
+    value_R: npt.ArrayLike, order_R: Sequence[int], level: float = 0.95, *, seed_R: Sequence[int] | None = None
+) -> Interval | None:
     """The mean of single values of runs and its interval over seeds and orders, for the queries that were asked.
 
     None where its spread cannot be estimated (one run of each order).
@@ -128,28 +141,36 @@ def run_interval(value_R: npt.ArrayLike, order_R: Sequence[int], level: float = 
     (-0.48, 4.48, False)
     """
     value = np.asarray(value_R, np.float64)
-    (run,), freedom = _between_runs(value[:, None], order_R)
-    if freedom == 0:
+    found = spread_of(value[None, :, None], order_R, seed_R)
+    if found.freedom == 0:
         return None
-    variance = Variance(float(run), 0.0, 0.0, freedom, 0)
+    variance = Variance(float(found.run[0, 0]), 0.0, 0.0, found.freedom, 0)
     mean, half = float(value.mean()), variance.half_width(level)
-    return Interval(mean, mean - half, mean + half, level, variance, True, len(set(order_R)) >= ORDERS, queries=False)
+    seeds, orders = seed_R is None or len(set(seed_R)) > 1, len(set(order_R)) >= ORDERS
+    return Interval(mean, mean - half, mean + half, level, variance, seeds, orders, queries=False)
 
 
 def unpaired_difference(
-    value_RN: npt.ArrayLike, order_R: Sequence[int], other_RN: npt.ArrayLike, other_R: Sequence[int]
+    value_RN: npt.ArrayLike,
+    order_R: Sequence[int],
+    other_RN: npt.ArrayLike,
+    other_R: Sequence[int],
+    *,
+    seed_R: Sequence[int] | None = None,
+    other_seed_R: Sequence[int] | None = None,
 ) -> Interval:
     """Mean of the first minus mean of the second, answered by other queries or other runs: variances add.
 
     Degrees of freedom are the smaller of the two, so that the interval is rather too wide.
     """
-    first, second = (hierarchical_interval(v, o) for v, o in ((value_RN, order_R), (other_RN, other_R)))
+    first = hierarchical_interval(value_RN, order_R, seed_R=seed_R)
+    second = hierarchical_interval(other_RN, other_R, seed_R=other_seed_R)
     parts = first.variance, second.variance
     variance = Variance(
         sum(part.run for part in parts),
         sum(part.query for part in parts),
         sum(part.noise for part in parts),
-        min(part.run_freedom for part in parts),
+        min((part.run_freedom for part in parts if part.run_freedom), default=0),
         min(part.query_freedom for part in parts),
     )
     mean, half = first.estimate - second.estimate, variance.half_width(first.level)
@@ -187,14 +208,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def cohen_dz(difference_R: npt.ArrayLike) -> float | None:
-    """Mean difference in standard deviations of the paired differences, with Hedges' correction; None for one run.
+    """Mean difference in standard deviations of the paired differences, unbiased; None for fewer than three runs.
 
-    d = mean / s * (1 - 3 / (4 (R - 1) - 1))
+    d = J(R - 1) mean / s,   J(f) = Gamma(f / 2) / ( sqrt(f / 2) Gamma((f - 1) / 2) )          Hedges 1981
+    J(1) = 0: from two runs there is no unbiased value. None, too, where all differences are the same.
     """
     difference = np.asarray(difference_R, np.float64)
-    if len(difference) < 2 or difference.std(ddof=1) == 0:
+    freedom = len(difference) - 1
+    if freedom < 2 or np.ptp(difference) == 0:
         return None
-    correction = 1 - 3 / (4 * (len(difference) - 1) - 1)
+    correction = math.exp(special.gammaln(freedom / 2) - special.gammaln((freedom - 1) / 2)) / math.sqrt(freedom / 2)
     return float(difference.mean() / difference.std(ddof=1) * correction)
 
 
@@ -277,21 +300,6 @@ def indistinct_groups(mean_rank_M: Sequence[float], critical_difference: float) 
         if last > first and (not groups or last > groups[-1][1]):
             groups.append((first, last))
     return groups
-
-
-def _between_runs(value_RK: Floats, order_R: Sequence[int], these_orders: bool = False) -> tuple[Floats, int]:
-    """Variance of the mean over runs, for each column, and its degrees of freedom (0: cannot be estimated)."""
-    runs = len(order_R)
-    orders, index_R = np.unique(np.asarray(order_R), return_inverse=True)
-    share_O = np.bincount(index_R) / runs
-    mean_OK = np.stack([value_RK[index_R == o].mean(0) for o in range(len(orders))])
-    if len(orders) >= ORDERS and not these_orders:
-        away_OK = share_O[:, None] * (mean_OK - value_RK.mean(0))
-        return len(orders) / (len(orders) - 1) * np.square(away_OK).sum(0), len(orders) - 1
-    freedom = runs - len(orders)
-    if freedom == 0:
-        return np.zeros(value_RK.shape[1]), 0
-    return np.square(value_RK - mean_OK[index_R]).sum(0) / freedom / runs, freedom
 
 
 def _candidates() -> list[int]:

@@ -2,7 +2,7 @@
 
 Second minus first throughout. Runs are paired by order and seed and queries by caption wherever both suites have them;
 what cannot be paired is compared apart, with wider intervals. p-values are corrected (Holm) over the methods for each
-metric, and over the tasks of a method.
+metric, and over the tasks of a method; each is that of bench.all_pairs for two.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ctvr_bench.bench.all_pairs import PairDifference
 from ctvr_bench.bench.analysis.columns import CONTINUAL, COSTS, RETRIEVAL, Column
 from ctvr_bench.bench.analysis.findings import ALPHA
-from ctvr_bench.bench.analysis.pairing import Flip, Pairing, pair_runs
+from ctvr_bench.bench.analysis.pairing import Flip, Pairing, difference, pair_runs
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
-from ctvr_bench.bench.records.record import RunConfig
-from ctvr_bench.bench.statistics import Interval, hierarchical_interval, holm, run_interval, unpaired_difference
+from ctvr_bench.bench.records.record import RunRecord
+from ctvr_bench.bench.statistics import Interval, holm, unpaired_difference
 from ctvr_bench.features.errors import InputError
 
 COLUMNS = (*RETRIEVAL, *CONTINUAL)
@@ -36,7 +37,7 @@ class Difference:
     column: Column
     before: float
     after: float
-    interval: Interval | None
+    interval: Interval | PairDifference | None
     p: float | None
     equal: bool
 
@@ -136,17 +137,13 @@ def _common(first: SuiteResults, second: SuiteResults) -> list[tuple[Row, Row]]:
 def _fact(suite: SuiteResults, name: str) -> str:
     """One of ACROSS in words; several values where the suite's runs differ."""
     configs = {
-        _value(run.record.config, name) for row in suite.rows for run in row.runs if _decides(run.record.config, name)
+        _value(run.record, name) for row in suite.rows for run in row.runs if name != "selection" or run.record.trained
     }
     return ", ".join(sorted(configs)) or "none"
 
 
-def _decides(config: RunConfig, name: str) -> bool:
-    """Whether the fact matters to a run: nothing is selected where nothing is trained."""
-    return name != "selection" or config.method != "zero_shot"
-
-
-def _value(config: RunConfig, name: str) -> str:
+def _value(record: RunRecord, name: str) -> str:
+    config = record.config
     if name == "store":
         return f"{config.store.name} ({config.store.digest[:12]})"
     if name == "options":
@@ -190,27 +187,19 @@ def _difference(column: Column, pairing: Pairing) -> Difference | None:
         return None
     before, after, values = float(np.mean(first_R)), float(np.mean(second_R)), pairing.values(column.key)
     equal = pairing.paired and first_R == second_R
-    interval: Interval | None
-    if values is not None:
-        one_RN, other_RN = values
-        if pairing.paired:
-            equal = bool((one_RN == other_RN).all())
-            interval = hierarchical_interval(other_RN - one_RN, pairing.orders[0])
-        else:
-            interval = unpaired_difference(other_RN, pairing.orders[1], one_RN, pairing.orders[0])
-    elif pairing.paired:
-        interval = run_interval(np.subtract(second_R, first_R), pairing.orders[0])
-    else:
+    interval: Interval | PairDifference | None = None
+    if pairing.paired:
+        one_RN, other_RN = values or (np.array(first_R)[:, None], np.array(second_R)[:, None])
+        equal = bool((one_RN == other_RN).all())
+        interval = difference(pairing, one_RN, other_RN)
+    elif values is not None:
+        (one, one_seed), (other, other_seed) = pairing.orders_and_seeds
+        interval = unpaired_difference(values[1], other, values[0], one, seed_R=other_seed, other_seed_R=one_seed)
+        if not any(run.record.trained for run in (*pairing.first, *pairing.second)):
+            interval = replace(interval, seeds=True)  # none to be unsure about
+    if isinstance(interval, PairDifference) and interval.low is None:
         interval = None
-    return Difference(column, before, after, interval, _p(interval, pairing), equal)
-
-
-def _p(interval: Interval | None, pairing: Pairing) -> float | None:
-    """Not corrected. What is not drawn has no seeds to be unsure about."""
-    if interval is None:
-        return None
-    drawn = any(run.record.config.method != "zero_shot" for run in (*pairing.first, *pairing.second))
-    return interval.p if drawn else replace(interval, seeds=True).p
+    return Difference(column, before, after, interval, None if interval is None else interval.p, equal)
 
 
 def _tasks(pairing: Pairing) -> tuple[TaskDifference, ...]:
@@ -221,25 +210,25 @@ def _tasks(pairing: Pairing) -> tuple[TaskDifference, ...]:
     for task in range(1, int(pairing.task_N.max()) + 1):
         mine_N = pairing.task_N == task
         one, other = one_RN[:, mine_N], other_RN[:, mine_N]
-        interval = hierarchical_interval(other - one, pairing.orders[0]) if mine_N.sum() > 1 else None
+        interval = difference(pairing, one, other) if mine_N.sum() > 1 else None
         equal = bool((one == other).all())
         means = float(one.mean()), float(other.mean())
-        difference = Difference(RETRIEVAL[0], *means, interval, _p(interval, pairing), equal)
-        found.append(TaskDifference(task, int(mine_N.sum()), difference))
+        p = None if interval is None else interval.p
+        found.append(TaskDifference(task, int(mine_N.sum()), Difference(RETRIEVAL[0], *means, interval, p, equal)))
     corrected = _holm([task.difference for task in found])
-    return tuple(replace(task, difference=difference) for task, difference in zip(found, corrected, strict=True))
+    return tuple(replace(task, difference=each) for task, each in zip(found, corrected, strict=True))
 
 
 def _corrected(rows: Sequence[RowComparison]) -> tuple[RowComparison, ...]:
     """p-values of each metric corrected over the rows."""
     by_key: dict[str, list[tuple[int, Difference]]] = {}
     for index, row in enumerate(rows):
-        for difference in row.differences:
-            by_key.setdefault(difference.column.key, []).append((index, difference))
+        for found in row.differences:
+            by_key.setdefault(found.column.key, []).append((index, found))
     done: dict[tuple[int, str], Difference] = {}
     for key, members in by_key.items():
-        for (index, _), difference in zip(members, _holm([found for _, found in members]), strict=True):
-            done[index, key] = difference
+        for (index, _), each in zip(members, _holm([found for _, found in members]), strict=True):
+            done[index, key] = each
     return tuple(
         replace(row, differences=tuple(done[index, found.column.key] for found in row.differences))
         for index, row in enumerate(rows)

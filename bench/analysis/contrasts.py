@@ -1,42 +1,42 @@
-"""Paired differences of every row of a suite from one of them, over all of its stores: what a part of a method does.
+"""Differences of every row of a suite from one of them, over all of its stores: what a part of a method does.
 
-d_w = mean over the runs (order and seed) that both rows have on store w of  score(row) - score(reference)
-D = mean_w d_w,   interval D -+ t_(W-1) s(d_w) / sqrt(W)
-With several stores it speaks of stores like them (seeds and queries included, since each has its own); with one store,
-the runs take the stores' place and it speaks of seeds and orders on that store.
+On one store they are those of every other table: of all pairs of rows at once, over queries, seeds and orders
+(bench.all_pairs). On several stores the stores take the runs' place, each with the mean over its runs:
+
+    d_w = mean over the runs (order and seed) of store w of  score(row) - score(reference),   D = mean_w d_w
+
+so that it speaks of stores like them, seeds and queries included, since each has its own.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
-from scipy import stats
 
-from ctvr_bench.bench.records.aggregate import Row, SuiteResults
+from ctvr_bench.bench.all_pairs import Answers, PairDifference, meet
+from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
+from ctvr_bench.bench.crossed import Floats
+from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
-from ctvr_bench.bench.statistics import holm
 from ctvr_bench.features.errors import unknown_name
 
-LEVEL = 0.95
-_ROUNDING = 1e-9  # points
 MEASURES = (HEADLINE, BWF)
 _COLUMNS = ["row", "R@1", "95 % interval", "p", "BWF", "95 % interval", "p", "runs"]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Row minus reference in points. by_store: the mean on each store. p: after Holm's correction over the rows.
+    """Row minus reference in points. by_store: the mean on each store. p: corrected for all pairs of rows.
 
-    low, high, p: None where one difference is all there is, or all are one: scores come in steps of one query, so that
-    equal differences are chance and not certainty.
+    low, high: hold together at 95 % for all pairs. All three None where one run, or one store, is all there is, or all
+    differences are one: scores come in steps of one query, so that equal differences are chance and not certainty.
     """
 
     label: str
@@ -53,17 +53,16 @@ def contrasts(results: Sequence[SuiteResults], against: str, key: str) -> list[C
     labels = dict.fromkeys(row.label for result in results for row in result.rows)
     if against not in labels:
         raise unknown_name("row to compare with", against, labels)
+    one = len(results) == 1
+    tested = differences(suite_answers(results[0], key)) if one else _over_stores(results, labels, key)
     found = []
     for label in labels:
-        if label == against:
+        if (label, against) not in tested:
             continue
-        by_store = {result.name: _paired(_row(result, label), _row(result, against), key) for result in results}
-        by_store = {store: values for store, values in by_store.items() if values}
-        if by_store:
-            found.append(_contrast(label, by_store))
-    known = [contrast for contrast in found if contrast.p is not None]
-    corrected = dict(zip((c.label for c in known), holm([c.p for c in known if c.p is not None]), strict=True))
-    found = [Contrast(**{**vars(c), "p": corrected.get(c.label)}) for c in found]
+        single = {result.name: _singles(result, label, against, key) for result in results}
+        by_store = {store: float(np.mean(values)) for store, values in single.items() if values}
+        test, runs = tested[label, against], sum(map(len, single.values()))
+        found.append(Contrast(label, test.estimate, test.low, test.high, test.p, by_store, runs))
     return sorted(found, key=lambda contrast: contrast.difference, reverse=True)
 
 
@@ -99,7 +98,7 @@ def contrast_csv(results: Sequence[SuiteResults], against: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     stores = [result.name for result in results]
-    writer.writerow(["label", "against", "measure", "difference", "low", "high", "p_holm", "runs", *stores])
+    writer.writerow(["label", "against", "measure", "difference", "low", "high", "p", "runs", *stores])
     for key in MEASURES:
         for c in contrasts(results, against, key):
             sure: list[Any] = ["" if value is None else value for value in (c.low, c.high, c.p)]
@@ -108,40 +107,31 @@ def contrast_csv(results: Sequence[SuiteResults], against: str) -> str:
     return out.getvalue()
 
 
-def _contrast(label: str, by_store: Mapping[str, Sequence[float]]) -> Contrast:
-    means = {store: float(np.mean(values)) for store, values in by_store.items()}
-    runs = [value for values in by_store.values() for value in values]
-    units = np.array(list(means.values()) if len(means) > 1 else runs)
-    mean, low, high, p = float(units.mean()), None, None, None
-    error = float(units.std(ddof=1)) / math.sqrt(len(units)) if len(units) > 1 else 0.0
-    if error > _ROUNDING:
-        half = float(stats.t.isf((1 - LEVEL) / 2, len(units) - 1)) * error
-        low, high = mean - half, mean + half
-        p = float(2 * stats.t.sf(abs(mean) / error, len(units) - 1))
-    elif len(units) > 1 and abs(mean) <= _ROUNDING:
-        low, high, p = 0.0, 0.0, 1.0
-    return Contrast(label, mean, low, high, p, means, len(runs))
-
-
-def _row(result: SuiteResults, label: str) -> Row | None:
-    return next((row for row in result.rows if row.label == label), None)
-
-
-def _paired(first: Row | None, second: Row | None, key: str) -> list[float]:
-    """Differences over common runs; a row with one run for each order, as zero-shot has, meets every seed."""
-    if first is None or second is None:
+def _singles(result: SuiteResults, label: str, against: str, key: str) -> list[float]:
+    """The difference in every run that both rows have on a store."""
+    rows = [next((row for row in result.rows if row.label == name), None) for name in (label, against)]
+    if rows[0] is None or rows[1] is None:
         return []
-    scores = [{_place(run): run.final[key] for run in row.runs} for row in (first, second)]
-    drawn = [len({seed for _, seed in found}) > 1 for found in scores]
-    seeds = {seed for found in scores for _, seed in found}
-    for index, found in enumerate(scores):
-        if not drawn[index] and drawn[1 - index]:
-            scores[index] = {(order, seed): value for (order, _), value in found.items() for seed in seeds}
-    return [scores[0][place] - scores[1][place] for place in sorted(scores[0].keys() & scores[1].keys())]
+    values = [{place_of(run): run.final[key] for run in row.runs if key in run.final} for row in rows if row]
+    met = meet(values[0], values[1], (is_drawn(rows[0]), is_drawn(rows[1])))
+    return [one - other for _, one, other in met]
 
 
-def _place(run: Any) -> tuple[int, int]:
-    return run.record.config.options["order"], run.record.config.seed
+def _over_stores(
+    results: Sequence[SuiteResults], labels: Iterable[str], key: str
+) -> dict[tuple[str, str], PairDifference]:
+    """All pairs with a value for each store: the mean over the runs that all of its rows have."""
+    value_by_label: dict[str, dict[tuple[int, int], Floats]] = {label: {} for label in labels}
+    for number, result in enumerate(results):
+        places = [{place_of(run) for run in row.runs} for row in result.rows if is_drawn(row)]
+        common = set.intersection(*places) if places else set()
+        for row in result.rows:
+            chosen = [run for run in row.runs if place_of(run) in common] if is_drawn(row) else []
+            scores = [run.final[key] for run in chosen or row.runs if key in run.final]
+            if scores:
+                value_by_label[row.label][0, number] = np.array([np.mean(scores)])
+    known = {label: Answers(values) for label, values in value_by_label.items()}
+    return differences(known)
 
 
 def _lines(results: Sequence[SuiteResults], against: str) -> list[list[str]]:
@@ -164,10 +154,10 @@ def _points(value: float) -> str:
 
 def _note(results: Sequence[SuiteResults], against: str) -> str:
     count = len(results)
-    over = f"{count} stores" if count > 1 else "the runs on one store"
+    over = f"{count} stores" if count > 1 else "the runs and queries of one store"
     return (
-        f"Each row minus {against} in points, paired by store, order and seed; intervals over {over}; p after Holm. "
-        "BWF: lower is better."
+        f"Each row minus {against} in points, paired by store, order and seed, over {over}. Intervals hold together at "
+        "95 % for all pairs of rows, and p is corrected for as many. BWF: lower is better."
     )
 
 

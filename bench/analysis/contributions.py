@@ -55,14 +55,15 @@ def row_intervals(row: Row, keys: Iterable[str], level: float = 0.95) -> dict[st
     """
     tables = [rank_table(run) for run in row.runs]
     order_R = [run.record.config.options["order"] for run in row.runs]
+    seed_R = [run.record.config.seed for run in row.runs]
     found: dict[str, Interval] = {}
     for key in keys:
         single_R, value_RN = row.values(key), row_values(tables, key)
         if len(single_R) < len(row.runs):
             continue
-        interval = run_interval(single_R, order_R, level)
+        interval = run_interval(single_R, order_R, level, seed_R=seed_R)
         if value_RN is not None:
-            interval = hierarchical_interval(value_RN, order_R, level)
+            interval = hierarchical_interval(value_RN, order_R, level, seed_R=seed_R)
         if interval is not None:
             found[key] = interval
     return found

@@ -1,17 +1,24 @@
 """What the runs of a suite allow to say: intervals, comparisons between methods, and sentences about them.
 
-A claim is made only where a test at 5 % carries it after Holm's correction; otherwise it is said how many runs would.
+All rows of a suite are tested against each other at once (bench.all_pairs), so that a difference has one p-value,
+whatever table shows it, and a claim is made only where it is below 5 %; otherwise it is said how many runs would do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
+from scipy import stats
+
+from ctvr_bench.bench.all_pairs import PairDifference, critical_values, meet
 from ctvr_bench.bench.analysis.ambiguity import Ambiguity, ambiguity
 from ctvr_bench.bench.analysis.columns import CONTINUAL, RETRIEVAL, ranked, references
 from ctvr_bench.bench.analysis.contributions import row_intervals
-from ctvr_bench.bench.analysis.queries import QueryRanks, hits, paired, query_ranks
+from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
+from ctvr_bench.bench.analysis.queries import final_ranks, hits
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.statistics import (
@@ -19,35 +26,33 @@ from ctvr_bench.bench.statistics import (
     Interval,
     cohen_dz,
     friedman,
-    hierarchical_interval,
-    holm,
     runs_needed,
     sign_flip_test,
     win_rate,
 )
-from ctvr_bench.features.errors import unknown_name
+from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.store import FeatureStore
 
 ALPHA = 0.05
+TEST = "paired test of all pairs at once, 5 %"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """first minus second in headline points, over the runs that both have.
 
-    p: after Holm's correction within its family; None where there are too few runs for any. p_these_orders: the same
-    for other seeds and queries but the orders that were run, where p speaks of orders in general: three orders leave
-    that two degrees of freedom, so that it tells little apart. exact_p: of the runs alone
-    by sign flips, not corrected; None beyond 20 runs. effect: Cohen's d_z over runs. wins: percent of queries that the
-    first ranks better, ties half. needed: runs of each method that would carry a difference of this size, None where
-    none would.
+    difference: with p after correction for all pairs of the suite's rows; p is None where runs are too few for any.
+    here: the narrower claim, for these orders where `difference` speaks of orders in general (three orders leave that
+    two degrees of freedom), for these trained models where one run of each says nothing about seeds; else None.
+    exact_p: of the runs alone by sign flips, not corrected; None beyond 20 runs. effect: Cohen's d_z over runs.
+    wins: percent of queries that the first ranks better, ties half. needed: runs of each method that would carry a
+    difference of this size, None where none would.
     """
 
     first: str
     second: str
-    interval: Interval
-    p: float | None
-    p_these_orders: float | None
+    difference: PairDifference
+    here: PairDifference | None
     exact_p: float | None
     effect: float | None
     wins: float
@@ -55,13 +60,26 @@ class Comparison:
     needed: int | None
 
     @property
+    def p(self) -> float | None:
+        return self.difference.p
+
+    @property
+    def p_here(self) -> float | None:
+        return None if self.here is None else self.here.p
+
+    @property
+    def interval(self) -> PairDifference:
+        """What tables show: of the narrower claim where there is no other."""
+        return self.here if self.difference.low is None and self.here is not None else self.difference
+
+    @property
     def differs(self) -> bool:
         return self.p is not None and self.p < ALPHA
 
     @property
     def differs_here(self) -> bool:
-        """Whether it differs on the orders that were run, though not on orders in general."""
-        return not self.differs and self.p_these_orders is not None and self.p_these_orders < ALPHA
+        """Whether it differs on the orders, or in the models, that were run, though not in general."""
+        return not self.differs and self.p_here is not None and self.p_here < ALPHA
 
 
 @dataclass(frozen=True)
@@ -69,8 +87,9 @@ class Evidence:
     """Everything statistical that a report shows.
 
     intervals: by label and key of the column; the headline always has one. against_best: the best continual method
-    minus each other. against_zero_shot: each trained method minus zero-shot with the same scoring. ranks: Friedman's
-    test over runs, where it can be made, with the labels of its methods. ambiguity: where the store was at hand.
+    minus each other. against_zero_shot: each trained method minus the untrained one with the same scoring.
+    ranks: Friedman's test over runs, where it can be made, with the labels of its methods. ambiguity: where the store
+    was at hand.
     """
 
     intervals: Mapping[str, Mapping[str, Interval]]
@@ -88,15 +107,16 @@ class Evidence:
 
 def evidence(results: SuiteResults, store: FeatureStore | None = None) -> Evidence:
     """Intervals and tests from the ranks of all finished runs. store: theirs, for what it knows of ambiguity."""
-    ranks = {row.label: query_ranks(row) for row in results.rows}
+    pairs = _Pairs(results)
     rows, below = ranked(results), references(results)
     keys = [column.key for column in (*RETRIEVAL, *CONTINUAL)]
-    baseline = {_scoring(row): row.label for row in below if not ranks[row.label].trained}
-    trained = [row for row in [*rows, *below] if ranks[row.label].trained and _scoring(row) in baseline]
+    baseline = {_scoring(row): row.label for row in reversed(below) if not is_drawn(row)}
+    baseline |= {_scoring(row): row.label for row in below if row.runs[0].record.config.method == "zero_shot"}
+    trained = [row for row in [*rows, *below] if is_drawn(row) and _scoring(row) in baseline]
     return Evidence(
         intervals={row.label: row_intervals(row, keys) for row in results.rows},
-        against_best=_family(ranks, [(rows[0].label, row.label) for row in rows[1:]]),
-        against_zero_shot=_family(ranks, [(row.label, baseline[_scoring(row)]) for row in trained]),
+        against_best=[pairs.compare(rows[0].label, row.label) for row in rows[1:]],
+        against_zero_shot=[pairs.compare(row.label, baseline[_scoring(row)]) for row in trained],
         ranks=rank_test(rows),
         ranked_labels=tuple(row.label for row in rows),
         ambiguity=ambiguity(results, [*rows, *below], store),
@@ -104,11 +124,11 @@ def evidence(results: SuiteResults, store: FeatureStore | None = None) -> Eviden
 
 
 def against(results: SuiteResults, label: str) -> list[Comparison]:
-    """Every other row minus the row of that label, corrected together. Raises InputError for an unknown label."""
+    """Every other row minus the row of that label. Raises InputError for an unknown label."""
     if label not in {row.label for row in results.rows}:
         raise unknown_name("row to compare against:", label, (row.label for row in results.rows))
-    ranks = {row.label: query_ranks(row) for row in results.rows}
-    return _family(ranks, [(other, label) for other in ranks if other != label])
+    pairs = _Pairs(results)
+    return [pairs.compare(row.label, label) for row in results.rows if row.label != label]
 
 
 def summary(results: SuiteResults) -> str:
@@ -125,6 +145,10 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     """The findings in words."""
     said = []
     rows = ranked(results)
+    below = [c for c in found.against_zero_shot if c.interval.estimate < 0]
+    if below:
+        each = [f"{c.first} ({c.interval.estimate:.2f} points{_how_sure(c)})" for c in below]
+        said.append(f"Trained and below the same features without training: {_list(each)}.")
     if rows:
         best, interval = rows[0].label, found.intervals[rows[0].label][HEADLINE]
         said.append(
@@ -133,30 +157,58 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
         )
         behind = [c.second for c in found.against_best if c.differs]
         if behind:
-            said.append(f"It is ahead of {_list(behind)} beyond noise (paired test, Holm, 5 %).")
-        here = [c.second for c in found.against_best if c.differs_here]
+            said.append(f"It is ahead of {_list(behind)} beyond noise ({TEST}).")
+        here = [c for c in found.against_best if c.differs_here]
         if here:
             too = " also" if behind else ""
-            said.append(f"On these {_orders(results)} task orders alone it is{too} ahead of {_list(here)}.")
+            said.append(f"{_where(results, here[0])} it is{too} ahead of {_list([c.second for c in here])}.")
         said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
+        said += _smallest(found.against_best)
     gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
-    losses = [c for c in found.against_zero_shot if c.interval.estimate < 0]
-    alone = f"On these {_orders(results)} task orders alone training"
     for verdict, chosen in (
         ("Training helps beyond noise in", [c for c in gains if c.differs]),
-        (f"{alone} helps in", [c for c in gains if c.differs_here]),
-        ("Training hurts beyond noise in", [c for c in losses if c.differs]),
-        (f"{alone} hurts in", [c for c in losses if c.differs_here]),
+        ("training helps in", [c for c in gains if c.differs_here]),
         (
-            "Not told from zero-shot with the same scoring:",
+            "Not told from the same features without training:",
             [c for c in found.against_zero_shot if not (c.differs or c.differs_here)],
         ),
     ):
         if chosen:
-            said.append(f"{verdict} {_list([c.first for c in chosen])}.")
+            where = f"{_where(results, chosen[0])} " if verdict[0].islower() else ""
+            said.append(f"{where}{verdict} {_list([c.first for c in chosen])}.")
     if rows and min(len(row.runs) for row in rows) < 3:
         said.append("With fewer than three runs of a method an interval says little about seeds; use three or more.")
     return said + (found.ambiguity.sentences() if found.ambiguity else [])
+
+
+def _how_sure(c: Comparison) -> str:
+    return ", beyond noise" if c.differs else ", in these runs" if c.differs_here else ", within noise"
+
+
+def _where(results: SuiteResults, c: Comparison) -> str:
+    """What a narrower claim speaks of."""
+    if c.p is not None:
+        return f"On these {_orders(results)} task orders alone"
+    return "Of the models that were trained here, one run each, and for other queries but no other seed,"
+
+
+def _smallest(comparisons: Sequence[Comparison]) -> list[str]:
+    """The differences that the runs could have told, at 80 % power."""
+    known = [c.difference for c in comparisons]
+    one, every = (
+        (
+            [value for value in values if value is not None]
+            for values in zip(*((pair.smallest(), pair.smallest_of_all()) for pair in known), strict=True)
+        )
+        if known
+        else ([], [])
+    )
+    if not one:
+        return []
+    return [
+        f"These runs and queries tell a true difference to the best of about {np.median(every):.1f} points in four "
+        f"suites of five ({np.median(one):.1f} points, had only one pair been planned)."
+    ]
 
 
 def rank_test(rows: Sequence[Row]) -> Friedman | None:
@@ -164,10 +216,7 @@ def rank_test(rows: Sequence[Row]) -> Friedman | None:
 
     None for fewer than 2 such runs or fewer than 3 rows.
     """
-    scores = [
-        {(run.record.config.options["order"], run.record.config.seed): run.final[HEADLINE] for run in row.runs}
-        for row in rows
-    ]
+    scores = [{place_of(run): run.final[HEADLINE] for run in row.runs} for row in rows]
     blocks = [key for key in scores[0] if all(key in other for other in scores)] if scores else []
     if len(blocks) < 2 or len(rows) < 3:
         return None
@@ -189,52 +238,56 @@ def _open_questions(best: str, undecided: Sequence[Comparison]) -> list[str]:
     hopeless = [c for c in undecided if c.p is not None and c.needed is None]
     if hopeless:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points)" for c in hopeless]
-        queries = hopeless[0].interval.variance.query_freedom + 1
-        said.append(f"No number of runs would tell {best} from {_list(each)} on these {queries} test queries alone.")
+        said.append(f"No number of runs would tell {best} from {_list(each)} on these test queries alone.")
     return said
 
 
-def _family(ranks: Mapping[str, QueryRanks], pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """Comparisons whose p-values are corrected together, each with the runs that its size would need."""
-    drafts = [_comparison(first, second, ranks) for first, second in pairs]
-    known = [draft for draft in drafts if draft.p is not None]
-    here = [draft for draft in drafts if draft.p_these_orders is not None]
-    general = dict(zip(known, holm([draft.p or 0.0 for draft in known]), strict=True))
-    these = dict(zip(here, holm([draft.p_these_orders or 0.0 for draft in here]), strict=True))
-    return [
-        replace(draft, p=general.get(draft), p_these_orders=these.get(draft), needed=_needed(draft, len(known)))
-        for draft in drafts
-    ]
+class _Pairs:
+    """All pairs of a suite's rows in the headline, tested together."""
+
+    def __init__(self, results: SuiteResults) -> None:
+        self.rows = {row.label: row for row in results.rows}
+        self.ranks = {
+            label: dict(zip(map(place_of, row.runs), final_ranks(row), strict=True)) for label, row in self.rows.items()
+        }
+        known = suite_answers(results, HEADLINE)
+        self.general = differences(known)
+        self.orders = differences(known, these_orders=True)
+        self.models = differences(known, these_runs=True)
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """Raises InputError where the two have no run in common."""
+        pair = (first, second)
+        if pair not in self.general:
+            raise InputError(
+                f"{first} and {second} have no run of the same order and seed; finish the suite with 'run'"
+            )
+        found = self.general[pair]
+        here = self.models[pair] if found.p is None else self.orders[pair] if found.orders else None
+        drawn = is_drawn(self.rows[first]), is_drawn(self.rows[second])
+        _, one_RN, other_RN = zip(*meet(self.ranks[first], self.ranks[second], drawn), strict=True)
+        difference_R = (hits(np.stack(one_RN)) - hits(np.stack(other_RN))).mean(1)
+        return Comparison(
+            first,
+            second,
+            found,
+            here,
+            exact_p=sign_flip_test(difference_R) if len(difference_R) <= 20 else None,
+            effect=cohen_dz(difference_R),
+            wins=win_rate(one_RN, other_RN),
+            runs=len(difference_R),
+            needed=_needed(found, len(self.rows)),
+        )
 
 
-def _comparison(first: str, second: str, ranks: Mapping[str, QueryRanks]) -> Comparison:
-    """One comparison, its p-value not yet corrected."""
-    rank_RN, other_RN, order_R = paired(ranks[first], ranks[second])
-    difference_RN = hits(rank_RN) - hits(other_RN)
-    interval, difference_R = hierarchical_interval(difference_RN, order_R), difference_RN.mean(1)
-    here = hierarchical_interval(difference_RN, order_R, these_orders=True) if interval.orders else None
-    return Comparison(
-        first,
-        second,
-        interval,
-        p=interval.p,
-        p_these_orders=None if here is None else here.p,
-        exact_p=sign_flip_test(difference_R) if len(difference_R) <= 20 else None,
-        effect=cohen_dz(difference_R),
-        wins=win_rate(rank_RN, other_RN),
-        runs=len(order_R),
-        needed=None,
-    )
-
-
-def _needed(draft: Comparison, family: int) -> int | None:
-    """Runs that would carry a difference of this size against the family's strictest bound."""
-    variance = draft.interval.variance
-    if draft.p is None:
+def _needed(found: PairDifference, rows: int) -> int | None:
+    """Runs that would carry a difference of this size against the bound of all pairs."""
+    if found.p is None:
         return None
-    one_run, fixed = (variance.run + variance.noise) * draft.runs, variance.query - variance.noise
-    needed = runs_needed(draft.interval.estimate, one_run, fixed, alpha=ALPHA / family)
-    return None if needed is None else max(needed, draft.runs + 1)
+    runs, alpha = len(found.places), float(2 * stats.norm.sf(critical_values(rows, math.inf, np.array([ALPHA]))[0]))
+    one_run, fixed = (found.run + found.noise) * runs, found.query - found.noise
+    needed = runs_needed(found.estimate, one_run, fixed, alpha=alpha)
+    return None if needed is None else max(needed, runs + 1)
 
 
 def _orders(results: SuiteResults) -> int:

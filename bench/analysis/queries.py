@@ -14,7 +14,6 @@ import numpy.typing as npt
 from ctvr_bench.bench.records.aggregate import Row, Run
 from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.features.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -35,64 +34,15 @@ def confusion(row: Row) -> Floats:
     return np.asarray(np.mean([_confusion(rank_table(run)) for run in row.runs], axis=0))
 
 
-@dataclass(frozen=True)
-class QueryRanks:
-    """Final rank of every query in every run of a row: rank_RN, queries by caption row, runs by order and seed."""
-
-    rank_RN: Ints
-    order_R: tuple[int, ...]
-    seed_R: tuple[int, ...]
-    caption_N: Ints
-    trained: bool
-
-
 def hits(rank_RN: npt.NDArray[np.integer[Any]]) -> Floats:
     """100 where the query found its video first, else 0: the mean is the headline."""
     return np.where(rank_RN == 1, 100.0, 0.0)
 
 
-def query_ranks(row: Row) -> QueryRanks:
-    """The row's final ranks. Raises InputError where its runs did not answer the same queries."""
-    captions, ranks = [], []
-    for run in row.runs:
-        table = rank_table(run)
-        by_caption = np.argsort(table.caption_N)
-        captions.append(table.caption_N[by_caption])
-        ranks.append(table.ranks[SEEN][-1][by_caption].astype(np.int64))
-        if not np.array_equal(captions[0], captions[-1]):
-            raise InputError(f"{run.directory}: answers other queries than {row.runs[0].directory}; report them apart")
-    configs = [run.record.config for run in row.runs]
-    return QueryRanks(
-        np.stack(ranks),
-        tuple(config.options["order"] for config in configs),
-        tuple(config.seed for config in configs),
-        captions[0],
-        row.runs[0].record.config.method != "zero_shot",
-    )
-
-
-def paired(first: QueryRanks, second: QueryRanks) -> tuple[Ints, Ints, list[int]]:
-    """Ranks of both in the runs that have the same order and seed, and those runs' orders.
-
-    What is not trained has one run for each order, which meets every seed of the other. Raises InputError where the
-    queries differ or no run has a partner.
-    """
-    if not np.array_equal(first.caption_N, second.caption_N):
-        raise InputError("two methods of one suite answered different queries; report them apart")
-    runs: list[dict[tuple[int, int], Ints]] = []
-    for one, other in ((first, second), (second, first)):
-        keys = list(zip(one.order_R, one.seed_R, strict=True))
-        found = dict(zip(keys, one.rank_RN, strict=True))
-        if not one.trained and other.trained:
-            by_order = dict(zip(one.order_R, one.rank_RN, strict=True))
-            partners = zip(other.order_R, other.seed_R, strict=True)
-            found = {(order, seed): by_order[order] for order, seed in partners if order in by_order}
-        runs.append(found)
-    common = [key for key in runs[0] if key in runs[1]]
-    if not common:
-        raise InputError("two methods have no run of the same order and seed; finish the suite with 'run'")
-    ranks = [np.stack([found[key] for key in common]) for found in runs]
-    return ranks[0], ranks[1], [order for order, _ in common]
+def final_ranks(row: Row) -> Ints:
+    """rank_RN after the last task, queries by caption row, runs as in the row."""
+    tables = [rank_table(run) for run in row.runs]
+    return np.stack([t.ranks[SEEN][-1][np.argsort(t.caption_N)].astype(np.int64) for t in tables])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import typer
 from ctvr_bench.bench.cli.features import features
 from ctvr_bench.bench.cli.interrupt import keep_interrupts
 from ctvr_bench.bench.cli.methods import add_commands
-from ctvr_bench.bench.cli.results import check, compare, report, say_others, show
+from ctvr_bench.bench.cli.results import check, compare, report, say_findings, say_others, show
 from ctvr_bench.features.errors import InputError
 
 app = typer.Typer(
@@ -133,10 +133,13 @@ def run(
         if not json_:
             show([config.directory], json_)
         from ctvr_bench.bench.report.report import (
-            write_report,  # brings scipy's statistics, for which no run should wait
+            report_with_findings,  # brings scipy's statistics, for which no run should wait
         )
 
-        say(f"report: {write_report(config.directory, store=config.store)}", quiet)
+        page, said = report_with_findings(config.directory, store=config.store)
+        if not (json_ or quiet):
+            say_findings(said)
+        say(f"report: {page}", quiet)
         if not quiet:
             say_others(config.directory)
     if json_ and reported:

@@ -34,7 +34,7 @@ def report(
     from ctvr_bench.bench.cli.console import say
     from ctvr_bench.bench.records.record import write_text
     from ctvr_bench.bench.report.formats import TEXTS, format_of, report_text, write_figures, write_page
-    from ctvr_bench.bench.report.report import recompute_metrics, write_report
+    from ctvr_bench.bench.report.report import recompute_metrics, report_with_findings
 
     chosen = format_of(format_, out)
     if against is not None and chosen not in ("md", "latex"):
@@ -58,8 +58,10 @@ def report(
         out = out or directories[0] / "report" / "figures"
         write_figures(directories, chosen, out)
     else:
-        out = write_report(directories[0], store=store, folder=out)
+        out, said = report_with_findings(directories[0], store=store, folder=out)
         show(directories[:1], json_)
+        if not json_:
+            say_findings(said)
     for directory in directories:
         say_others(directory)
     say(f"report: {out}")
@@ -167,6 +169,11 @@ def say_others(directory: Path) -> None:
 
     for other in other_suites(directory):
         say(f"also there: report {other}")
+
+
+def say_findings(sentences: list[str]) -> None:
+    """What the runs allow to say, to standard output, under the table."""
+    print("\n".join(f"- {sentence}" for sentence in sentences))
 
 
 def show(directories: list[Path], json_: bool) -> None:

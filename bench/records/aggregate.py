@@ -103,7 +103,7 @@ def read_results(place: Path) -> SuiteResults:
     if not finished:
         raise InputError(f"{directory}: no run is finished ({len(records)} begun); repeat the 'run' command to go on")
     runs = [Run(record, read_metrics(directory / record.run_id), directory / record.run_id) for record in finished]
-    _add_intransigence(runs)
+    _add_references(runs)
     rows: dict[str, list[Run]] = {}
     for run in sorted(runs, key=_position):
         rows.setdefault(run.record.label, []).append(run)
@@ -139,18 +139,24 @@ def _position(run: Run) -> tuple[int, str, int, int]:
     return (run.record.position, run.record.label, config.options["order"], config.seed)
 
 
-def _add_intransigence(runs: Sequence[Run]) -> None:
-    """final['intransigence'] where `joint` ran on the same order with the same scoring, against its mean over seeds."""
-    references: dict[tuple[int, str], list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
-    for run in runs:
-        if run.record.config.method == "joint":
-            references.setdefault(_setting(run), []).append(run.matrix()[-1])
-    for run in runs:
-        reference = references.get(_setting(run))
-        if reference:
-            run.final["intransigence"] = intransigence(np.mean(reference, axis=0), run.matrix())
+def _add_references(runs: Sequence[Run]) -> None:
+    """Metrics against other methods: final['intransigence'] where `cumulative` ran, 'gap-to-joint' where `joint` did.
+
+    Of the same order and scoring, their means over seeds. `cumulative` after task k was trained on tasks 0..k, as
+    Chaudhry's definition asks; `joint` saw the later tasks as well.
+    """
+    for method, key in (("cumulative", "intransigence"), ("joint", "gap-to-joint")):
+        references: dict[tuple[int, str], list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
+        for run in runs:
+            if run.record.config.method == method:
+                scores = run.matrix()
+                references.setdefault(_setting(run), []).append(scores[-1] if method == "joint" else np.diag(scores))
+        for run in runs:
+            reference = references.get(_setting(run))
+            if reference:
+                run.final[key] = intransigence(np.mean(reference, axis=0), run.matrix())
 
 
 def _setting(run: Run) -> tuple[int, str]:
     config = run.record.config
-    return config.options["order"], config.config["scoring"]
+    return config.options["order"], str(config.config.get("scoring", ""))

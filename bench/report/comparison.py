@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ctvr_bench.bench.analysis.compare import Difference, RowComparison, SuiteComparison
 from ctvr_bench.bench.analysis.pairing import Flip
-from ctvr_bench.bench.report.tables import interval_numbers
+from ctvr_bench.bench.report.tables import interval_numbers, interval_text
 from ctvr_bench.features.store import FeatureStore
 
 _STYLE = {"better": "green", "worse": "red", "changed": "yellow"}
@@ -113,7 +113,7 @@ def _table(title: str, differences: Sequence[tuple[str, Difference]]) -> Table:
     table.add_column("")
     for name, found in differences:
         text = found.column.text
-        sure = "–" if found.interval is None else f"{text(found.interval.low)} to {text(found.interval.high)}"
+        sure = "–" if found.interval is None else interval_text(found.interval, found.column)
         p = "–" if found.p is None else "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
         change = f"{found.after - found.before:+.{found.column.digits}f}"
         cells = [text(found.before), text(found.after), change, sure, p, found.verdict]

@@ -88,7 +88,7 @@ def html_report(
             _comparison_table(f"{title}: difference in R@1", comparisons)
             for title, comparisons in (
                 ("The best continual method against each other", found.against_best),
-                ("Every trained method against zero-shot with the same scoring", found.against_zero_shot),
+                ("Every trained method against the same features without training", found.against_zero_shot),
             )
             if comparisons
         ],
@@ -169,7 +169,9 @@ def _interval_table(results: SuiteResults, title: str, columns: Sequence[Column]
         for kind, rows in (("continual", ranked), ("references", references))
     ]
     caption = "95 % intervals over seeds and queries, and over orders where there are three. "
-    caption += "Of medians, forgetting from the best moment and intransigence: over runs alone, from two runs on."
+    caption += (
+        "Of medians, forgetting from the best moment, intransigence and gap to joint: over runs alone, from two on."
+    )
     return {"title": f"{title}: intervals", "caption": caption, "heads": heads, "bodies": bodies}
 
 
@@ -177,9 +179,9 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> dict[str
     heads = [
         _head("first minus second", text=True),
         _head("difference", "points", "R@1 of the first minus R@1 of the second, over the runs that both have"),
-        _head("95 % interval", "points", "over seeds and queries, and over orders where there are three"),
-        _head("p", "Holm", "of no difference, corrected for the number of comparisons in this table"),
-        _head("p, these orders", "Holm", "the same for the orders that were run, where p speaks of orders in general"),
+        _head("95 % interval", "points", "holds together with those of all pairs of rows; over what p speaks of"),
+        _head("p", "all pairs", "of no difference on other queries, seeds and (from three on) orders, corrected"),
+        _head("p, here", "all pairs", "the same for these orders alone; with one run, for these trained models alone"),
         _head("p, runs only", "sign flips", "exact, on these test queries, not corrected"),
         _head("effect", "d_z", "difference in standard deviations over runs, Hedges' correction"),
         _head("wins", "% of queries", "queries that the first ranks better; ties count half"),
@@ -194,7 +196,7 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> dict[str
             _cell(_number(c.interval.estimate, 2), c.interval.estimate, style),
             _cell(interval_text(c.interval), c.interval.low),
             _cell(_p(c.p), c.p, style),
-            _cell(_p(c.p_these_orders), c.p_these_orders, "best" if c.differs_here else ""),
+            _cell(_p(c.p_here), c.p_here, "best" if c.differs_here else ""),
             _cell(_p(c.exact_p), c.exact_p),
             _cell(_number(c.effect, 1), c.effect),
             _cell(_number(c.wins, 1), c.wins),

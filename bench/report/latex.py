@@ -19,6 +19,7 @@ from ctvr_bench.bench.analysis.columns import (
     ranked,
     references,
 )
+from ctvr_bench.bench.analysis.findings import TEST
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.report.tables import MARKDOWN_STYLES, markdown_lines, markdown_text, styled
 
@@ -150,9 +151,9 @@ def _legend(marks: Sequence[Marks]) -> dict[str, str]:
     """The marks that are used, in words."""
     names = ", ".join(dict.fromkeys(mark.against for mark in marks if mark.against))
     words = {
-        "†": "not told from the best (paired test, Holm, 5 %)",
-        "+": f"better than {names} beyond noise (paired test, Holm, 5 %)",
-        "−": f"worse than {names} beyond noise (paired test, Holm, 5 %)",
+        "†": f"not told from the best ({TEST})",
+        "+": f"better than {names} beyond noise ({TEST})",
+        "−": f"worse than {names} beyond noise ({TEST})",
     }
     used = {
         name for mark in marks for label in (*mark.tied, *mark.above, *mark.below) for name in _marks_of(label, mark)

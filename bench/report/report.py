@@ -23,8 +23,16 @@ from ctvr_bench.features.store import FeatureStore, open_store
 def write_report(
     directory: Path, recompute: bool = False, store: Path | None = None, folder: Path | None = None
 ) -> Path:
-    """Write the report of a suite and return the path of its index.html. folder: default `report/` beside the runs.
+    """Write the report of a suite and return the path of its index.html; for the arguments see below."""
+    return report_with_findings(directory, recompute, store, folder)[0]
 
+
+def report_with_findings(
+    directory: Path, recompute: bool = False, store: Path | None = None, folder: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Write the report of a suite; the path of its index.html, and what the runs allow to say.
+
+    folder: default `report/` beside the runs.
     recompute: first derive every finished run's metrics.json from its ranks.h5 again.
     store: the feature store of the runs, for the words of queries and the frames of videos.
     Raises InputError where no run is finished, a record cannot be read, or the store is another than the runs'.
@@ -43,7 +51,7 @@ def write_report(
     write_text(folder / "table.tex", latex_table(results, marks=[Marks(tuple(found.tied))]))
     write_text(folder / "report.md", markdown_report(results, found, list(images)))
     write_text(folder / "index.html", html_report(results, found, images, opened))
-    return folder / "index.html"
+    return folder / "index.html", sentences(results, found)
 
 
 def recompute_metrics(directory: Path) -> None:
@@ -102,13 +110,16 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "first": comparison.first,
         "second": comparison.second,
         "difference": interval_numbers(comparison.interval),
-        "p_holm": comparison.p,
-        "p_holm_these_orders": comparison.p_these_orders,
+        "p": comparison.p,
+        "p_here": comparison.p_here,
+        "here": comparison.here and ("these models" if comparison.p is None else "these orders"),
         "p_sign_flip": comparison.exact_p,
         "cohen_dz": comparison.effect,
         "win_rate": comparison.wins,
         "runs": comparison.runs,
         "runs_needed": comparison.needed,
+        "smallest": comparison.difference.smallest(),
+        "smallest_of_all_pairs": comparison.difference.smallest_of_all(),
     }
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ctvr_bench.bench.all_pairs import PairDifference
 from ctvr_bench.bench.analysis.columns import (
     COLUMNS,
     CONTINUAL,
@@ -175,12 +176,14 @@ def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[s
     return {"suite": results.name, "measured": results.measured, "units": units, "rows": rows}
 
 
-def interval_text(interval: Interval, column: Column = RETRIEVAL[0]) -> str:
+def interval_text(interval: Interval | PairDifference, column: Column = RETRIEVAL[0]) -> str:
     """As in '15.02 to 17.30'."""
+    if interval.low is None or interval.high is None:
+        return "–"
     return f"{column.text(interval.low)} to {column.text(interval.high)}"
 
 
-def interval_numbers(interval: Interval) -> dict[str, Any]:
+def interval_numbers(interval: Interval | PairDifference) -> dict[str, Any]:
     """An interval for machines; over: what it speaks of beyond the runs that were made."""
     over = ["orders"] * interval.orders + ["seeds"] * interval.seeds + ["queries"] * interval.queries
     bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "level": interval.level}

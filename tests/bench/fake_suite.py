@@ -125,6 +125,7 @@ def _write_run(
             peak_memory_bytes=1,
         ),
         geometry=[_geometry(position, task) for task in range(tasks)],
+        trained_on=["8 pairs"] * tasks * trained,
         environment={"python": "3.11", "commit": "", "device": "made up"},
     )
     folder = directory / config.run_id

@@ -155,10 +155,19 @@ def test_holm_by_hand():
 
 
 def test_effect_sizes_by_hand():
-    assert cohen_dz([1.0, 2.0, 3.0]) == pytest.approx(2.0 * (1 - 3 / 7))
+    assert cohen_dz([1.0, 2.0, 3.0]) == pytest.approx(2.0 / math.sqrt(math.pi))  # J(2) = 1 / sqrt(pi)
     assert cohen_dz([1.0]) is None
-    assert cohen_dz([1.0, 1.0]) is None
+    assert cohen_dz([1.0, 1.0, 1.0]) is None
     assert win_rate([[1, 3], [4, 2]], [[2, 3], [3, 9]]) == pytest.approx(100 * (2 + 0.5) / 4)
+
+
+def test_two_runs_have_no_effect_size_rather_than_none_at_all():
+    assert cohen_dz([1.0, 2.0]) is None
+
+
+def test_effect_sizes_are_unbiased():
+    draws = 0.8 + np.random.default_rng(3).standard_normal((4000, 5))
+    assert np.mean([cohen_dz(draw) for draw in draws]) == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.parametrize(("effect", "runs"), [(0.5, 34), (0.8, 15), (1.0, 10)])

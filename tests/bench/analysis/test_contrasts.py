@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table, contrasts
+from ctvr_bench.bench.analysis.pairing import differences, suite_answers
 from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_results
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suite, read_suites
@@ -23,6 +24,7 @@ from ctvr_bench.features.store import open_store
 from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.shared.registry import known_methods
 from ctvr_bench.methods.structalign import RELEASED
+from tests.bench.fake_suite import write_suite
 from tests.commands import ROOT, called, command
 from tests.stores import small_store
 
@@ -33,7 +35,8 @@ def row(label: str, *scores: float, seeds: int = 3) -> Row:
     """Runs with seeds 0, 1, ... of order 0, with these headlines, and BWF of a tenth."""
     runs = []
     for seed, score in enumerate(scores):
-        record: Any = SimpleNamespace(config=SimpleNamespace(options={"order": 0}, seed=seed))
+        config = SimpleNamespace(options={"order": 0}, seed=seed, store=SimpleNamespace(digest="d"))
+        record: Any = SimpleNamespace(config=config, trained=True)
         runs.append(Run(record, {"final": {HEADLINE: score, BWF: score / 10}}, Path()))
     return Row(label, tuple(runs))
 
@@ -50,49 +53,61 @@ def test_differences_are_paired_within_a_store_and_averaged_over_stores() -> Non
     assert found.by_store == {"a": -2, "b": -1, "c": 0}
     assert found.difference == -1
     half = stats.t.ppf(0.975, 2) * np.std([-2, -1, 0], ddof=1) / np.sqrt(3)
-    assert (found.low, found.high) == (pytest.approx(-1 - half), pytest.approx(-1 + half))
-    assert found.p == pytest.approx(stats.ttest_1samp([-2, -1, 0], 0).pvalue)
+    assert (found.low, found.high) == (pytest.approx(-1 - half, rel=1e-4), pytest.approx(-1 + half, rel=1e-4))
+    assert found.p == pytest.approx(stats.ttest_1samp([-2, -1, 0], 0).pvalue, rel=1e-4)
     assert found.runs == 9
 
 
 def test_a_missing_run_leaves_its_partner_out() -> None:
-    (found,) = contrasts([results("a", row("full", 50, 52, 60), row("less", 49, 50))], "full", HEADLINE)
-    assert (found.difference, found.runs) == (-1.5, 2)
+    stores = [results(n, row("full", 50, 52, 60 + 9 * (n == "b")), row("less", 49, 50)) for n in "ab"]
+    (found,) = contrasts(stores, "full", HEADLINE)
+    assert (found.by_store, found.runs) == ({"a": -1.5, "b": -1.5}, 4)
+    assert found.p is None
 
 
-def test_one_store_speaks_of_its_runs() -> None:
-    (found,) = contrasts([results("a", row("full", 50, 52, 54), row("less", 49, 50, 51))], "full", HEADLINE)
-    assert found.p == pytest.approx(stats.ttest_rel([49, 50, 51], [50, 52, 54]).pvalue)
-    assert "over the runs on one store" in contrast_markdown(
-        [results("a", row("full", 1, 2), row("less", 1, 1))], "full"
-    )
+def test_one_store_speaks_of_its_runs_and_queries(tmp_path: Path) -> None:
+    """Two rows: the paired differences of queries and of runs, as bench.all_pairs has them."""
+    both = read_results(write_suite(tmp_path / "one", ["lwf", "x", "y", "er"], queries=30))
+    found = {c.label: c for c in contrasts([both], "lwf", HEADLINE)}["er"]
+    assert found.p == differences(suite_answers(both, HEADLINE))["er", "lwf"].p
+    assert found.runs == 3
+    assert "of one store" in contrast_markdown([both], "lwf")
 
 
-def test_what_is_not_trained_meets_every_seed() -> None:
-    (found,) = contrasts([results("a", row("full", 50, 52, 54), row("none", 40))], "full", HEADLINE)
-    assert (found.difference, found.runs) == (-12, 3)
+def test_what_is_not_trained_meets_every_seed(tmp_path: Path) -> None:
+    both = read_results(write_suite(tmp_path / "one", ["zero_shot", "er"]))
+    (found,) = contrasts([both], "er", HEADLINE)
+    assert found.runs == 3
 
 
-def test_p_values_are_corrected_for_the_number_of_rows() -> None:
+def test_p_values_are_corrected_for_the_number_of_pairs() -> None:
     one = [results(n, row("full", a, b), row("x", a - 1, b - a)) for n, a, b in (("a", 5, 6), ("b", 7, 7.5))]
-    two = [results(r.name, *r.rows, row("y", 1, 9)) for r in one]
+    two = [results(r.name, *r.rows, row("y", 1 + i, 9 - i)) for i, r in enumerate(one)]
     alone = contrasts(one, "full", HEADLINE)[0].p
     corrected = {found.label: found.p for found in contrasts(two, "full", HEADLINE)}["x"]
     assert alone is not None
-    assert 0 < alone < 0.5
-    assert corrected == pytest.approx(2 * alone)
+    assert corrected is not None
+    means = [[np.mean([run.final[HEADLINE] for run in r.runs]) for r in result.rows] for result in two]
+    value_WM = np.array(means)
+    own = (value_WM[:, 1] - value_WM[:, 0]).var(ddof=1)
+    apart_WM = value_WM - value_WM.mean(1, keepdims=True)
+    pooled = 2 * np.square(apart_WM - apart_WM.mean(0)).sum() / 2
+    away = abs(value_WM.mean(0)[1] - value_WM.mean(0)[0]) / np.sqrt(max(own, pooled) / 2)
+    assert corrected == pytest.approx(stats.studentized_range.sf(away * np.sqrt(2), 3, 2), rel=0.02)
 
 
 def test_differences_that_are_equal_by_chance_are_not_called_certain() -> None:
-    both = [results(n, row("full", a, a), row("x", a - 0.1, a - 0.1), row("y", a, a)) for n, a in (("a", 5), ("b", 7))]
-    level, lower = contrasts(both, "full", HEADLINE)
-    assert (level.difference, level.low, level.high, level.p) == (0, 0, 0, 1)
-    assert (lower.difference, lower.low, lower.high, lower.p) == (pytest.approx(-0.1), None, None, None)
+    level = [results(n, row("full", a, a), row("y", a, a)) for n, a in (("a", 5), ("b", 7))]
+    (found,) = contrasts(level, "full", HEADLINE)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+    lower = [results(n, row("full", a, a), row("x", a - 0.5, a - 0.5)) for n, a in (("a", 5), ("b", 7))]
+    (found,) = contrasts(lower, "full", HEADLINE)
+    assert (found.difference, found.low, found.high, found.p) == (pytest.approx(-0.5), None, None, None)
 
 
 def test_an_unknown_reference_is_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'full'"):
-        contrasts([results("a", row("full", 1))], "ful", HEADLINE)
+        contrasts([results(name, row("full", 1)) for name in "ab"], "ful", HEADLINE)
 
 
 def test_every_form_shows_the_same_numbers() -> None:

@@ -3,19 +3,23 @@ import pytest
 
 from ctvr_bench.bench.analysis.columns import CONTINUAL, RETRIEVAL
 from ctvr_bench.bench.analysis.contributions import contributions, row_intervals
-from ctvr_bench.bench.analysis.queries import hits, query_ranks, rank_table
+from ctvr_bench.bench.analysis.queries import final_ranks, hits, rank_table
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.statistics import hierarchical_interval, run_interval, unpaired_difference
 from ctvr_bench.bench.suite.suite import run_suite
-from tests.bench.fake_suite import write_suite
+from tests.bench.fake_suite import LABELS, write_suite
 from tests.bench.run.test_runner import suite
 
-NO_MEAN = {"forgetting/best-minus-last", "intransigence"}
+NO_MEAN = {"forgetting/best-minus-last", "intransigence", "gap-to-joint"}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return read_results(write_suite(tmp_path_factory.mktemp("runs") / "made_up", tasks=4, orders=2))
+    return read_results(
+        write_suite(
+            tmp_path_factory.mktemp("runs") / "made_up", [*LABELS[:3], "cumulative", *LABELS[3:]], tasks=4, orders=2
+        )
+    )
 
 
 def every_metric_is_the_mean_of_its_contributions(results):
@@ -57,11 +61,11 @@ def test_every_column_has_an_interval_around_its_mean(results):
 
 
 def test_the_headlines_interval_is_that_of_its_hits(results):
-    found = query_ranks(results.rows[-1])
-    headline = RETRIEVAL[0].key
-    assert row_intervals(results.rows[-1], [headline])[headline] == hierarchical_interval(
-        hits(found.rank_RN), found.order_R
-    )
+    row, headline = results.rows[-1], RETRIEVAL[0].key
+    places = [(run.record.config.options["order"], run.record.config.seed) for run in row.runs]
+    order_R, seed_R = zip(*places, strict=True)
+    expected = hierarchical_interval(hits(final_ranks(row)), order_R, seed_R=seed_R)
+    assert row_intervals(row, [headline])[headline] == expected
 
 
 def test_one_run_has_no_interval_where_only_runs_vary(tmp_path):

@@ -4,16 +4,23 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.analysis.columns import COLUMNS, CONTINUAL, PAPER, RETRIEVAL
-from ctvr_bench.bench.analysis.findings import evidence, sentences
-from ctvr_bench.bench.analysis.queries import lost_queries, paired, query_ranks
+from ctvr_bench.bench.analysis.columns import COLUMNS, CONTINUAL, PAPER, RETRIEVAL, references
+from ctvr_bench.bench.analysis.compare import compare
+from ctvr_bench.bench.analysis.contrasts import contrasts
+from ctvr_bench.bench.analysis.findings import against, evidence, sentences
+from ctvr_bench.bench.analysis.pairing import pair_runs
+from ctvr_bench.bench.analysis.queries import lost_queries
 from ctvr_bench.bench.records.aggregate import read_results
-from ctvr_bench.bench.report.report import write_report
+from ctvr_bench.bench.records.record import RankTable
+from ctvr_bench.bench.records.summary import HEADLINE
+from ctvr_bench.bench.report.latex import Marks, latex_table
+from ctvr_bench.bench.report.report import recompute_metrics, write_report
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import create_store, open_store
 from tests.bench.fake_suite import STORE, write_suite
@@ -171,18 +178,97 @@ def test_queries_are_shown_in_their_words_where_the_store_is_named(tmp_path, mon
 
 
 def test_a_method_without_training_meets_every_seed_of_the_other(suite):
-    rows = {row.label: query_ranks(row) for row in suite[0].rows}
-    first, second, order_R = paired(rows["er"], rows["zero_shot"])
-    assert first.shape == second.shape == (3, 24)
-    assert order_R == [0, 0, 0]
-    assert (second == second[0]).all()
+    rows = {row.label: row for row in suite[0].rows}
+    pairing = pair_runs(rows["er"], rows["zero_shot"])
+    assert pairing.paired
+    assert pairing.first == list(rows["er"].runs)
+    assert pairing.second == [rows["zero_shot"].runs[0]] * 3
 
 
 def test_one_seed_is_said_to_be_too_few(tmp_path):
     results = read_results(write_suite(tmp_path / "one", ["zero_shot", "lwf", "er"], seeds=1))
     found = evidence(results)
     assert all(comparison.p is None for comparison in found.against_best)
+    assert all(0 < comparison.p_here <= 1 for comparison in found.against_best)
     assert "run at least three" in " ".join(sentences(results, found))
+
+
+def test_a_difference_has_one_p_value_in_every_table(tmp_path, no_figures):
+    """In the findings, the JSON, the marks of the paper's table, and against a row, with interval and p."""
+    labels = ["zero_shot", "lwf", *(f"filler_{i}" for i in range(8)), "er"]
+    results = read_results(write_suite(tmp_path / "one", labels, seeds=3, queries=30, tasks=2))
+    found = evidence(results)
+    best = found.against_best[0].first
+    by_second = {c.second: c for c in [*found.against_best, *found.against_zero_shot] if c.first == best}
+    assert len(by_second) == len(labels) - 1
+    saved = json.loads((write_report(results.directory).parent / "metrics.json").read_text())
+    for name, comparison in [*by_second.items()][::4]:
+        ((there,),) = ([c for c in against(results, name) if c.first == best],)
+        (contrast,) = (c for c in contrasts([results], name, HEADLINE) if c.label == best)
+        table = "against_best" if name != "zero_shot" else "against_zero_shot"
+        (written,) = (c for c in saved[table] if (c["first"], c["second"]) == (best, name))
+        assert comparison.p == there.p == contrast.p == written["p"]
+        assert comparison.interval.low == contrast.low == written["difference"]["low"]
+        mean = [np.mean(row.values(HEADLINE)) for label in (best, name) for row in results.rows if row.label == label]
+        assert comparison.interval.estimate == pytest.approx(mean[0] - mean[1]) == contrast.difference
+        (mirrored,) = (c for c in contrasts([results], best, HEADLINE) if c.label == name)
+        assert (mirrored.difference, mirrored.low, mirrored.p) == (-contrast.difference, -contrast.high, contrast.p)
+    tied = {name for name, comparison in by_second.items() if comparison.p >= 0.05}
+    marked = {
+        line.split(" &")[0]
+        for line in latex_table(results, marks=[Marks(tuple(found.tied))]).splitlines()
+        if "dagger" in line and "&" in line
+    }
+    assert {name.replace("_", r"\_") for name in tied} == marked
+    assert 0 < len(tied) < len(by_second)
+
+
+def test_what_is_not_trained_is_told_by_the_record_and_not_by_its_name(tmp_path, no_figures):
+    """A plugin without training: a reference, with a p-value, and Friedman's test goes on without it."""
+    labels = ["zero_shot", "lwf", "finetune", *(f"filler_{i}" for i in range(6)), "er"]
+    plain = read_results(write_suite(tmp_path / "plain", labels, seeds=4))
+    for path in (tmp_path / "plain").glob("zero_shot-*/run.json"):
+        values = json.loads(path.read_text())
+        values["label"] = values["config"]["method"] = "my_features"
+        path.write_text(json.dumps(values))
+    renamed = read_results(tmp_path / "plain")
+    one, other = evidence(plain), evidence(renamed)
+    assert [row.label for row in references(renamed)] == ["my_features"]
+    assert [c.p for c in other.against_zero_shot] == [c.p for c in one.against_zero_shot]
+    assert {c.second for c in other.against_zero_shot} == {"my_features"}
+    assert other.ranks == one.ranks is not None
+    assert sentences(renamed, other) == sentences(plain, one)
+    again = {row.label: row for row in compare(renamed, renamed).rows}
+    assert again["my_features"].paired == 1
+    assert all(d.p is not None for d in again["my_features"].differences if d.interval is not None)
+
+
+def test_training_that_ends_below_the_untrained_features_is_said_first(tmp_path):
+    results = read_results(write_suite(tmp_path / "low", ["zero_shot", "lwf", "er"], seeds=3, queries=30))
+    for row in results.rows[1:2]:
+        for run in row.runs:
+            table = RankTable.load(run.directory / "ranks.h5")
+            ranks = {name: np.array(values) for name, values in table.ranks.items()}
+            ranks["stored/seen/t2v"][-1, :40] = 9
+            replace(table, ranks=ranks).save(run.directory / "ranks.h5")
+    recompute_metrics(results.directory)
+    results = read_results(results.directory)
+    first, *rest = sentences(results, evidence(results))
+    mean = {row.label: np.mean(row.values(HEADLINE)) for row in results.rows}
+    below = [label for label in mean if mean[label] < mean["zero_shot"]]
+    assert "lwf" in below
+    assert first.startswith("Trained and below the same features without training: ")
+    assert [label for label in mean if f"{label} (-" in first] == below
+    assert "beyond noise" in first
+    assert not any("Trained and below" in sentence for sentence in rest)
+
+
+def test_the_findings_say_what_difference_the_runs_could_have_told(suite):
+    found = evidence(suite[0])
+    pairs = [comparison.difference for comparison in found.against_best]
+    (said,) = (line for line in sentences(suite[0], found) if "could" in line or "tell a true difference" in line)
+    assert f"about {np.median([pair.smallest_of_all() for pair in pairs]):.1f} points" in said
+    assert f"({np.median([pair.smallest() for pair in pairs]):.1f} points" in said
 
 
 def test_a_clear_difference_is_claimed_and_a_small_one_is_not(suite, tmp_path):
@@ -205,15 +291,15 @@ def test_with_three_orders_what_holds_for_these_alone_is_said_apart(tmp_path):
     labels = ["zero_shot", "lwf", *(f"filler_{i}" for i in range(12)), "er"]
     results = read_results(write_suite(tmp_path / "wide", labels, seeds=5, orders=3, queries=30, tasks=2))
     found = evidence(results)
-    assert all(comparison.p_these_orders is not None for comparison in found.against_best)
+    assert all(comparison.p_here is not None for comparison in found.against_best)
     here = [comparison.second for comparison in found.against_best if comparison.differs_here]
     said = " ".join(sentences(results, found))
-    assert here == ["filler_11"]  # 2.7 points, p 0.13 for orders in general, 0.02 for these
+    assert here == ["filler_9"]  # 9.7 points, p 0.052 for orders in general, 0.041 for these
     assert f"On these 3 task orders alone it is also ahead of {here[0]}" in said
     (weakest,) = (comparison for comparison in found.against_best if comparison.second == "lwf")
-    assert weakest.p_these_orders < weakest.p
+    assert weakest.p_here < weakest.p
     one = evidence(read_results(write_suite(tmp_path / "one", labels, queries=30, tasks=2)))
-    assert all(comparison.p_these_orders is None for comparison in one.against_best)
+    assert all(comparison.here is None for comparison in one.against_best)
 
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib():

@@ -213,11 +213,19 @@ def test_an_unreadable_result_stops_the_command(tmp_path: Path) -> None:
         read_results(tmp_path / "default")
 
 
-def test_intransigence_is_measured_against_joint_where_it_ran(tmp_path: Path) -> None:
+def test_the_gap_to_joint_and_intransigence_are_there_where_joint_and_cumulative_ran(tmp_path: Path) -> None:
+    """Chaudhry's reference on task k was trained on tasks 0..k: cumulative's own scores, not joint's."""
     run_suite(suite(tmp_path, "finetune", "joint"))
     finetune, joint = read_results(tmp_path / "default").rows
-    expected = np.mean(joint.runs[0].matrix()[-1] - np.diag(finetune.runs[0].matrix()))
-    assert finetune.values("intransigence") == [pytest.approx(expected)]
+    own_T = np.diag(finetune.runs[0].matrix())
+    assert finetune.values("gap-to-joint") == [pytest.approx(np.mean(joint.runs[0].matrix()[-1] - own_T))]
+    assert joint.values("gap-to-joint") == [pytest.approx(0)]
+    assert finetune.values("intransigence") == []
+    run_suite(suite(tmp_path, "cumulative"))
+    rows = {row.label: row for row in read_results(tmp_path / "default").rows}
+    expected = np.mean(np.diag(rows["cumulative"].runs[0].matrix()) - own_T)
+    assert rows["finetune"].values("intransigence") == [pytest.approx(expected)]
+    assert rows["finetune"].values("gap-to-joint") == finetune.values("gap-to-joint")
 
 
 @pytest.mark.parametrize("name", known_methods())
