@@ -148,6 +148,18 @@ def test_selection_by_validation_goes_on_after_a_task(tmp_path: Path) -> None:
     same_results(tmp_path / "whole", tmp_path / "parts", records)
 
 
+@pytest.mark.usefixtures("pairs")
+def test_another_row_changes_no_bit_of_a_stack(tmp_path: Path, whole: Path) -> None:
+    other = {"name": "finetune", "set": {"epochs": 1, "lr": 0.5}}
+    run_suite(suite(tmp_path, methods=[other, {"name": "finetune", "set": {"epochs": 1}}], seeds=2))
+    records = run_suite(suite(tmp_path, "finetune", seeds=2))
+    for each in records:
+        one, another = (folder / "default" / each.run_id for folder in (whole, tmp_path))
+        assert told(read_record(one)) == told(read_record(another)) | {"position": 0}
+        assert contents(one / "ranks.h5") == contents(another / "ranks.h5")
+        assert (one / "training.jsonl").read_bytes() == (another / "training.jsonl").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two finished tasks, beside the same run finished: `parts` and `whole`."""
