@@ -7,12 +7,20 @@ over the block that carries them, so the two always stand together in a table.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
+from ctvr_bench.methods.shared.base import (
+    FeatureSpec,
+    Method,
+    ParameterGroup,
+    TextEmbedding,
+    TrainedConfig,
+    VideoEmbedding,
+)
 from ctvr_bench.methods.shared.heads import AdaptedVideo, AttentionBlock, Prompts, mean_alone
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
@@ -23,11 +31,18 @@ from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_simi
 
 @dataclass(frozen=True)
 class AttentionConfig(TrainedConfig):
-    """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used."""
+    """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used.
+
+    block: whether attention is trained in every task or held after the first one, as the originals hold their encoder.
+    prompt_rate: factor on lr for prompts and keys. prompt_decay: their weight decay (None: the block's).
+    """
 
     lr: NotNegative = 2e-4
     width: Count = 128
     heads: Count = 4
+    block: Literal["trained", "first_task"] = "trained"
+    prompt_rate: NotNegative = 1.0
+    prompt_decay: NotNegative | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -49,6 +64,19 @@ class AttentionHead(Method):
         super().__init__(config, spec, generator)
         self.text_block = AttentionBlock(spec.dim, config.width, config.heads, generator)
         self.video_block = AttentionBlock(spec.dim, config.width, config.heads, generator)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Attention, then what a prompt method adds to it, each with a rate and decay of its own."""
+        prompts = ParameterGroup(self.prompt_parameters(), self.config.prompt_rate, self.config.prompt_decay)
+        held = self.config.block == "first_task" and self.task.position > 0
+        if held and prompts.parameters:
+            return [prompts]
+        blocks = [*self.text_block.parameters(), *self.video_block.parameters()]
+        return [ParameterGroup(blocks, rate=0.0 if held else 1.0), prompts]
+
+    def prompt_parameters(self) -> list[nn.Parameter]:
+        """Prompts and keys that the current task trains."""
+        return []
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         text, video = self.encode_text(batch.text, self.task.position), self.encode_video(batch.video)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
-from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean
 from ctvr_bench.methods.shared.losses import orthogonality
 from ctvr_bench.methods.shared.ranges import Count, NotNegative
@@ -71,10 +71,11 @@ class CODAPrompt(AttentionHead):
             self.text_prompts.start(task.position)
             self.video_prompts.start(task.position)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def prompt_parameters(self) -> list[nn.Parameter]:
         current = max(self.task.position, 0)
         idle = {*self.text_prompts.all_but(current), *self.video_prompts.all_but(current)}
-        return [ParameterGroup([parameter for parameter in self.parameters() if parameter not in idle])]
+        own = [*self.text_prompts.parameters(), *self.video_prompts.parameters()]
+        return [parameter for parameter in own if parameter not in idle]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         overlap = self.text_prompts.overlap(self.task.position) + self.video_prompts.overlap(self.task.position)

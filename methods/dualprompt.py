@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
-from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import Count, NotNegative
@@ -61,9 +61,10 @@ class DualPrompt(AttentionHead):
         """Tasks begun: experts that may be chosen."""
         return max(self.task.position, 0) + 1
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def prompt_parameters(self) -> list[nn.Parameter]:
         idle = {*self.text_prompts.experts_but(self.learned - 1), *self.video_prompts.experts_but(self.learned - 1)}
-        return [ParameterGroup([parameter for parameter in self.parameters() if parameter not in idle])]
+        own = [*self.text_prompts.parameters(), *self.video_prompts.parameters()]
+        return [parameter for parameter in own if parameter not in idle]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, own_N = self.config, torch.full_like(batch.category_N, self.learned - 1)

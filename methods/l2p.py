@@ -56,7 +56,10 @@ class L2P(AttentionHead):
         "every sample picks for itself, there a whole batch together; the caption's own output is scored, there "
         "the mean of the prompts' outputs"
     )
-    published = "length=10, chosen=4, pull=1.0, key_bound=0.01"
+    published = (
+        "length=10, chosen=4, pull=1.0, key_bound=0.01, block=first_task, prompt_rate=18.75, prompt_decay=0.0, "
+        "schedule=constant, warmup=0.0"
+    )
     idea = "Tasks share a pool of prompts; the input itself chooses which to use."
     control = "attention_head"
     Config = L2PConfig
@@ -66,6 +69,9 @@ class L2P(AttentionHead):
         super().__init__(config, spec, generator)
         self.text_pool = PromptPool(config, spec.dim, generator)
         self.video_pool = PromptPool(config, spec.dim, generator)
+
+    def prompt_parameters(self) -> list[nn.Parameter]:
+        return [*self.text_pool.parameters(), *self.video_pool.parameters()]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         video_ND = masked_mean(*batch.video)

@@ -4,7 +4,8 @@ After task t, K centroids of its frozen caption features and K of its frozen mea
 vectors). In training the task's own prompts are used; at test each caption, and each video, takes those of the task to
 which its nearest centroid belongs. L = L_contrastive                                    Wang et al. 2022, NeurIPS
 Tasks are independent. A prompt needs attention to carry it: here each task also has the attention block of its own that
-a frozen transformer would lend to all. How often captions find their task is reported (`routing_accuracy`).
+a frozen transformer would lend to all; with block = first_task that of the first task is lent to all. How often
+captions find their task is reported (`routing_accuracy`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class SPrompts(Method):
     def __init__(self, config: SPromptsConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         tasks, shape = range(spec.num_tasks), (config.length, spec.dim)
-        self.heads = nn.ModuleList(AttentionHead(config, spec, generator) for _ in tasks)
+        blocks = range(1) if config.block == "first_task" else tasks
+        self.heads = nn.ModuleList(AttentionHead(config, spec, generator) for _ in blocks)
         self.text_prompts = nn.ParameterList(uniform(shape, 1.0, generator) for _ in tasks)
         self.video_prompts = nn.ParameterList(uniform(shape, 1.0, generator) for _ in tasks)
         shape_TKD = (spec.num_tasks, config.centroids, spec.dim)
@@ -81,8 +83,10 @@ class SPrompts(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         newest = self.begun - 1
-        prompts = [self.text_prompts[newest], self.video_prompts[newest]]
-        return [ParameterGroup([*self.heads[newest].parameters(), *prompts])]
+        own = [self.text_prompts[newest], self.video_prompts[newest]]
+        prompts = ParameterGroup(own, self.config.prompt_rate, self.config.prompt_decay)
+        held = self.config.block == "first_task" and newest > 0
+        return [prompts] if held else [ParameterGroup(list(self._head(newest).parameters())), prompts]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         text = embed_text(self._text(batch.text, self.task.position), self.config)
@@ -124,7 +128,7 @@ class SPrompts(Method):
         return self._head(task).attend_video(video, Prompts.shared(self.video_prompts[task], len(video.frames_MFD)))
 
     def _head(self, task: int) -> AttentionHead:
-        head = self.heads[task]
+        head = self.heads[0 if self.config.block == "first_task" else task]
         assert isinstance(head, AttentionHead)
         return head
 

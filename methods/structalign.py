@@ -7,8 +7,8 @@ L_proto = CE on pooled pairs together with pseudo-pairs of old categories       
 L = L_SCL + crp L_CRP + lambda L_ETF + proto L_proto,  lambda = etf * stopgrad((L_SCL + crp L_CRP) / L_ETF)   (2.9)
 Scores of word-frame and pooled features are fused by row z-scores (2.12).  Equation numbers: the suite's specification.
 
-Every difference between the authors' release and the idea is a field of the Config, numbered D2, D3, ... as in
-docs/structalign.md; `structalign_released` sets them all as released.
+Every difference between the authors' release and the idea that has a place on frozen features is a field of the Config,
+numbered D2, D3, ... as in docs/structalign.md; `structalign_released` sets them as released for MSRVTT.
 """
 
 from __future__ import annotations
@@ -58,15 +58,16 @@ class StructAlignConfig(TrainedConfig):
     """Weights of the terms, sizes of the modules, and the switches between idea (default) and release.
 
     crp, etf, proto: term weights; 0 leaves a term out. temperature: T of L_CRP. frame_fusion, routing: the two modules;
-    without routing one expert serves all tasks. experts, top_k, scaling (a/r), heads: their sizes. dropout: before A.
-    later_lr: factor on lr from the second task on. proto_scale: similarity scale of L_proto; the release uses tau
-    there and tau / sqrt(batch) elsewhere, the idea one scale.
+    without routing one expert serves all tasks. experts, top_k, scaling (a/r): their sizes. dropout: before A.
+    heads: at most so many over frames, as many as divide the features' dimension.
+    later_lr, later_gate_lr: factors on lr from the second task on; the second for frame fusion's gates, task vectors.
+    proto_scale: similarity scale of L_proto; the release uses tau there and tau / sqrt(batch) elsewhere, the idea one.
     D2 teacher. D3 etf_basis. D4 swap_pseudo: pseudo-features through the other modality's projection. D5 projection.
-    D6 stale_gradients: fixed projections collect gradients for ever and count in the clipped norm. D8 bank_route: pass
-    the bank's captions through the router with the task's prototype or with none. D9 local_labels: old categories are
-    numbered within their task. D12 schedule. D13 scale_by_batch: scale = tau / sqrt(batch). D15 same_video_negatives,
-    same_category_negatives (pseudo-pairs). D16 proto_caption: mean of words or the pooled caption; bank_full_batches:
-    the bank leaves out the last incomplete batch. D17 route_first_task.
+    D6 stale_gradients: fixed projections and the similarity scale collect gradients for ever and count in the clipped
+    norm. D8 bank_route: pass the bank's captions through the router with the task's prototype or with none.
+    D9 local_labels: old categories are numbered within their task (ACTNET). D12 schedule. D13 scale_by_batch: scale is
+    tau / sqrt(batch). D15 same_video_negatives, same_category_negatives (pseudo-pairs). D16 proto_caption: mean of
+    words or the pooled caption; bank_full_batches: the bank leaves out the last incomplete batch. D17 route_first_task.
     """
 
     scoring: Scoring = "fused"
@@ -85,6 +86,7 @@ class StructAlignConfig(TrainedConfig):
     tau: Positive = TAU
     proto_scale: Positive = 17.6
     later_lr: NotNegative = 1.0
+    later_gate_lr: NotNegative = 1.0
     teacher: Literal["previous", "zero_shot"] = "previous"
     etf_basis: Literal["simplex", "random_projection"] = "simplex"
     projection: Literal["trained", "fixed_random", "identity"] = "trained"
@@ -110,7 +112,6 @@ RELEASED = {
     "swap_pseudo": True,
     "stale_gradients": True,
     "bank_route": "none",
-    "local_labels": True,
     "scale_by_batch": True,
     "same_video_negatives": True,
     "same_category_negatives": True,
@@ -118,7 +119,13 @@ RELEASED = {
     "proto_scale": TAU,
     "schedule": "cosine_back",
     "later_lr": 0.15,
+    "later_gate_lr": 0.5,
+    "weight_decay": 0.5,
+    "epochs": 20,
+    "rank": 64,
+    "heads": 12,
 }
+"""As released for MSRVTT; ACTNET's are later_lr .3, five experts, and local labels beside these."""
 
 
 @register(name="structalign_released", **RELEASED)
@@ -141,6 +148,7 @@ class StructAlign(Method):
     etf_CD: Tensor
     local_label_C: Tensor
     stale_2DD: Tensor
+    stale_scale: Tensor
 
     def __init__(self, config: StructAlignConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
@@ -152,7 +160,9 @@ class StructAlign(Method):
         self.projections = nn.ParameterList(self._projection(generator) for _ in ("text", "video"))
         self.bank = PrototypeBank(spec.num_categories, spec.dim)
         if config.stale_gradients:
+            self.log_scale = nn.Parameter(torch.zeros(()))  # of the factor 1 on the similarity scale
             self.register_buffer("stale_2DD", torch.zeros(2, spec.dim, spec.dim))
+            self.register_buffer("stale_scale", torch.zeros(()))
 
     def _projection(self, generator: torch.Generator) -> nn.Parameter:
         dim, kind = self.spec.dim, self.config.projection
@@ -175,15 +185,25 @@ class StructAlign(Method):
         return self.remembers and self.config.crp != 0
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        rate = self.config.later_lr if self.remembers else 1.0
-        trained = [*self.head.parameters(), *(self.projections if self.config.projection == "trained" else ())]
-        return [ParameterGroup(trained, rate), ParameterGroup(self._stale, rate=0.0)]
+        rate, gate_rate = (self.config.later_lr, self.config.later_gate_lr) if self.remembers else (1.0, 1.0)
+        gates = [self.head.fusion.alpha, *self.head.task_vectors]
+        mine = {id(parameter) for parameter in gates}
+        trained = [parameter for parameter in self.head.parameters() if id(parameter) not in mine]
+        trained += self.projections if self.config.projection == "trained" else ()
+        stale = [parameter for parameter, _ in self._stale]
+        return [ParameterGroup(trained, rate), ParameterGroup(gates, gate_rate), ParameterGroup(stale, rate=0.0)]
 
     @property
-    def _stale(self) -> list[nn.Parameter]:
-        """D6: fixed projections that count in the clipped norm."""
-        fixed_random = self.config.projection == "fixed_random"
-        return list(self.projections) if fixed_random and self.config.stale_gradients else []
+    def _stale(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """D6: what is never stepped and counts in the clipped norm, each with the gradient it has gathered."""
+        if not self.config.stale_gradients:
+            return []
+        fixed = zip(self.projections, self.stale_2DD, strict=True) if self.config.projection == "fixed_random" else ()
+        return [(self.log_scale, self.stale_scale), *fixed]
+
+    def _scaled(self, scale: float) -> float | Tensor:
+        """The similarity scale; with stale gradients one through which its own gradient flows."""
+        return scale * self.log_scale.exp() if self.config.stale_gradients else scale
 
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
@@ -221,7 +241,8 @@ class StructAlign(Method):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, draws, position = self.config, batch.draws, self.task.position
-        scale = config.tau / math.sqrt(len(batch)) if config.scale_by_batch else config.scale
+        fixed = config.tau / math.sqrt(len(batch)) if config.scale_by_batch else config.scale
+        scale = self._scaled(fixed)
         gates_NE = self.head.route(batch.text, position, draws.get("noise_NE"))
         text = self.head.text(batch.text, Route(gates_NE, draws.get("keep_ND")))
         shown = ShownVideos(draws.get("pair_U"), draws.get("row_N"))
@@ -231,7 +252,7 @@ class StructAlign(Method):
         terms = {"scl": symmetric_contrastive(sim_NN, scale, same_NN)}
         if self.distils:
             old_NN = self._teacher_similarity(batch, shown)
-            terms["crp"] = config.crp * relation_preserving(scale * sim_NN, scale * old_NN, config.temperature)
+            terms["crp"] = config.crp * relation_preserving(scale * sim_NN, fixed * old_NN, config.temperature)
         if config.etf:
             base = torch.stack(list(terms.values())).sum()
             etf = self._etf_term(batch, text, video, shown)
@@ -241,15 +262,15 @@ class StructAlign(Method):
         return terms
 
     def after_backward(self, batch: PairBatch) -> None:
-        """D6: gradients of fixed projections are never cleared; they gather from step to step."""
-        for side, weight in enumerate(self._stale):
+        """D6: gradients of what is not stepped are never cleared; they gather from step to step."""
+        for weight, gathered in self._stale:
             if weight.grad is not None:
-                weight.grad += self.stale_2DD[side]
+                weight.grad += gathered
 
     def after_step(self, batch: PairBatch) -> None:
-        for side, weight in enumerate(self._stale):
+        for weight, gathered in self._stale:
             if weight.grad is not None:
-                self.stale_2DD[side] = weight.grad
+                gathered.copy_(weight.grad)
 
     @torch.no_grad()
     def _teacher_similarity(self, batch: PairBatch, shown: ShownVideos) -> Tensor:
@@ -296,7 +317,7 @@ class StructAlign(Method):
         text_ND, video_ND = self._pooled_caption(text), shown.of_pairs(pool_frames(*video[:2]))
         mask = torch.block_diag(same_batch, same_pseudo).bool()
         return prototype_contrastive(
-            text_ND, video_ND, draws["proto_text_PD"], draws["proto_video_PD"], config.proto_scale, mask
+            text_ND, video_ND, draws["proto_text_PD"], draws["proto_video_PD"], self._scaled(config.proto_scale), mask
         )
 
     def _pooled_caption(self, text: TextBatch) -> Tensor:

@@ -11,19 +11,19 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 
-from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation
+from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation, read_trial, trial_of, write_trial
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore
 from ctvr_bench.bench.run.stacks.planning import units
 from ctvr_bench.bench.suite.code import why_again
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, pick_device, plan
-from ctvr_bench.bench.suite.workers import run_jobs
+from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import make_stream
@@ -167,7 +167,7 @@ def _trials(
     found: dict[str, Trial] = {}
     for job in jobs:
         path = suite.directory / f"{job.config.run_id}.json"
-        if path.is_file() and (trial := _read_trial(path)).status != "failed":
+        if path.is_file() and (trial := read_trial(path)).status != "failed":
             found[trial.run_id] = trial
     missing = [unit for unit in units(jobs) if any(job.config.run_id not in found for job in unit.group)]
     if missing:
@@ -178,7 +178,8 @@ def _trials(
     if again := why_again(begun, lambda job: _earlier(suite.directory, job)):
         tell(again)
     where = (suite.store, suite.directory, pick_device(suite.device))
-    for made in run_jobs(evaluate_on_validation, missing, *where, suite.jobs, suite.threads, watch):
+    shop = Workshop(evaluate_on_validation, *where, suite.jobs, suite.threads, watch, partial(_lost, suite.directory))
+    for made in run_jobs(missing, shop):
         for trial in made:
             found[trial.run_id] = trial
             on_trial(len(found), len(jobs), trial)
@@ -187,17 +188,15 @@ def _trials(
 
 def _earlier(directory: Path, job: Job) -> Iterator[tuple[RunConfig, Mapping[str, str]]]:
     for path in directory.glob(f"{job.config.run_id.rpartition('-')[0]}-*.json"):
-        trial = _read_trial(path)
+        trial = read_trial(path)
         if trial.status == "done":
             yield trial.config, trial.made_by
 
 
-def _read_trial(path: Path) -> Trial:
-    try:
-        return Trial.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, pydantic.ValidationError) as error:
-        what = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as a trial ({what}); remove it, and it is made again") from error
+def _lost(directory: Path, unit: Job, reason: str) -> list[Trial]:
+    """The trials whose process was killed."""
+    trials = [trial_of(job, status="failed", reason=reason) for job in unit.group]
+    return [write_trial(directory / trial.run_id, trial) for trial in trials]
 
 
 def _within_one_error(best: Candidate, other: Candidate) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pydantic
 
-from ctvr_bench.bench.records.record import RunConfig, write_json, write_text
+from ctvr_bench.bench.records.record import RunConfig, read_checked, write_checked, write_text
 from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, make_method, training_rows
 from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
@@ -35,12 +35,36 @@ class Trial(pydantic.BaseModel):
     made_by: dict[str, str] = {}
 
 
+def trial_of(job: Job, status: Literal["done", "diverged", "failed"] = "done", reason: str = "") -> Trial:
+    """The trial of a job, without a score."""
+    made_by, run_id = dict(job.made_by), job.config.run_id
+    return Trial(label=job.label, config=job.config, run_id=run_id, status=status, reason=reason, made_by=made_by)
+
+
+def write_trial(file: Path, trial: Trial) -> Trial:
+    """Keep a trial, as `file`.json."""
+    write_checked(file.with_suffix(".json"), trial.model_dump(mode="json"))
+    return trial
+
+
+def read_trial(path: Path) -> Trial:
+    """A trial that was kept. Raises InputError where the file cannot be read, or is not what was written."""
+    try:
+        return Trial.model_validate(read_checked(path))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as a trial ({what}); remove it, and it is made again") from error
+
+
 def evaluate_on_validation(
     job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
 ) -> list[Trial]:
     """The trials of the job and of those beside it, each also written, to `directory`.json and beside it."""
     tables = PairTables(store, device)
     files = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
+    kept = [read_trial(path) for file in files if (path := file.with_suffix(".json")).is_file()]
+    if len(kept) == len(files) and all(trial.status != "failed" for trial in kept):
+        return kept
     candidates = [_Candidate(each, stream, tables, file, watch) for each, file in zip(job.group, files, strict=True)]
     learn_in_step([candidate.learn() for candidate in candidates])
     return [candidate.trial for candidate in candidates]
@@ -49,8 +73,7 @@ def evaluate_on_validation(
 class _Candidate:
     def __init__(self, job: Job, stream: Stream, tables: PairTables, file: Path, watch: Watch) -> None:
         self._job, self._stream, self._tables, self._file, self._watch = job, stream, tables, file, watch
-        made_by, run_id = dict(job.made_by), job.config.run_id
-        self.trial = Trial(label=job.label, config=job.config, run_id=run_id, status="done", made_by=made_by)
+        self.trial = trial_of(job)
 
     def learn(self) -> Learning:
         """The whole stream, and what became of it."""
@@ -63,7 +86,7 @@ class _Candidate:
         except Exception as error:
             self.trial.status, self.trial.reason = "failed", f"{type(error).__name__}: {error}"
             write_text(self._file.with_suffix(".txt"), traceback.format_exc())
-        write_json(self._file.with_suffix(".json"), self.trial.model_dump())
+        write_trial(self._file, self.trial)
 
     def _learn(self) -> Learning:
         stream, seed, last = self._stream, self._job.config.seed, len(self._stream) - 1

@@ -233,8 +233,7 @@ def save_record(directory: Path, record: RunRecord) -> RunRecord:
     names = ("metrics.json", "ranks.h5", "training.jsonl") if record.status in ("done", "diverged") else ()
     files = {name: digest_of_file(directory / name) for name in names if (directory / name).is_file()}
     record = record.model_copy(update={"files": files})
-    values = record.model_dump(mode="json")
-    write_json(directory / "run.json", {**values, "digest": _digest(values)})
+    write_checked(directory / "run.json", record.model_dump(mode="json"))
     return record
 
 
@@ -242,17 +241,27 @@ def read_record(directory: Path) -> RunRecord:
     """The run.json of a run. Raises InputError where it cannot be read: an unreadable result is never skipped."""
     path = directory / "run.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        written = values.pop("digest", None)
-        if written is not None and written != _digest(values):
-            raise ValueError("it is not what the run wrote")
-        record = RunRecord.model_validate(values)
+        record = RunRecord.model_validate(read_checked(path))
         if record.run_id != directory.name:
             raise ValueError(f"it is of another run, {record.run_id!r}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as a run ({reason}); remove or repeat it") from error
     return record
+
+
+def write_checked(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file with a digest of its own values."""
+    write_json(path, {**values, "digest": _digest(values)})
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """The values of such a file. Raises OSError, or ValueError and its like where they are not what was written."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    written = values.pop("digest", None)
+    if written is not None and written != _digest(values):
+        raise ValueError("it is not what was written")
+    return values
 
 
 def _digest(values: Mapping[str, Any]) -> str:

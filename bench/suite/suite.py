@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +14,24 @@ import pydantic
 import torch
 
 from ctvr_bench.bench.records.code import digest_of_code
-from ctvr_bench.bench.records.record import FirstStage, IndexKind, RunConfig, RunRecord, Selection, finished_record
+from ctvr_bench.bench.records.record import (
+    FirstStage,
+    IndexKind,
+    RunConfig,
+    RunRecord,
+    Selection,
+    finished_record,
+    save_record,
+)
 from ctvr_bench.bench.records.suites import LAST, PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
+from ctvr_bench.bench.suite.claims import owner_of
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, short_name, store_path
-from ctvr_bench.bench.suite.workers import run_jobs
+from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
@@ -227,7 +237,8 @@ def run_suite(
     write_suite(config.directory, suite)
     try:
         where = (config.store, config.directory, device)
-        for made in run_jobs(run_together, missing, *where, config.jobs, config.threads, watch):
+        shop = Workshop(run_together, *where, config.jobs, config.threads, watch, partial(lost_runs, config.directory))
+        for made in run_jobs(missing, shop):
             for record in made:
                 records[record.run_id] = record
                 on_run(len(records), len(jobs), record)
@@ -235,6 +246,30 @@ def run_suite(
         _remove_begun(config.directory, begun)
         raise
     return suite.shown(list(records.values()))
+
+
+def lost_runs(directory: Path, unit: Job, reason: str) -> list[RunRecord]:
+    """The records of runs whose process was killed."""
+    return [
+        save_record(
+            directory / job.config.run_id,
+            RunRecord(
+                label=job.label,
+                position=job.position,
+                config=job.config,
+                run_id=job.config.run_id,
+                status="failed",
+                reason=reason,
+                source=job.entry.written_as,
+                sees=job.entry.method.sees,
+                stores_samples="",
+                fidelity=job.entry.method.fidelity,
+                deviations=job.entry.method.deviations,
+                made_by=dict(job.made_by),
+            ),
+        )
+        for job in unit.group
+    ]
 
 
 def _suite_of(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
@@ -262,7 +297,8 @@ def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
 def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
     """After wrong input: no folder of a run without a finished task stays, nor an empty one above it."""
     for folder in (directory / job.config.run_id for job in jobs):
-        if (folder / "run.json").is_file() and finished_record(folder) is None and not (folder / "state").exists():
+        begun = (folder / "run.json").is_file() and not (folder / "state").exists()
+        if begun and owner_of(folder) is None and finished_record(folder) is None:
             shutil.rmtree(folder)
     if not any(directory.glob("*/run.json")):
         (directory / LAST).unlink(missing_ok=True)

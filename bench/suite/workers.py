@@ -1,4 +1,4 @@
-"""Runs side by side in processes of their own, each with a fixed number of threads."""
+"""Runs side by side in processes of their own, each with a fixed number of threads, none made by two at a time."""
 
 from __future__ import annotations
 
@@ -6,57 +6,164 @@ import multiprocessing
 import os
 import queue
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
 from ctvr_bench.bench.run.search import set_search_threads
+from ctvr_bench.bench.suite.claims import Owner, claimed, owner_of
+from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import Stream, StreamOptions, make_stream
 
 Made = TypeVar("Made")
 Make = Callable[[Job, FeatureStore, Stream, Path, str, Watch], Made]
-"""bench.run.runner.run_together and its like: what is made of a job, in a folder, on a device, watched."""
+"""bench.run.runner.run_together and its like: what is made of a job, in a folder, on a device, watched.
+
+One that finds the job done takes it as it is: another process may have made it.
+"""
 
 _SECONDS = 0.2  # between two looks at the progress of the workers
-_reports: multiprocessing.Queue[Progress] | None = None
+_PATIENCE = 1.0  # seconds between two looks at a run that another process makes
+_TRIES = 2  # of a run whose process is killed
+_reports: multiprocessing.Queue[Progress | int] | None = None
 
 
-def run_jobs(
-    make: Make[Made],
-    jobs: Sequence[Job],
-    store: Path,
-    directory: Path,
-    device: str,
-    workers: int,
-    threads: int,
-    watch: Watch,
-) -> Iterator[Made]:
-    """What `make` makes of each job, as they finish.
+@dataclass(frozen=True)
+class _Taken:
+    """A job that somebody else makes."""
 
-    workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
-    On Ctrl-C the workers stop; what they have finished is on disk, and the same suite goes on from there.
+    job: Job
+    owner: Owner
+
+
+@dataclass(frozen=True)
+class Workshop(Generic[Made]):
+    """How jobs are made, and where. workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
+
+    lost: what to record of a job whose process was killed as often as it was tried.
     """
-    workers = min(workers or (1 if device != "cpu" else cores()), len(jobs))
+
+    make: Make[Made]
+    store: Path
+    directory: Path
+    device: str
+    workers: int
+    threads: int
+    watch: Watch
+    lost: Callable[[Job, str], Made]
+
+    def say(self, job: Job, note: str) -> None:
+        """Tell a person something about a job."""
+        self.watch(Progress(job.label, 0, 0, note=f"{_named(job)}: {note}"))
+
+
+def run_jobs(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made]:
+    """What is made of each job, as they finish.
+
+    A job that another process makes is left to it: the others come first, then this waits, and takes the job over
+    where that process ends without having finished it. A job whose process is killed is tried again from its last
+    finished task, by itself. On Ctrl-C the workers stop; what they have finished is on disk, and the same suite goes on
+    from there.
+    """
+    left, told = list(jobs), set[str]()
+    while left:
+        taken: list[_Taken] = []
+        for made in _attempts(left, shop):
+            if isinstance(made, _Taken):
+                taken.append(made)
+            else:
+                yield made
+        for each in taken:
+            if each.job.config.run_id not in told:
+                told.add(each.job.config.run_id)
+                shop.say(each.job, f"{each.owner} makes this run; waiting for it")
+        left = [each.job for each in taken]
+        while left and not (free := [job for job in left if not _is_owned(job, shop.directory)]):
+            time.sleep(_PATIENCE)
+        if left:
+            later = [job for job in left if job not in free]
+            yield from run_jobs(free, shop)
+            left = later
+
+
+def _is_owned(job: Job, directory: Path) -> bool:
+    return any(owner_of(directory / each.config.run_id) is not None for each in job.group)
+
+
+def _attempts(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | _Taken]:
+    workers = min(shop.workers or (1 if shop.device != "cpu" else cores()), len(jobs))
     if workers <= 1:
-        yield from _run_here(make, jobs, store, directory, device, threads, watch)
+        yield from _here(jobs, shop)
         return
-    context = multiprocessing.get_context("spawn")
-    reports: multiprocessing.Queue[Progress] = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, threads))
+    tries: Counter[str] = Counter()
+    batches = [(list(jobs), workers)]
+    while batches:
+        batch, size = batches.pop(0)
+        began: set[int] = set()
+        finished: set[int] = set()
+        try:
+            for number, made in _in_pool(batch, shop, size, began):
+                finished.add(number)
+                yield made
+        except BrokenProcessPool as error:
+            rest = [job for number, job in enumerate(batch) if number not in finished | began]
+            killed = [batch[number] for number in sorted(began - finished)]
+            if not killed:
+                raise InputError(
+                    "worker processes are killed before they begin, perhaps for want of memory; use fewer --jobs"
+                ) from error
+            if rest:
+                batches.append((rest, min(size, len(rest))))
+            for job in killed:
+                tries[job.config.run_id] += 1
+                if tries[job.config.run_id] < _TRIES:
+                    shop.say(job, "its process, or one beside it, was killed, perhaps for want of memory; tried again")
+                    batches.append(([job], 1))
+                else:
+                    yield shop.lost(job, f"its process was killed {_TRIES} times, perhaps for want of memory")
+
+
+def _here(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | _Taken]:
+    before = torch.get_num_threads()
+    _set_threads(shop.threads)
     try:
-        pending: set[Future[Made]] = {pool.submit(_run_there, make, job, store, directory, device) for job in jobs}
+        for job in jobs:
+            yield _run(shop.make, job, shop.store, shop.directory, shop.device, shop.watch)
+    finally:
+        _set_threads(before)
+
+
+def _in_pool(
+    jobs: Sequence[Job], shop: Workshop[Made], workers: int, began: set[int]
+) -> Iterator[tuple[int, Made | _Taken]]:
+    """Numbers of jobs with what was made of them; `began` gets those that were taken up. Raises BrokenProcessPool."""
+    context = multiprocessing.get_context("spawn")
+    reports: multiprocessing.Queue[Progress | int] = context.Queue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, shop.threads))
+    try:
+        pending: dict[Future[Made | _Taken], int] = {
+            pool.submit(_run_there, number, shop.make, job, shop.store, shop.directory, shop.device): number
+            for number, job in enumerate(jobs)
+        }
         while pending:
-            done, pending = wait(pending, timeout=_SECONDS, return_when=FIRST_COMPLETED)
-            for progress in _drain(reports):
-                watch(progress)
-            for future in done:
-                yield future.result()
+            done, _ = wait(pending, timeout=_SECONDS, return_when=FIRST_COMPLETED)
+            for report in _drain(reports):
+                if isinstance(report, int):
+                    began.add(report)
+                else:
+                    shop.watch(report)
+            for future in sorted(done, key=lambda each: each.exception() is not None):  # a killed one comes last
+                yield pending.pop(future), future.result()
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
@@ -65,30 +172,27 @@ def run_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_here(
-    make: Make[Made], jobs: Sequence[Job], store: Path, directory: Path, device: str, threads: int, watch: Watch
-) -> Iterator[Made]:
-    before = torch.get_num_threads()
-    _set_threads(threads)
-    try:
-        for job in jobs:
-            yield _run(make, job, store, directory, device, watch)
-    finally:
-        _set_threads(before)
-
-
-def _run_there(make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made:
+def _run_there(number: int, make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made | _Taken:
     assert _reports is not None
+    _reports.put(number)
     return _run(make, job, store, directory, device, _reports.put)
 
 
-def _run(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made:
+def _run(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made | _Taken:
     store = open_store(store_path)
     stream = make_stream(store, job.config.stream, StreamOptions(**job.config.options))
-    return make(job, store, stream, directory / job.config.run_id, device, watch)
+    with claimed([directory / each.config.run_id for each in job.group]) as owner:
+        if owner is not None:
+            return _Taken(job, owner)
+        return make(job, store, stream, directory / job.config.run_id, device, watch)
 
 
-def _start_worker(reports: multiprocessing.Queue[Progress], threads: int) -> None:
+def _named(job: Job) -> str:
+    seeds = ", ".join(str(each.config.seed) for each in job.group)
+    return f"{job.label} (order {job.config.options['order']}, seed {seeds})"
+
+
+def _start_worker(reports: multiprocessing.Queue[Progress | int], threads: int) -> None:
     global _reports
     _reports = reports
     _set_threads(threads)
@@ -108,7 +212,7 @@ def _set_threads(count: int) -> None:
     set_search_threads(count)
 
 
-def _drain(reports: multiprocessing.Queue[Any]) -> Iterator[Progress]:
+def _drain(reports: multiprocessing.Queue[Any]) -> Iterator[Progress | int]:
     while True:
         try:
             yield reports.get_nowait()

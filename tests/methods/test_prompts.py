@@ -232,3 +232,74 @@ def test_s_prompts_tasks_are_independent() -> None:
     learn(alone, 1)
     for prefix in ("heads.1", "text_prompts.1", "video_prompts.1"):
         assert_close(state(after, prefix), state(alone, prefix), rtol=0, atol=0)
+
+
+# --- prompts and keys with a rate of their own
+
+
+PROMPTED = ("l2p", "dualprompt", "coda_prompt", "s_prompts")
+
+
+def is_prompt(name: str) -> bool:
+    """Whether a parameter belongs to prompts and keys, by its name."""
+    return "_block." not in name
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompts_and_keys_are_a_group_with_rate_and_decay_of_its_own(name: str) -> None:
+    method = make(name, prompt_rate=30.0, prompt_decay=0.0)
+    begin(method, 0)
+    of = {id(parameter): key for key, parameter in method.named_parameters()}
+    blocks, prompts = method.parameter_groups()
+    assert (blocks.rate, blocks.decay, prompts.rate, prompts.decay) == (1.0, None, 30.0, 0.0)
+    assert {is_prompt(of[id(parameter)]) for parameter in prompts.parameters} == {True}
+    assert {is_prompt(of[id(parameter)]) for parameter in blocks.parameters} == {False}
+    plain = make(name).parameter_groups()
+    assert [(group.rate, group.decay) for group in plain] == [(1.0, None)] * 2
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_a_rate_of_their_own_moves_prompts_and_nothing_else_further(name: str) -> None:
+    moved = {}
+    for rate in (0.0, 1.0, 30.0):
+        method = make(name, prompt_rate=rate, prompt_decay=0.0, lr=1e-3)
+        before = {key: parameter.detach().clone() for key, parameter in method.named_parameters()}
+        learn(method, 0)
+        ways = {key: (parameter.detach() - before[key]).norm() for key, parameter in method.named_parameters()}
+        moved[rate] = torch.stack([way for key, way in ways.items() if is_prompt(key)]).norm().item()
+        assert max(way for key, way in ways.items() if not is_prompt(key)) > 0
+    assert moved[0.0] == 0
+    assert moved[30.0] > 8 * moved[1.0] > 0
+
+
+@pytest.mark.parametrize("name", ["attention_head", *PROMPTED])
+def test_the_block_may_be_held_after_the_first_task(name: str) -> None:
+    method = make(name, block="first_task", prompt_rate=30.0, lr=1e-3)
+    learn(method, 0)
+    first = {key: parameter.detach().clone() for key, parameter in method.named_parameters()}
+    assert max(value.abs().max() for key, value in first.items() if key.endswith("text_block.out")) > 0
+    learn(method, 1)
+    changed = {is_prompt(key) for key, parameter in method.named_parameters() if not torch.equal(parameter, first[key])}
+    assert changed == (set() if name == "attention_head" else {True})
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompts_replaced_by_noise_change_what_is_retrieved(name: str) -> None:
+    """With the block held after the first task and rates like the originals', prompts carry what was learned."""
+    method = make(name, epochs=4, lr=1e-3, block="first_task", prompt_rate=100.0, prompt_decay=0.0)
+    learn(method, 0, 1)
+    batch = train_pairs(1).pairs(torch.arange(48))
+
+    @torch.no_grad()
+    def nearest() -> Tensor:
+        text, video = method.encode_text(batch.text, 1), method.encode_video(batch.video)
+        return (text.pooled_ND @ video.pooled_MD[::4].T).topk(5).indices  # each video once
+
+    learned_N = nearest()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in method.named_parameters():
+            if "prompts" in key and "keys" not in key:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(noise * parameter.norm() / noise.norm())
+    assert (nearest() != learned_N).any(1).float().mean() > 0.1

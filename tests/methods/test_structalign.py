@@ -147,7 +147,7 @@ def test_the_released_preset_differs_from_the_idea_in_every_switch() -> None:
     assert find_method("structalign_released").method is find_method("structalign").method
 
 
-STEPPED_ELSEWHERE = {"schedule", "later_lr", "local_labels", "stale_gradients"}
+STEPPED_ELSEWHERE = {"schedule", "later_lr", "later_gate_lr", "stale_gradients", "weight_decay", "epochs", "heads"}
 
 
 @pytest.mark.parametrize("switch", sorted(set(RELEASED) - STEPPED_ELSEWHERE))
@@ -256,3 +256,35 @@ def test_fusion_ignores_padding_frames() -> None:
     out = fusion(VideoBatch(padded, mask)).frames_MFD
     torch.testing.assert_close(out[:, :4], fusion(VideoBatch(frames, mask[:, :4])).frames_MFD)
     assert (out[:, 4:] == 0).all()
+
+
+def test_gates_and_task_vectors_have_a_later_rate_of_their_own() -> None:
+    method, _ = second_task(later_lr=0.15, later_gate_lr=0.5)
+    name_of = {id(parameter): name for name, parameter in method.named_parameters()}
+    rates = {name_of[id(p)]: group.rate for group in method.parameter_groups() for p in group.parameters}
+    assert {name for name, rate in rates.items() if rate == 0.5} == {
+        "head.fusion.alpha",
+        *(f"head.task_vectors.{task}" for task in range(3)),
+    }
+    assert {rate for name, rate in rates.items() if "experts" in name or "mix" in name} == {0.15}
+    first = make(later_lr=0.15, later_gate_lr=0.5)
+    first.begin_task(TaskInfo(0, 8, (0, 1)))
+    assert {group.rate for group in first.parameter_groups() if group.parameters} == {1.0}
+
+
+def test_the_similarity_scales_gradient_gathers_and_its_value_stays() -> None:
+    method, batch = second_task(dropout=0.0, stale_gradients=True, projection="fixed_random", etf=0.0)
+    plain, _ = second_task(dropout=0.0, projection="fixed_random", etf=0.0)
+    terms = method.loss(batch)
+    for name, term in plain.loss(batch).items():
+        torch.testing.assert_close(terms[name], term)
+    for made in (1, 2):
+        method.zero_grad()
+        torch.stack(list(method.loss(batch).values())).sum().backward()
+        assert method.log_scale.grad is not None
+        once = method.log_scale.grad.clone()
+        method.after_backward(batch)
+        torch.testing.assert_close(method.log_scale.grad, made * once)
+        method.after_step(batch)
+    assert method.log_scale.item() == 0
+    assert {group.rate for group in method.parameter_groups() if method.log_scale in set(group.parameters)} == {0.0}

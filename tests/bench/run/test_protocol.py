@@ -302,3 +302,10 @@ def pairs_of_test() -> tuple[PairTable, list[int]]:
         PairTable(small_store(), np.concatenate([task.test for task in stream.tasks])),
         [len(task.test) for task in stream.tasks],
     )
+
+
+def test_alpha_is_the_share_of_word_frame_scores() -> None:
+    pooled_NM, word_frame_NM = (torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    z = [(x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True) for x in (pooled_NM, word_frame_NM)]
+    fused_NM = scores.Scores(pooled_NM, word_frame_NM).combined(0.3)
+    torch.testing.assert_close(fused_NM, 0.7 * z[0] + 0.3 * z[1])

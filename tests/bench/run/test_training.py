@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from ctvr_bench.bench.run.training import (
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig, total_steps
 from ctvr_bench.methods.shared.registry import find_method
-from tests.learning import make
+from tests.learning import make, train_pairs
 from tests.stores import small_store, small_stream
 
 Prepare = Callable[[PairBatch, torch.Generator], PairBatch]
@@ -123,3 +124,22 @@ def test_the_gradient_is_clipped_before_the_step() -> None:
     train_task(method, data, 0, 0)
     assert max(norms) == pytest.approx(1e-3, rel=1e-3)
     assert find_method("finetune").config().clip_norm == 1.0
+
+
+def test_two_epochs_are_those_of_a_plain_loop() -> None:
+    method = make("finetune", scoring="word_frame", epochs=2, batch_size=16, lr=1e-2, dropout=0.0, clip_norm=0.5)
+    twin, data, config = copy.deepcopy(method), train_pairs(0), method.config
+    train_task(method, data, 0, 0)
+    weights = list(twin.parameters())
+    adam = torch.optim.AdamW(weights, lr=1e-2, weight_decay=config.weight_decay)
+    order, draws, total = generator_for(0, "batches", 0), generator_for(0, "draws", 0), 2 * 3
+    for step, index_N in enumerate([index_N for _ in range(2) for index_N in data.shuffled(16, order)]):
+        loss = torch.stack(list(twin.loss(twin.prepare(data.pairs(index_N), draws)).values())).sum()
+        slopes = torch.autograd.grad(loss, weights, allow_unused=True)
+        length = torch.stack([slope.square().sum() for slope in slopes if slope is not None]).sum().sqrt()
+        for weight, slope in zip(weights, slopes, strict=True):
+            weight.grad = None if slope is None else slope * min(1.0, 0.5 / float(length + 1e-6))
+        adam.param_groups[0]["lr"] = 1e-2 * learning_rate_factor(step, total, config)
+        adam.step()
+    for found, expected in zip(method.parameters(), weights, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)

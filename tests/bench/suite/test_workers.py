@@ -12,6 +12,13 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.environment import cores
+from ctvr_bench.bench.records.record import read_record
+from ctvr_bench.bench.run.jobs import Job, Watch
+from ctvr_bench.bench.suite.suite import lost_runs, plan, run_suite
+from ctvr_bench.bench.suite.workers import Workshop, run_jobs
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import Stream
+from tests.bench.run.test_runner import suite
 from tests.commands import ROOT
 from tests.stores import small_store
 
@@ -65,3 +72,39 @@ def test_the_workers_of_a_suite_that_is_killed_stop_at_once(tmp_path: Path) -> N
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, "a worker outlives its suite"
+
+
+def dies_if_asked(
+    job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
+) -> tuple[str, str]:
+    if job.label == "finetune [epochs=1]":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.label, "done"
+
+
+def test_a_job_whose_process_is_killed_is_tried_again_and_then_counted_as_lost(tmp_path: Path) -> None:
+    """As by the memory killer; the others are made, whatever they were killed beside."""
+    jobs = plan(suite(tmp_path, "finetune", "lwf"), small_store())
+    told: list[str] = []
+    shop = Workshop(
+        dies_if_asked,
+        small_store().path,
+        tmp_path,
+        "cpu",
+        workers=2,
+        threads=1,
+        watch=lambda progress: told.append(progress.note),
+        lost=lambda job, reason: (job.label, reason),
+    )
+    found = dict(run_jobs(jobs, shop))
+    assert found["lwf [epochs=1]"] == "done"
+    assert found["finetune [epochs=1]"] == "its process was killed 2 times, perhaps for want of memory"
+    assert sum("finetune [epochs=1] (order 0, seed 0): its process" in note for note in told) == 1
+
+
+def test_a_lost_run_is_recorded_as_failed_and_tried_by_the_next_command(tmp_path: Path) -> None:
+    config = suite(tmp_path, "zero_shot")
+    (job,) = plan(config, small_store())
+    (record,) = lost_runs(config.directory, job, "its process was killed 2 times")
+    assert read_record(config.directory / record.run_id).reason == "its process was killed 2 times"
+    assert [record.status for record in run_suite(config)] == ["done"]

@@ -1,0 +1,197 @@
+"""One owner for each run: a claim file says which process makes it, and whoever comes second leaves it alone.
+
+A claim names host, boot, process and its start, and its file is touched every few seconds. It is stale, and taken over,
+where its process is gone, where the host was started again since, or where another host has been silent for long.
+On a shared disk this needs renames and links within one folder to be atomic, as they are on NFS.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import pydantic
+
+from ctvr_bench.features.errors import InputError
+
+_RENEWED = 10.0  # seconds between two signs of life
+_SILENT = 180.0  # seconds without one, after which another host's claim is stale
+
+
+class Owner(pydantic.BaseModel, frozen=True):
+    """Who makes a run. started: of the process, so that a number given out again is no mistake. token: of the claim."""
+
+    host: str
+    boot: str
+    processes: str
+    pid: int
+    started: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+_UNREADABLE = Owner(host="another host", boot="", processes="", pid=0, started="", token="")
+
+
+def claim_file(directory: Path) -> Path:
+    """Where the claim on a run's folder lies: beside it."""
+    return directory.with_name(f".{directory.name}.claim")
+
+
+@contextmanager
+def claimed(directories: Sequence[Path]) -> Iterator[Owner | None]:
+    """Own the runs of these folders within the block. Gives None, or who owns one of them, and then none is ours."""
+    held: list[Path] = []
+    mine, other = _myself(), None
+    for path in sorted(map(claim_file, directories)):
+        other = _take(path, mine)
+        if other is not None:
+            break
+        held.append(path)
+    if other is not None:
+        _release(held, mine)
+        held = []
+    over = threading.Event()
+    if held:
+        threading.Thread(target=_renew, args=(held, over), daemon=True).start()
+    try:
+        yield other
+    finally:
+        over.set()
+        _release(held, mine)
+
+
+def owner_of(directory: Path) -> Owner | None:
+    """Who owns the run of a folder now; None where nobody does, or only a process that is gone."""
+    path = claim_file(directory)
+    found = _read(path)
+    return None if found is None or _is_stale(path, found) else found
+
+
+def _take(path: Path, mine: Owner) -> Owner | None:
+    """None where the claim is now ours, else whose it is. Raises InputError where the folder cannot be written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not _create(path, mine):
+            with _alone(path.parent):
+                found = _read(path)
+                if found is not None and not _is_stale(path, found):
+                    return found
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written ({error.strerror or error}); choose a writable folder"
+        ) from error
+    return None
+
+
+def _create(path: Path, mine: Owner) -> bool:
+    """Write the claim whole, or not at all where there is one."""
+    draft = path.with_name(f"{path.name}-{mine.token}")
+    draft.write_text(mine.model_dump_json(), encoding="utf-8")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _release(paths: Sequence[Path], mine: Owner) -> None:
+    for path in paths:
+        with suppress(OSError):
+            if _read(path) == mine:
+                path.unlink()
+
+
+def _renew(paths: Sequence[Path], over: threading.Event) -> None:
+    while not over.wait(_RENEWED):
+        for path in paths:
+            with suppress(OSError):
+                os.utime(path)
+
+
+def _read(path: Path) -> Owner | None:
+    try:
+        return Owner.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return _UNREADABLE
+
+
+def _is_stale(path: Path, owner: Owner) -> bool:
+    mine = _myself()
+    if (owner.host, owner.boot, owner.processes) == (mine.host, mine.boot, mine.processes):
+        return _started(owner.pid) != owner.started
+    try:
+        seen = path.stat().st_mtime
+        if owner.host == mine.host and owner.boot != mine.boot and seen < _booted():
+            return True
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:  # by the clock of the disk
+            return os.fstat(now.fileno()).st_mtime - seen > _SILENT
+    except FileNotFoundError:
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process at a time looks for stale claims of a folder, where the file system knows locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _myself() -> Owner:
+    host, boot, processes = _machine()
+    pid = os.getpid()
+    return Owner(
+        host=host, boot=boot, processes=processes, pid=pid, started=_started(pid) or "", token=uuid.uuid4().hex
+    )
+
+
+@cache
+def _machine() -> tuple[str, str, str]:
+    """Host, its boot, and the space of process numbers, of which containers have their own."""
+    boot, processes = "", ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        processes = str(Path("/proc/self/ns/pid").readlink())
+    return socket.gethostname(), boot, processes
+
+
+def _booted() -> float:
+    """When this host was started, in seconds as file times are; 0 where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("btime "):
+                return float(line.split()[1])
+    return 0.0
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started; None of one that is gone, or ended and not yet fetched by its parent."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

@@ -1,0 +1,138 @@
+"""One owner for each run; whoever dies loses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctvr_bench.bench.suite import claims, workers
+from ctvr_bench.bench.suite.claims import Owner, claim_file, claimed, owner_of
+from ctvr_bench.bench.suite.suite import run_suite
+from ctvr_bench.features.errors import InputError
+from tests.bench.run.test_runner import suite
+
+
+def write_claim(folder: Path, **changes: Any) -> Path:
+    """A claim of this process, or with something changed."""
+    path = claim_file(folder)
+    path.write_text(claims._myself().model_copy(update=changes).model_dump_json())
+    return path
+
+
+def test_a_claim_is_held_by_one_and_released_at_the_end(tmp_path: Path) -> None:
+    runs = [tmp_path / "a", tmp_path / "b"]
+    with claimed(runs) as other:
+        assert other is None
+        assert owner_of(runs[0]) == owner_of(runs[1])
+        with claimed([runs[1], tmp_path / "c"]) as second:
+            assert isinstance(second, Owner)
+            assert second.pid == os.getpid()
+        assert owner_of(tmp_path / "c") is None, "whoever gets not all gets none"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+    """Eight threads, a stale claim in their way."""
+    write_claim(tmp_path / "a", pid=2**22 - 1, started="1")
+    got: list[bool] = []
+    start, over = threading.Barrier(8), threading.Barrier(8)
+
+    def compete() -> None:
+        start.wait()
+        with claimed([tmp_path / "a"]) as other:
+            got.append(other is None)
+            over.wait()
+
+    threads = [threading.Thread(target=compete) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
+    script = "import os, sys; from pathlib import Path; from ctvr_bench.bench.suite.claims import claimed\n"
+    script += "with claimed([Path(sys.argv[1])]): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False).returncode == 9
+    assert claim_file(tmp_path / "a").is_file()
+    assert owner_of(tmp_path / "a") is None
+    with claimed([tmp_path / "a"]) as other:
+        assert other is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "age", "owned"),
+    [
+        ({}, 10_000, True),  # this process lives, however silent
+        ({"started": "1"}, 0, False),  # its number was given out again
+        ({"host": "elsewhere"}, 0, True),
+        ({"host": "elsewhere"}, 100, True),
+        ({"host": "elsewhere"}, 400, False),
+        ({"boot": "before"}, 1e9, False),  # the host was started again since
+        ({"boot": "before"}, 0, True),  # another machine of that name
+        ({"processes": "pid:[1]"}, 0, True),  # another container, whose numbers say nothing
+        ({"processes": "pid:[1]"}, 400, False),
+    ],
+)
+def test_when_a_claim_is_stale(tmp_path: Path, changes: dict[str, str], age: float, owned: bool) -> None:
+    path = write_claim(tmp_path / "a", **changes)
+    os.utime(path, (time.time() - age, time.time() - age))
+    assert (owner_of(tmp_path / "a") is not None) == owned
+    with claimed([tmp_path / "a"]) as other:
+        assert (other is not None) == owned
+
+
+@pytest.mark.parametrize("content", ["", "{", json.dumps({"host": 3})])
+def test_a_claim_that_cannot_be_read_counts_as_another_hosts(tmp_path: Path, content: str) -> None:
+    path = claim_file(tmp_path / "a")
+    path.write_text(content)
+    assert owner_of(tmp_path / "a") is not None
+    os.utime(path, (0, 0))
+    assert owner_of(tmp_path / "a") is None
+
+
+def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_RENEWED", 0.001)
+    with claimed([tmp_path / "a"]):
+        path = claim_file(tmp_path / "a")
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), claimed([tmp_path / "file/run"]):
+        pass
+
+
+def test_a_run_that_another_makes_is_waited_for_and_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other finishes it while this one waits, which makes the rest of the suite meanwhile."""
+    (theirs,) = run_suite(suite(tmp_path / "theirs", "finetune"))
+    told: list[str] = []
+    held = claimed([tmp_path / "ours/default" / theirs.run_id])
+    held.__enter__()
+
+    def wait(seconds: float) -> None:
+        assert len(list((tmp_path / "ours/default").glob("zero_shot*/metrics.json"))) == 1
+        (tmp_path / "theirs/default" / theirs.run_id).rename(tmp_path / "ours/default" / theirs.run_id)
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr(workers.time, "sleep", wait)
+    records = run_suite(suite(tmp_path / "ours", "finetune", "zero_shot"), lambda progress: told.append(progress.note))
+    assert [record.status for record in records] == ["done", "done"]
+    assert records[0].model_dump() == theirs.model_dump()
+    assert any(f"process {os.getpid()}" in note and "waiting" in note for note in told)
