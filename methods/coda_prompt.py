@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean
 from ctvr_bench.methods.shared.losses import orthogonality
@@ -42,7 +42,7 @@ class CODAPromptConfig(AttentionConfig):
 
 
 @register()
-class CODAPrompt(AttentionHead):
+class CODAPrompt(Attending):
     """The attention block with prompts composed from components that each task adds to."""
 
     name = "coda_prompt"

@@ -1,10 +1,8 @@
 """Dark Experience Replay ++: stored pairs are replayed twice, for what the old model said and for what is true.
 
 L = L_contrastive(batch) + dark mean (s C - s R)^2 over one draw of stored pairs + replay L_contrastive(another draw)
-C the pooled similarities of the drawn pairs under the head now, R under the head when they were stored. The two draws
-are independent.                                                                          Buzzega et al. 2020, NeurIPS
-A retrieval model has no logits to store: each pair is kept with both of its head embeddings, which give a row of
-similarities with whichever pairs it is drawn together with. They are stored when the pair's task ends.
+C the pooled similarities of the drawn pairs under the head now, R under the head when their task ended and they were
+stored. The two draws are independent.                                                    Buzzega et al. 2020, NeurIPS
 """
 
 from __future__ import annotations
@@ -21,6 +19,8 @@ from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
 from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
+
+_STORED = ("stored_text_ND", "stored_video_ND")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ class DERpp(MeanWords, Finetune):
     paper = "Buzzega et al. 2020, Dark Experience for General Continual Learning"
     source = "aimagelab/mammoth@e75a491 models/derpp.py"
     fidelity = "adapted"
-    deviations = (
-        "similarity rows of stored embeddings in place of logits; stored when a task ends, not while it runs, so "
-        "that a row compares embeddings of heads of several tasks"
-    )
+    deviations = "similarities of embeddings in place of logits, stored at a task's end: a row compares several heads"
     published = "replay=0.5"
     idea = "Rehearse old pairs together with what the model then thought of them."
     stores_samples = "features and both embeddings of `buffer` training pairs"
@@ -57,31 +54,27 @@ class DERpp(MeanWords, Finetune):
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         prepared = super().prepare(batch, generator)
-        if not len(self.memory):
-            return prepared
-        for use in ("dark", "replay"):
+        for use in ("dark", "replay") if len(self.memory) else ():
             items = self.memory.draw(len(batch), generator)
-            stored = {name: items[name] for name in ("stored_text_ND", "stored_video_ND")}
-            drawn = batch_of(items, batch.category_N.device).with_rows(**stored)
+            drawn = batch_of(items, batch.category_N.device).with_rows(**{name: items[name] for name in _STORED})
             prepared = prepared.with_replayed(**{use: super().prepare(drawn, generator)})
         return prepared
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         terms = super().loss(batch)
         if len(self.memory):
-            terms["dark"] = self.config.dark * self._dark(batch.replayed["dark"])
+            drawn = batch.replayed["dark"]
+            text, video = self.embed_batch(drawn)
+            stored_NN = drawn.rows[_STORED[0]] @ drawn.rows[_STORED[1]].T
+            change_NN = self.config.scale * (text.pooled_ND @ video.pooled_MD.T - stored_NN)
+            terms["dark"] = self.config.dark * change_NN.square().mean()
             terms["replay"] = self.config.replay * super().loss(batch.replayed["replay"])["contrastive"]
         return terms
-
-    def _dark(self, drawn: PairBatch) -> Tensor:
-        text, video = self.embed_batch(drawn)
-        stored_NN = drawn.rows["stored_text_ND"] @ drawn.rows["stored_video_ND"].T
-        return (self.config.scale * (text.pooled_ND @ video.pooled_MD.T - stored_NN)).square().mean()
 
     @torch.no_grad()
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         for index_N in data.shuffled(256, generator):
             batch = data.pairs(index_N)
             text, video = self.embed_batch(batch)
-            stored = {"stored_text_ND": text.pooled_ND, "stored_video_ND": video.pooled_MD}
+            stored = dict(zip(_STORED, (text.pooled_ND, video.pooled_MD), strict=True))
             self.memory.add({**pair_items(batch), **stored}, generator)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
@@ -35,7 +35,7 @@ class DualPromptConfig(AttentionConfig):
 
 
 @register()
-class DualPrompt(AttentionHead):
+class DualPrompt(Attending):
     """The attention block with a general prompt and the expert prompt of the nearest task key."""
 
     name = "dualprompt"

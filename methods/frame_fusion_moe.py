@@ -24,8 +24,8 @@ from ctvr_bench.methods.shared.memory import captions_alone
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
-from ctvr_bench.methods.shared.structalign_head import Route, ShownVideos, StructAlignHead, distinct_videos
-from ctvr_bench.methods.structalign import StructAlignConfig
+from ctvr_bench.methods.shared.structalign.config import StructAlignConfig
+from ctvr_bench.methods.shared.structalign.head import Route, ShownVideos, StructAlignHead, distinct_videos
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, at_most
@@ -42,7 +42,7 @@ class L2PConfig(AttentionConfig):
 
 
 @register()
-class L2P(AttentionHead):
+class L2P(Attending):
     """The attention block with prompts chosen from a shared pool."""
 
     name = "l2p"

@@ -8,7 +8,6 @@ The old model is the previous task's; in the first task that is the frozen encod
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.base import TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class LwFConfig(FinetuneConfig):
 
 
 @register()
-class LwF(MeanWords, Finetune):
+class LwF(KeepsTeacher, Finetune):
     """Fine-tuning plus distillation of the old model's batch similarities."""
 
     name = "lwf"
@@ -55,14 +54,11 @@ class LwF(MeanWords, Finetune):
     Config = LwFConfig
     config: LwFConfig
 
-    def __init__(self, config: LwFConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
-        super().__init__(config, spec, generator)
-        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
-
     def begin_task(self, task: TaskInfo) -> None:
-        super().begin_task(task)
         if self.config.teacher == "previous":
-            self.teacher.load_state_dict(self.head.state_dict())
+            super().begin_task(task)
+        else:
+            Finetune.begin_task(self, task)
 
     def view(self, data: PairTable) -> PairTable:
         return with_teacher(super().view(data), self.teacher, self.config)

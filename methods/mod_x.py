@@ -9,7 +9,6 @@ Captions of one video in a batch are all right answers. The old model is the pre
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +17,11 @@ from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class ModXConfig(FinetuneConfig):
 
 
 @register()
-class ModX(MeanWords, Finetune):
+class ModX(KeepsTeacher, Finetune):
     """Fine-tuning plus the old model's rows of batch similarities, only the rows it got right."""
 
     name = "mod_x"
@@ -54,14 +52,6 @@ class ModX(MeanWords, Finetune):
     idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
     Config = ModXConfig
     config: ModXConfig
-
-    def __init__(self, config: ModXConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
-        super().__init__(config, spec, generator)
-        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
-
-    def begin_task(self, task: TaskInfo) -> None:
-        super().begin_task(task)
-        self.teacher.load_state_dict(self.head.state_dict())
 
     def view(self, data: PairTable) -> PairTable:
         return with_teacher(super().view(data), self.teacher, self.config)

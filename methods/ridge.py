@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ from ctvr_bench.methods.shared.heads import AdaptedVideo, ResidualHead, layer_no
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Some, at_most
 from ctvr_bench.methods.shared.registry import register
+from ctvr_bench.methods.shared.regression import Sums
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
 
@@ -139,66 +140,3 @@ class Ridge(Method):
 
     def _random_features(self, caption_ND: Tensor) -> Tensor:
         return functional.relu(layer_norm(caption_ND) @ self.projection_DM)
-
-
-class Choice(NamedTuple):
-    """s, and d(s)."""
-
-    share: float
-    distinctness: float
-
-
-class Sums(nn.Module):
-    """Sums over pairs of random features x [M], captions t [D] and videos v [D], some for each category; float64."""
-
-    gram_MM: Tensor
-    random_text_MD: Tensor
-    random_video_MD: Tensor
-    text_text: Tensor
-    text_video: Tensor
-    random_CM: Tensor
-    text_CD: Tensor
-    video_CD: Tensor
-    count_C: Tensor
-
-    def __init__(self, rows: int, dim: int, num_categories: int) -> None:
-        super().__init__()
-        shapes: dict[str, tuple[int, ...]] = {"gram_MM": (rows, rows), "text_text": (), "text_video": ()}
-        shapes |= {f"random_{side}_MD": (rows, dim) for side in ("text", "video")}
-        shapes |= {f"{side}_CD": (num_categories, dim) for side in ("text", "video")}
-        for name, shape in {**shapes, "random_CM": (num_categories, rows), "count_C": (num_categories,)}.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-
-    def add(self, x_NM: Tensor, text_ND: Tensor, video_ND: Tensor, category_N: Tensor) -> None:
-        x, text, video = x_NM.double(), text_ND.double(), video_ND.double()
-        member_CN = functional.one_hot(category_N, len(self.count_C)).T.double()
-        self.gram_MM += x.T @ x
-        self.random_text_MD += x.T @ text
-        self.random_video_MD += x.T @ video
-        self.text_text += text.square().sum()
-        self.text_video += (text * video).sum()
-        self.random_CM += member_CN @ x
-        self.text_CD += member_CN @ text
-        self.video_CD += member_CN @ video
-        self.count_C += member_CN.sum(1)
-
-    def solve(self, ridge: float, video_D: Tensor, more: Sums | None = None) -> Tensor:
-        """map_MD that minimises sum |x map - (v - video_D)|^2 + ridge |map|^2 over these pairs and those of `more`."""
-        parts = [self] if more is None else [self, more]
-        gram_MM = torch.stack([part.gram_MM for part in parts]).sum(0)
-        cross_MD = torch.stack([p.random_video_MD - p.random_CM.sum(0)[:, None] * video_D for p in parts]).sum(0)
-        ridge_MM = ridge * torch.eye(len(gram_MM), dtype=gram_MM.dtype, device=gram_MM.device)
-        return torch.cholesky_solve(cross_MD, torch.linalg.cholesky(gram_MM + ridge_MM))
-
-    def best_share(self, map_MD: Tensor) -> Choice:
-        """The s in 0..100 of largest d(s) = (a + b s) / sqrt(c + 2 e s + f s^2), which is where it turns."""
-        mean_CD = self.video_CD / self.count_C.clamp(min=1)[:, None]
-        a = self.text_video - (self.text_CD * mean_CD).sum()
-        b = (map_MD * (self.random_video_MD - self.random_CM.T @ mean_CD)).sum()
-        c, e = self.text_text, (map_MD * self.random_text_MD).sum()
-        f = (map_MD * (self.gram_MM @ map_MD)).sum()
-        turn = ((b * c - a * e) / (a * f - b * e)).nan_to_num(0.0).clamp(0, 100)
-        shares = torch.stack([torch.zeros_like(a), turn, torch.full_like(a, 100)])
-        distinct = (a + b * shares) / (c + 2 * e * shares + f * shares.square()).clamp(min=1e-30).sqrt()
-        best = int(distinct.argmax())
-        return Choice(float(shares[best]), float(distinct[best]))

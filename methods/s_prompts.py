@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.attention_head import AttentionConfig, AttentionHead
+from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, ParameterGroup, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
@@ -69,7 +69,7 @@ class SPrompts(Method):
         super().__init__(config, spec, generator)
         tasks, shape = range(spec.num_tasks), (config.length, spec.dim)
         blocks = range(1) if config.block == "first_task" else tasks
-        self.heads = nn.ModuleList(AttentionHead(config, spec, generator) for _ in blocks)
+        self.heads = nn.ModuleList(Attending(config, spec, generator) for _ in blocks)
         self.text_prompts = nn.ParameterList(uniform(shape, 1.0, generator) for _ in tasks)
         self.video_prompts = nn.ParameterList(uniform(shape, 1.0, generator) for _ in tasks)
         shape_TKD = (spec.num_tasks, config.centroids, spec.dim)
@@ -127,9 +127,9 @@ class SPrompts(Method):
     def _video(self, video: VideoBatch, task: int) -> AdaptedVideo:
         return self._head(task).attend_video(video, Prompts.shared(self.video_prompts[task], len(video.frames_MFD)))
 
-    def _head(self, task: int) -> AttentionHead:
+    def _head(self, task: int) -> Attending:
         head = self.heads[0 if self.config.block == "first_task" else task]
-        assert isinstance(head, AttentionHead)
+        assert isinstance(head, Attending)
         return head
 
 

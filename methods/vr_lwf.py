@@ -8,7 +8,6 @@ which holds captions of no task. Both encoders are distilled, the old model is t
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
-from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
+from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
 from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, pair_similarity, same_video
-from ctvr_bench.methods.shared.views import MeanWords, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class VRLwFConfig(FinetuneConfig):
 
 
 @register()
-class VRLwF(MeanWords, Finetune):
+class VRLwF(KeepsTeacher, Finetune):
     """Fine-tuning plus distillation of the old model's similarities with reference captions."""
 
     name = "vr_lwf"
@@ -54,12 +53,7 @@ class VRLwF(MeanWords, Finetune):
 
     def __init__(self, config: VRLwFConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
-        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
         self.reference = ReferenceSample(spec.reference, self.name)
-
-    def begin_task(self, task: TaskInfo) -> None:
-        super().begin_task(task)
-        self.teacher.load_state_dict(self.head.state_dict())
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         sentences_RD = self.reference.captions(self.config.sentences, generator)

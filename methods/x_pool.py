@@ -4,9 +4,8 @@ a_f = softmax_f( (W_q LN(t)) . (W_k k_f) / sqrt(D) ),   video as caption t sees 
 t and frames from the residual adapters of `finetune`; score = cosine.  L = finetune's on these scores
                                                                                      Gorti et al. 2022, CVPR
 keys = unit: k_f = u_f the frame at unit length. keys = layer_norm: k_f = LN(frame) as the authors' keys and values, and
-u_f the same at unit length. Logits are sqrt(D) times as large then, so that attention can pick. W_k = 1 at first as in
-the authors' code; W_q = 0 instead of 1, so that attention is even at first and training starts from mean pooling.
-W_k' W_q LN(t) is computed with the caption: a stored gallery holds frames; no weight is needed to score it.
+u_f the same at unit length; logits are sqrt(D) times as large. W_k = 1 at first as in the authors' code; W_q = 0
+to start from mean pooling. W_k' W_q LN(t) is made with the caption: scoring a stored gallery of frames needs no weight.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ from ctvr_bench.methods.shared.similarity import normalise
 
 @dataclass(frozen=True)
 class XPoolConfig(FinetuneConfig):
-    """keys: what a caption's attention looks at; the authors layer-norm frames.
-
-    dropout acts in the residual adapters. Word-frame scores do not pool.
-    """
+    """keys: what a caption's attention looks at. dropout: in the residual adapters. Word-frame scores do not pool."""
 
     lr: NotNegative = 6e-4
     keys: Literal["unit", "layer_norm"] = "unit"
@@ -48,9 +44,8 @@ class XPool(Finetune):
     source = "layer6ai-labs/xpool@bc88718 modules/transformer.py"
     fidelity = "adapted"
     deviations = (
-        "attention is even at first and shifts the mean frame, there caption and frame are compared as they are; "
-        "values are the frames, without output layers; keys are unit frames, which softens attention, there "
-        "layer-normed ones (`keys`)"
+        "attention is even at first and shifts the mean frame, there captions and frames are compared as they are; "
+        "no output layers; keys are unit frames, which softens attention, there layer-normed (`keys`)"
     )
     published = "keys=layer_norm"
     idea = "A caption tells about part of a video: let it pick the frames it is about."

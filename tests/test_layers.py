@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -89,6 +90,13 @@ def test_a_wing_can_be_overlooked(name: str) -> None:
     files = sorted((ROOT / "bench" / name).rglob("*.py"))
     assert len([file for file in files if file.name != "__init__.py"]) <= 14
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 2500
+
+
+def test_a_method_is_read_in_one_sitting() -> None:
+    files = [path for path in (ROOT / "methods").glob("*.py") if path.name != "__init__.py"]
+    lines = [len(path.read_text(encoding="utf-8").splitlines()) for path in files]
+    assert max(lines) <= 200
+    assert median(lines) <= 80
 
 
 def test_every_folder_of_bench_is_a_wing() -> None:

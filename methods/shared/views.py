@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
-from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import ResidualHead
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 
@@ -24,6 +26,20 @@ class MeanWords(Method):
     def view(self, data: PairTable) -> PairTable:
         data = super().view(data)
         return data.with_mean_words() if self.config.scoring == "cosine" else data
+
+
+class KeepsTeacher(MeanWords):
+    """Stands before the base of a method with a residual head; keeps that head as it was before the task, frozen."""
+
+    head: ResidualHead
+
+    def __init__(self, config: MethodConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        super().begin_task(task)
+        self.teacher.load_state_dict(self.head.state_dict())
 
 
 def with_teacher(

@@ -16,8 +16,9 @@ from ctvr_bench.methods.shared.heads import FrameFusion, RoutedExperts
 from ctvr_bench.methods.shared.losses import etf_alignment, pseudo_alignment, relation_preserving, symmetric_contrastive
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
-from ctvr_bench.methods.shared.structalign_head import Route
-from ctvr_bench.methods.structalign import RELEASED, StructAlign
+from ctvr_bench.methods.shared.structalign.config import RELEASED
+from ctvr_bench.methods.shared.structalign.head import Route
+from ctvr_bench.methods.structalign import StructAlign
 from tests import learning
 from tests.golden import golden
 
@@ -85,8 +86,8 @@ def test_the_total_is_the_weighted_sum_of_the_papers_terms() -> None:
     sim = word_frame_similarity(text.words_NLD, text.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
     same = batch.video_N[:, None] == batch.video_N[None]
     torch.testing.assert_close(terms["scl"], symmetric_contrastive(sim, 17.6, same))
-    old_text = method.teacher.text(batch.text, (method.teacher.route(batch.text, 0), None))
-    old_video = method.teacher.video(batch.video)
+    old_text = method.teacher.head.text(batch.text, (method.teacher.head.route(batch.text, 0), None))
+    old_video = method.teacher.head.video(batch.video)
     old = word_frame_similarity(
         old_text.words_NLD, old_text.word_mask_NL, old_video.frames_MFD, old_video.frame_mask_MF
     )
@@ -108,15 +109,18 @@ def test_a_caption_that_is_scored_by_its_pooled_feature_is_encoded_as_with_its_w
 def test_the_etf_term_has_the_gradient_of_alignment_and_not_of_its_weight() -> None:
     method, batch = second_task(dropout=0.0, crp=0.0, proto=0.0)
     terms = method.loss(batch)
-    etf_gradient = torch.autograd.grad(terms["etf"], method.projections[0], retain_graph=True)[0]
+    etf_gradient = torch.autograd.grad(terms["etf"], method.simplex.projections[0], retain_graph=True)[0]
     gates = method.head.route(batch.text, 1, batch.draws["noise_NE"])
     text, video = method.head.text(batch.text, (gates, None)), method.head.video(batch.video)
-    real = etf_alignment(*text[1:], *video[:2], method.etf_CD[batch.category_N], *method.projections)
+    real = etf_alignment(*text[1:], *video[:2], method.simplex.etf_CD[batch.category_N], *method.simplex.projections)
     pseudo_category = batch.draws["etf_category_P"]
     pseudo = pseudo_alignment(
-        batch.draws["etf_text_PD"], batch.draws["etf_video_PD"], method.etf_CD[pseudo_category], *method.projections
+        batch.draws["etf_text_PD"],
+        batch.draws["etf_video_PD"],
+        method.simplex.etf_CD[pseudo_category],
+        *method.simplex.projections,
     )
-    raw_gradient = torch.autograd.grad(real + pseudo, method.projections[0])[0]
+    raw_gradient = torch.autograd.grad(real + pseudo, method.simplex.projections[0])[0]
     weight = 0.1 * float(terms["scl"].detach()) / float((real + pseudo).detach())
     torch.testing.assert_close(etf_gradient, weight * raw_gradient, rtol=1e-4, atol=1e-6)
 
@@ -187,7 +191,7 @@ class Pairs:
 
 def test_local_labels_number_old_categories_within_their_task() -> None:
     method, _ = second_task(local_labels=True)
-    assert method.local_label_C.tolist() == [0, 1, 0, 1, 0, 0]
+    assert method.simplex.local_label_C.tolist() == [0, 1, 0, 1, 0, 0]
 
 
 def test_stale_gradients_enter_the_norm_but_never_the_weights() -> None:
@@ -198,14 +202,14 @@ def test_stale_gradients_enter_the_norm_but_never_the_weights() -> None:
         torch.stack(list(method.loss(batch).values())).sum().backward()
         method.after_backward(batch)
         method.after_step(batch)
-        gathered.append(method.projections[0].grad.clone())
+        gathered.append(method.simplex.projections[0].grad.clone())
     torch.testing.assert_close(gathered[1], 2 * gathered[0])
     assert gathered[0].norm() > 0
     released = learning.make("structalign_released")
-    weights = [weight.clone() for weight in released.projections]
+    weights = [weight.clone() for weight in released.simplex.projections]
     learning.learn(released, 0, 1)
-    assert all(torch.equal(now, then) for now, then in zip(released.projections, weights, strict=True))
-    assert released.stale_2DD.norm() > 0
+    assert all(torch.equal(now, then) for now, then in zip(released.simplex.projections, weights, strict=True))
+    assert all(gathered.norm() > 0 for gathered in released.stale.buffers())
 
 
 def test_scale_by_batch_is_the_releases_divisor_and_near_the_fixed_scale_at_32() -> None:
@@ -281,10 +285,12 @@ def test_the_similarity_scales_gradient_gathers_and_its_value_stays() -> None:
     for made in (1, 2):
         method.zero_grad()
         torch.stack(list(method.loss(batch).values())).sum().backward()
-        assert method.log_scale.grad is not None
-        once = method.log_scale.grad.clone()
+        assert method.stale.log_scale.grad is not None
+        once = method.stale.log_scale.grad.clone()
         method.after_backward(batch)
-        torch.testing.assert_close(method.log_scale.grad, made * once)
+        torch.testing.assert_close(method.stale.log_scale.grad, made * once)
         method.after_step(batch)
-    assert method.log_scale.item() == 0
-    assert {group.rate for group in method.parameter_groups() if method.log_scale in set(group.parameters)} == {0.0}
+    assert method.stale.log_scale.item() == 0
+    assert {group.rate for group in method.parameter_groups() if method.stale.log_scale in set(group.parameters)} == {
+        0.0
+    }

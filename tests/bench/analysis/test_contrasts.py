@@ -23,7 +23,7 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.shared.registry import known_methods
-from ctvr_bench.methods.structalign import RELEASED
+from ctvr_bench.methods.shared.structalign.config import RELEASED
 from tests.bench.fake_suite import write_suite
 from tests.commands import ROOT, called, command
 from tests.stores import small_store

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ctvr_bench.features.streams import TextBatch, VideoBatch
-from ctvr_bench.methods.shared.base import FeatureSpec
+from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Scoring
 from ctvr_bench.methods.shared.heads import AdaptedVideo, FrameFusion, RoutedExperts
-from ctvr_bench.methods.shared.similarity import normalise
-
-
-class HeadConfig(Protocol):
-    """The fields of StructAlignConfig that the head reads."""
-
-    @property
-    def heads(self) -> int: ...
-    @property
-    def rank(self) -> int: ...
-    @property
-    def experts(self) -> int: ...
-    @property
-    def top_k(self) -> int: ...
-    @property
-    def scaling(self) -> float: ...
-    @property
-    def frame_fusion(self) -> bool: ...
-    @property
-    def routing(self) -> bool: ...
-    @property
-    def route_first_task(self) -> bool: ...
+from ctvr_bench.methods.shared.similarity import normalise, pool_frames, word_frame_similarity
+from ctvr_bench.methods.shared.structalign.config import StructAlignConfig
 
 
 class Route(NamedTuple):
@@ -45,7 +26,7 @@ class Route(NamedTuple):
 class StructAlignHead(nn.Module):
     """Frame fusion on the video side, routed low-rank experts with a vector per task on the text side."""
 
-    def __init__(self, config: HeadConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
+    def __init__(self, config: StructAlignConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.fusion = FrameFusion(spec.dim, config.heads)
@@ -102,3 +83,47 @@ def distinct_videos(video_N: Tensor) -> dict[str, Tensor]:
     pair_U = torch.zeros_like(video_U)
     pair_U[row_N] = torch.arange(len(row_N), device=row_N.device)
     return {"pair_U": pair_U, "row_N": row_N}
+
+
+def head_similarity(text: TextBatch, video: AdaptedVideo, scoring: Scoring) -> Tensor:
+    """Word-frame similarity, also where scoring is fused (2.3); the pooled cosine where scoring is cosine."""
+    if scoring == "cosine":
+        return normalise(text.pooled_ND) @ pool_frames(video.frames_MFD, video.frame_mask_MF).T
+    return word_frame_similarity(text.words_NLD, text.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
+
+
+class Teacher(nn.Module):
+    """An earlier head, frozen, which gives the reference similarities X_ref (2.4)."""
+
+    def __init__(self, head: StructAlignHead, config: StructAlignConfig) -> None:
+        super().__init__()
+        self.head = copy.deepcopy(head).requires_grad_(False)
+        self._config = config
+
+    def with_rows(self, data: PairTable, in_steps: int, shard: int) -> PairTable:
+        """The pairs with X_ref of all, where a task's steps make as many similarities; else with adapted frames.
+
+        in_steps: similarities that the steps make. shard: the task by whose vector captions are routed.
+        """
+        videos = data.all_videos()
+        if len(videos.frames_MFD) * len(data) > in_steps:
+            frames = [self.head.video(part).frames_MFD for part in data.video_chunks(256)]
+            return data.with_rows(video={"teacher_frames_NFD": torch.cat(frames)})
+        old_video, texts = self.head.video(videos), data.text_chunks(self._config.batch_size)
+        rows = [head_similarity(self._text(text, shard), old_video, self._config.scoring) for text in texts]
+        return data.with_rows(pair={"teacher_sim_NN": torch.cat(rows)})
+
+    @torch.no_grad()
+    def similarity(self, batch: PairBatch, shown: ShownVideos, shard: int) -> Tensor:
+        """X_ref of a batch: kept for the whole task, from the kept frames, or from scratch."""
+        if "teacher_sim_NN" in batch.rows:
+            return batch.rows["teacher_sim_NN"]
+        frames_NFD = batch.rows.get("teacher_frames_NFD")
+        if frames_NFD is None:
+            video = self.head.video(shown.once(batch.video))
+        else:
+            video = AdaptedVideo(shown.of_videos(frames_NFD), shown.of_videos(batch.video.frame_mask_MF))
+        return shown.of_pairs(head_similarity(self._text(batch.text, shard), video, self._config.scoring), 1)
+
+    def _text(self, text: TextBatch, shard: int) -> TextBatch:
+        return self.head.text(text, Route(self.head.route(text, shard)))
