@@ -5,8 +5,10 @@ Nothing in a file is executed: object arrays and pickled objects other than tens
 
 from __future__ import annotations
 
-import pickle
+import io
+import math
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +20,22 @@ import torch
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.schema import Array
-from ctvr_bench.features.tables import Row, read_table, read_text
+from ctvr_bench.features.pickles import check_opcodes
+from ctvr_bench.features.tables import Row, is_file, plain_id, read_table, read_text, spellings, stays_inside
 
 WHAT = ("frames", "frame_count", "pooled", "words", "word_count", "videos")
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _VIDEO = "{video}"
+_UNPACKED, _RATIO = 1 << 28, 8  # bytes in memory that any file may ask for, and times its size that a larger one may
+_NESTED = 1_000_000  # dicts, lists and tensors of a file
+_OPCODES = 4_000_000  # of a pickle of tensors: some 150,000 tensors
+_LEGACY = 4  # pickles before the tensors in a file of torch before 1.6
+_SHOWN = 20  # keys that a message lists
+_WIDENED = frozenset(
+    getattr(torch, name)
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+    if hasattr(torch, name)
+)
 
 
 class ArrayTable:
@@ -41,6 +54,7 @@ class ArrayTable:
         opened = lru_cache(maxsize=4)(_open)
         for row in read_table(path, "what", "file"):
             what, file, key, video = (row.cells.get(name, "") for name in ("what", "file", "key", "video"))
+            video = plain_id(video)
             if what not in WHAT:
                 raise InputError(f"{row.where}: {unknown_name('array', what, WHAT)}")
             if not file:
@@ -70,7 +84,12 @@ class ArrayTable:
 
     def video_ids(self) -> list[str]:
         """The ids that name the rows of frames."""
-        return [line.strip() for line in read_text(self._all["videos"].file_of("")).splitlines() if line.strip()]
+        place = self._all["videos"]
+        ids = [plain_id(line) for line in read_text(place.file_of("")).splitlines() if line.strip()]
+        if len(set(ids)) < len(ids):
+            twice = Counter(ids).most_common(1)[0][0]
+            place.row.fail(f"{place.file} names video {twice!r} more than once; a row of frames is of one video")
+        return ids
 
     def where(self, what: str) -> str:
         """How a message names the place of an array."""
@@ -92,22 +111,36 @@ class _Place(NamedTuple):
         return self.folder / self.file.replace(_VIDEO, video)
 
     def exists(self, video: str) -> bool:
-        if _VIDEO in self.file:
-            return self.file_of(video).is_file()
-        return _VIDEO not in self.key or self.key.replace(_VIDEO, video) in self.open(self.file_of(video))
+        return self._spelling(video) is not None
 
     def load(self, video: str) -> Array:
+        video = self._spelling(video) or video
         path, key = self.file_of(video), self.key.replace(_VIDEO, video)
         arrays = self.open(path)
         if not key and len(arrays) == 1:
             key = next(iter(arrays))
         if key not in arrays:
-            held = ", ".join(sorted(arrays)) or "nothing"
-            self.row.fail(f"{path} holds {held}; name one of these as its key" + (f", not {key!r}" if key else ""))
+            names = sorted(arrays)
+            held = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            self.row.fail(
+                f"{path} holds {held or 'nothing'}; name one of these as its key" + (f", not {key!r}" if key else "")
+            )
         try:
             return np.asarray(arrays[key])
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: {key} cannot be read ({error}); write it again as plain numbers") from error
+        except Exception as error:  # a damaged file can raise nearly anything
+            raise _refused(path, error, f"{key} cannot be read", "write it again as plain numbers") from error
+
+    def _spelling(self, video: str) -> str | None:
+        """How the file or key of a video is written; None where there is none. An id cannot lead out of the folder."""
+        if _VIDEO in self.file and not stays_inside(video):
+            return None
+        for name in spellings(video):
+            if _VIDEO in self.file:
+                if is_file(self.file_of(name)):
+                    return name
+            elif _VIDEO not in self.key or self.key.replace(_VIDEO, name) in self.open(self.file_of(name)):
+                return name
+        return None
 
 
 def _open(path: Path) -> Any:
@@ -123,10 +156,25 @@ def _open(path: Path) -> Any:
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
         if path.suffix.lower() == ".npz":
             return _Npz(path)
-        return dict(_tensors(torch.load(path, map_location="cpu", weights_only=True)))
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0][:150]
-        raise InputError(f"{path}: cannot be read ({reason}); it must hold plain arrays or tensors") from error
+        return _Tensors(path)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise _refused(path, error, "cannot be read", "it must hold plain arrays or tensors") from error
+
+
+def _refused(path: Path, error: Exception, what: str, advice: str) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    reason = (str(error).splitlines() or [""])[0][:150] or type(error).__name__
+    return InputError(f"{path}: {what} ({reason}); {advice}")
+
+
+def _check_size(path: Path, name: str, size: int, stored: int) -> None:
+    """Refuse what is small in the file and large in memory, before it is made."""
+    if size > max(_UNPACKED, _RATIO * stored):
+        raise InputError(
+            f"{path}: {name or 'its array'} would fill {size:,} bytes but holds {stored:,}; "
+            "write it again without compression, or no longer than it is"
+        )
 
 
 class _Npz(Mapping[str, Array]):
@@ -134,25 +182,92 @@ class _Npz(Mapping[str, Array]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            self._names = list(arrays.files)
+        with zipfile.ZipFile(path) as archive:
+            self._members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
 
     def __getitem__(self, name: str) -> Array:
+        member = self._members[name]
+        _check_size(self._path, name, member.file_size, member.compress_size)
+        with zipfile.ZipFile(self._path) as archive, archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(stream)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"its header promises {shape} of {dtype}, more than it holds")
         with self._path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._members)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._members)
 
 
-def _tensors(content: Any, key: str = "") -> list[tuple[str, Array]]:
-    """Every tensor in nested dicts, by its keys joined with '/'."""
-    if isinstance(content, torch.Tensor):
-        content = content.float() if content.dtype is torch.bfloat16 else content
-        return [(key, content.detach().numpy())]
-    if not isinstance(content, dict):
-        return []
-    return [pair for name, value in content.items() for pair in _tensors(value, f"{key}/{name}".strip("/"))]
+class _Tensors(Mapping[str, Array]):
+    """The tensors of a file of torch, by their keys joined with '/'; a list of tensors of one shape is one array."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stored = path, path.stat().st_size
+        _check_pickles(path, self._stored)
+        self._held = _tensors(torch.load(path, map_location="cpu", weights_only=True))
+
+    def __getitem__(self, name: str) -> Array:
+        held = self._held[name]
+        if isinstance(held, torch.Tensor):
+            return self._array(name, held, 1)
+        if len({(part.shape, part.dtype) for part in held}) > 1:
+            raise ValueError(f"it is a list of {len(held)} tensors of several shapes: save a dict of them by video id")
+        return np.stack([self._array(name, part, len(held)) for part in held])
+
+    def _array(self, name: str, tensor: torch.Tensor, number: int) -> Array:
+        if tensor.is_meta:
+            raise ValueError("a tensor without values")
+        _check_size(self._path, name, number * tensor.numel() * 4, self._stored)
+        tensor = tensor.detach()
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_dense()
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
+        if tensor.dtype in _WIDENED:
+            tensor = tensor.float()
+        return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _check_pickles(path: Path, stored: int) -> None:
+    """Count the opcodes of what torch would unpickle: of a zip archive its data.pkl, of an older file its pickles."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            for _ in range(_LEGACY):
+                check_opcodes(path, stream, stored, _OPCODES)
+        return
+    with zipfile.ZipFile(path) as archive:
+        _check_size(path, "it", sum(member.file_size for member in archive.infolist()), stored)
+        for member in archive.infolist():
+            if member.filename.endswith("data.pkl"):
+                with archive.open(member) as stream:
+                    check_opcodes(path, io.BytesIO(stream.read()), stored, _OPCODES)
+
+
+def _tensors(content: Any) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    """Every tensor, and every list of tensors, in nested dicts and lists, by its keys joined with '/'."""
+    found: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+    todo, looked = [("", content)], 0
+    while todo:
+        key, value = todo.pop()
+        if (looked := looked + 1) > _NESTED:
+            raise ValueError("it nests without end")
+        if isinstance(value, torch.Tensor):
+            found[key] = value
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(part, torch.Tensor) for part in value):
+            found[key] = list(value)
+        elif isinstance(value, (dict, list, tuple)):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            todo += [(f"{key}/{name}".strip("/"), part) for name, part in inner][::-1]
+    return found

@@ -24,7 +24,7 @@ from ctvr_bench.features.store import create_store
 
 @dataclass(frozen=True)
 class ArraysSummary:
-    """What was imported. missing: reason by video left out."""
+    """What was imported. missing: reason by video left out. unknown_captions, blank_captions: of published files, left out."""
 
     path: Path
     videos: int
@@ -32,6 +32,9 @@ class ArraysSummary:
     captions: int
     words: int
     dimension: int
+    videos_without_caption: int
+    unknown_captions: int
+    blank_captions: int
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,7 +97,16 @@ def import_arrays(
         writer["videos/frame_count"] = np.array([counts[video] for video in kept.video_ids], np.int32)
         writer["captions/word_offsets"] = offsets
     return ArraysSummary(
-        Path(out), len(kept.video_ids), max(counts.values()), len(kept.captions), int(offsets[-1]), dim, missing
+        path=Path(out),
+        videos=len(kept.video_ids),
+        frames=max(counts.values()),
+        captions=len(kept.captions),
+        words=int(offsets[-1]),
+        dimension=dim,
+        videos_without_caption=len(kept.video_ids) - len(np.unique(kept.caption_video_M)),
+        unknown_captions=sources.unknown_captions,
+        blank_captions=sources.blank_captions,
+        missing=missing,
     )
 
 

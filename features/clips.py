@@ -5,9 +5,10 @@ Axes: N videos, M captions, C categories.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, Array
 from ctvr_bench.features.sources import Segment
 from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.tables import is_file, plain_id, spellings, stays_inside
 
 _SUFFIXES = tuple(
     f".{suffix}"
@@ -35,6 +37,15 @@ _SUFFIXES = tuple(
         "3gp",
         "ogv",
         "gif",
+        "3g2",
+        "asf",
+        "mts",
+        "qt",
+        "divx",
+        "vob",
+        "rm",
+        "rmvb",
+        "f4v",
     )
 )
 
@@ -59,23 +70,32 @@ def find_clips(
 ) -> tuple[dict[str, Clip], dict[str, str]]:
     """The clip of each video id, and why the others have none.
 
-    A video is the file of that name, else the one file of that name with a video suffix. Of a video with a segment the
+    A video is the file of that name, else the one file of that name with a video suffix, in any folder below where its
+    id names none (MSR-VTT's TrainValVideo and TestVideo). Links are followed. Of a video with a segment the
     file ID_1 is taken whole where it exists (CTVR's first clip), else the segment of ID. Raises InputError where two
     files would do.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the folder that holds the videos")
     listed: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES:
-            listed.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    below: dict[str, list[Path]] = {}
+    for path in _files_below(folder):
+        name = plain_id(path.relative_to(folder).as_posix())
+        for key in dict.fromkeys((name, str(PurePosixPath(name).with_suffix("")))):
+            listed.setdefault(key, []).append(path)
+            if "/" in key:
+                below.setdefault(key.rpartition("/")[2], []).append(path)
 
     def find(video: str) -> Path | None:
-        if ".." not in Path(video).parts and not Path(video).is_absolute() and (folder / video).is_file():
-            return folder / video
-        files = listed.get(video, [])
-        if len(files) > 1:
-            raise InputError(f"{folder}: video {video!r} may be {' or '.join(f.name for f in files)}; keep one of them")
+        for name in spellings(video) if stays_inside(video) else ():
+            if is_file(folder / name):
+                return folder / name
+        files = listed.get(video) or below.get(video, [])
+        if len({file.resolve() for file in files}) > 1:
+            raise InputError(
+                f"{folder}: video {video!r} may be {' or '.join(str(f.relative_to(folder)) for f in files[:4])}; "
+                "keep one of them"
+            )
         return files[0] if files else None
 
     clips, missing = {}, {}
@@ -89,6 +109,21 @@ def find_clips(
         else:
             missing[video] = "no such file"
     return clips, missing
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files with a video suffix in the folder and those below it, sorted; links that lead back up are not followed."""
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    for name, folders, files in os.walk(folder, followlinks=True):
+        status = Path(name).stat()
+        place = (status.st_dev, status.st_ino)
+        mine = above.pop(name, frozenset())
+        if place in mine:
+            folders.clear()
+            continue
+        folders.sort()
+        above |= {os.path.join(name, inner): mine | {place} for inner in folders}  # noqa: PTH118 - as os.walk names them
+        yield from (Path(name) / file for file in sorted(files) if Path(file).suffix.lower() in _SUFFIXES)
 
 
 def refuse_missing(message: str, missing: Mapping[str, str], allowed: bool) -> None:

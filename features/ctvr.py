@@ -6,9 +6,6 @@ Several pickles that divide the same videos (10 and 20 tasks) become streams of 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from ctvr_bench.features.pickles import read_plain_pickle
 from ctvr_bench.features.schema import TEST, TRAIN, Array, Fail
 from ctvr_bench.features.store import StoredStream, create_store
 from ctvr_bench.features.structure import Structure, empty_stream
+from ctvr_bench.features.tables import plain_id, read_json, read_table
 
 _ROLES = {"train": TRAIN, "val": TEST}
 _LICENCE = "ids and captions keep the terms of the files they came from; the CTVR release carries no licence"
@@ -135,7 +133,7 @@ def read_split(path: Path) -> Split:
                 "a category belongs to one task. Remove it from one"
             )
         tasks[role][category] = task
-        for video in videos:
+        for video in map(plain_id, videos):
             if video in split.role_of_video:
                 fail(
                     f"video {video!r} is in {split.place(video)} and in {role!r} category {category!r}; "
@@ -235,27 +233,14 @@ def read_captions(path: Path) -> list[tuple[str, str, bool]]:
     def fail(message: str) -> NoReturn:
         raise InputError(f"{path}: {message}; give the CTVR caption CSV, query JSON, or MSR-VTT's annotation JSON")
 
-    try:
-        content = path.read_text("utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            return list(_csv_captions(content, fail))
-        return list(_json_captions(json.loads(content), fail))
-    except InputError:
-        raise
-    except OSError as error:
-        fail(f"cannot be read ({error.strerror or error})")
-    except (ValueError, csv.Error, RecursionError) as error:
-        fail(f"is no {path.suffix[1:].upper() or 'caption'} file ({str(error).splitlines()[0]})")
-
-
-def _csv_captions(content: str, fail: Fail) -> Iterator[tuple[str, str, bool]]:
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    if not {"video_id", "sentence"} <= set(reader.fieldnames or ()):
-        fail(f"needs the columns video_id and sentence; got {reader.fieldnames!a:.80}")
-    for row in reader:
-        if not row["video_id"] or row["sentence"] is None:
-            fail(f"line {reader.line_num} has no video_id or no sentence")
-        yield row["video_id"], row["sentence"].strip(), True
+    if path.suffix.lower() != ".csv":
+        return [(plain_id(video), text, asked) for video, text, asked in _json_captions(read_json(path), fail)]
+    found = []
+    for row in read_table(path, "video_id", "sentence"):
+        if not row.cells["video_id"]:
+            row.fail("has no video_id; fill it in or take the line out")
+        found.append((plain_id(row.cells["video_id"]), row.cells["sentence"], True))
+    return found
 
 
 def _json_captions(content: Any, fail: Fail) -> Iterator[tuple[str, str, bool]]:

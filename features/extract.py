@@ -39,7 +39,10 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class ExtractSummary:
-    """What an extraction did. missing: reason by video left out. damaged: what was wrong with a video that was used."""
+    """What an extraction did. missing: reason by video left out. damaged: what was wrong with a video that was used.
+
+    odd_segments: of videos whose first segment is no part of time, what stood there; they were taken whole.
+    """
 
     path: Path
     videos: int
@@ -54,6 +57,7 @@ class ExtractSummary:
     blank_captions: int
     missing: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    odd_segments: dict[str, str] = field(default_factory=dict)
 
 
 def extract(
@@ -177,6 +181,7 @@ def extract_sources(
         unknown_captions=sources.unknown_captions,
         blank_captions=sources.blank_captions,
         missing=missing,
+        odd_segments={video: what for video, what in sources.odd_segments.items() if video not in missing},
         damaged={video: what for video, what in zip(ids, damage, strict=True) if what and video not in missing},
     )
 

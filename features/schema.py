@@ -80,8 +80,9 @@ def check_structure(where: str, arrays: Mapping[str, Array], text_lengths: Mappi
     def fail(message: str) -> NoReturn:
         raise InputError(f"{where}: {message}")
 
-    present = {**dict.fromkeys(text_lengths, "str"), **{path: str(a.dtype) for path, a in arrays.items()}}
-    expected = expected_datasets(present)
+    held = dict.fromkeys((*text_lengths, *arrays))
+    expected = expected_datasets(held)  # what else a file holds is not looked at
+    present = {path: "str" if path in text_lengths else str(arrays[path].dtype) for path in expected if path in held}
     sizes: dict[str, tuple[int, str]] = {}
     for path, dataset in expected.items():
         if path not in present:

@@ -6,7 +6,7 @@ Axes: N videos, M captions, C categories.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -17,10 +17,12 @@ from ctvr_bench.features import ctvr
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.schema import ROLES, TEST, TRAIN, VALIDATION, Array
 from ctvr_bench.features.structure import Structure, empty_stream
-from ctvr_bench.features.tables import Row, columns_of, read_json, read_table
+from ctvr_bench.features.tables import Row, columns_of, plain_id, read_json, read_table
 
 Segment = tuple[float, float]
 
+_NAME = 200  # letters of an id that may be a misspelling
+_DIGITS = 9  # of a task's number
 _ROLE_CODES = {name: code for code, name in ROLES.items()}
 
 
@@ -29,12 +31,14 @@ class Sources:
     """A structure, and what was noticed while it was read.
 
     segments: of videos whose captions tell of one part, (start, end) in seconds (ActivityNet Captions).
+    odd_segments: what stood there of videos whose first segment is no part of time; they are taken whole.
     unknown_captions, blank_captions: left out of a published file, which may hold more than the stream.
     entries: of all caption files together. entry_M: place of each caption among them.
     """
 
     structure: Structure
     segments: Mapping[str, Segment] = field(default_factory=dict)
+    odd_segments: Mapping[str, str] = field(default_factory=dict)
     unknown_captions: int = 0
     blank_captions: int = 0
     entries: int = 0
@@ -65,7 +69,8 @@ def read_sources(captions: Sequence[Path], stream: Path) -> Sources:
     structure.check(where)
     entry_M = np.array([entry for entries in found.entries.values() for entry in entries], np.int64)
     entries = sum(len(part.entries) for part in told)
-    return Sources(structure, found.segments, found.unknown, found.blank, entries, entry_M)
+    odd = {video: what for video, what in found.odd.items() if video in plan.role_of_video}
+    return Sources(structure, found.segments, odd, found.unknown, found.blank, entries, entry_M)
 
 
 class _Plan(NamedTuple):
@@ -82,6 +87,7 @@ class _Told(NamedTuple):
 
     entries: list[tuple[str, str, bool]]
     segments: dict[str, Segment]
+    odd: dict[str, str]
 
 
 class _Gathered(NamedTuple):
@@ -91,6 +97,7 @@ class _Gathered(NamedTuple):
     entries: dict[str, list[int]]
     query: dict[str, str]
     segments: dict[str, Segment]
+    odd: dict[str, str]
     unknown: int
     blank: int
 
@@ -100,6 +107,7 @@ def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
     entries: dict[str, list[int]] = {video: [] for video in plan.role_of_video}
     query: dict[str, str] = {}
     segments: dict[str, Segment] = {}
+    odd: dict[str, str] = {}
     unknown = blank = before = 0
     for part in told:
         earlier = {video: set(known) for video, known in texts.items()}
@@ -116,7 +124,8 @@ def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
                     query.setdefault(video, text)
         before += len(part.entries)
         segments |= part.segments
-    return _Gathered(texts, entries, query, segments, unknown, blank)
+        odd |= part.odd
+    return _Gathered(texts, entries, query, segments, odd, unknown, blank)
 
 
 def _read_pickle(path: Path) -> _Plan:
@@ -128,19 +137,18 @@ def _read_pickle(path: Path) -> _Plan:
 
 def _read_stream(path: Path) -> _Plan:
     plan = _Plan(path.stem, {}, {}, {})
-    rows = read_table(path, "video", "category", "task", "role")
-    with_captions = "caption" in rows[0].cells
     number_of_category: dict[str, int] = {}
     seen: dict[str, Row] = {}
-    for row in rows:
+    for row in read_table(path, "video", "category", "task", "role"):
         video, category, task, role = (row.cells[column] for column in ("video", "category", "task", "role"))
+        video = plain_id(video)
         if not video or not category:
             row.fail("has no video or no category; fill both in")
         if role not in _ROLE_CODES:
             raise InputError(f"{row.where}: {unknown_name('role', role, _ROLE_CODES)}")
         if video in seen:
             same = all(row.cells[key] == seen[video].cells[key] for key in ("category", "task", "role"))
-            if with_captions and same:
+            if "caption" in row.cells and same:
                 continue
             row.fail(f"video {video!r} is there already, {seen[video].where}; a video has one category, task and role")
         seen[video] = row
@@ -148,15 +156,17 @@ def _read_stream(path: Path) -> _Plan:
         plan.task_of_category.setdefault(category, -1)
         if role == "unused":
             continue
-        if not task.isdecimal():
-            row.fail(f"has task {task!r}; a task is a whole number, counted from 0 or 1")
+        if not (task.isascii() and task.isdecimal() and len(task) <= _DIGITS):
+            row.fail(f"has task {task[:20]!r}; a task is a whole number, counted from 0 or 1")
         if number_of_category.setdefault(category, int(task)) != int(task):
             row.fail(
                 f"category {category!r} is in task {number_of_category[category]} and {task}; it belongs to one task"
             )
     numbers = sorted(set(number_of_category.values()))
     if not numbers or numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)]):
-        raise InputError(f"{path}: has tasks {numbers}; number them 0, 1, 2, ... or 1, 2, 3, ... without a gap")
+        raise InputError(
+            f"{path}: has tasks {str(numbers)[:80]}; number them 0, 1, 2, ... or 1, 2, 3, ... without a gap"
+        )
     plan.task_of_category.update({category: number - numbers[0] for category, number in number_of_category.items()})
     _check_categories(path, plan)
     return plan
@@ -177,30 +187,35 @@ def _check_categories(path: Path, plan: _Plan) -> None:
 
 def _read_captions(path: Path, plan: _Plan) -> _Told:
     """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
-    entries: list[tuple[str, str, str]] = []  # where, video, text
     segments: dict[str, Segment] = {}
+    odd: dict[str, str] = {}
+    ids = {video: video for video in plan.role_of_video}  # one text for all captions of a video
     if path.suffix.lower() == ".csv":
-        published = {"video_id", "sentence"} <= set(columns_of(path))
-        if not published:
-            rows = read_table(path, "video", "caption")
-            entries = [(row.where, row.cells["video"], row.cells["caption"]) for row in rows]
-    else:
+        if {"video_id", "sentence"} <= set(columns_of(path)):
+            return _Told(ctvr.read_captions(path), segments, odd)
+        told = ((row.where, row.cells["video"], row.cells["caption"]) for row in read_table(path, "video", "caption"))
+    elif path.suffix.lower() == ".json":
         content = read_json(path)
-        published = _is_published(content)
-        if published:
-            segments = _first_segments(content)
-        else:
-            entries = _plain_json(path, content)
-    if published:
-        return _Told(ctvr.read_captions(path), segments)
-    for where, video, text in entries:
-        if video not in plan.role_of_video:
-            near = difflib.get_close_matches(video, plan.role_of_video, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        if _is_published(content):
+            segments, odd = _first_segments(content)
+            return _Told(ctvr.read_captions(path), segments, odd)
+        told = _plain_json(path, content)
+    else:
+        raise InputError(
+            f"{path}: is no kind of caption file that is read: .csv (columns video and caption, or video_id and "
+            "sentence) or .json; convert it"
+        )
+    entries = []
+    for where, name, text in told:
+        video = plain_id(name)
+        if video not in ids:
+            near = difflib.get_close_matches(video, ids, n=1) if len(video) < _NAME else []
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(f"{where}: video {video!r} is not in the stream{hint} Take the line out or add the video")
         if not text:
             raise InputError(f"{where}: the caption of {video!r} is empty; write one or take the line out")
-    return _Told([(video, text, False) for _, video, text in entries], segments)
+        entries.append((ids[video], text, False))
+    return _Told(entries, segments, odd)
 
 
 def _is_published(content: Any) -> bool:
@@ -211,29 +226,33 @@ def _is_published(content: Any) -> bool:
     return isinstance(content.get("sentences"), list) or isinstance(first, dict)
 
 
-def _first_segments(content: Mapping[str, Any]) -> dict[str, Segment]:
-    """The time of the first sentence of each video of ActivityNet Captions; none for MSR-VTT's annotations."""
-    found = {}
-    for video, entry in content.items():
+def _first_segments(content: Mapping[str, Any]) -> tuple[dict[str, Segment], dict[str, str]]:
+    """The time of the first sentence of each video of ActivityNet Captions, or what stands there that is no time."""
+    found: dict[str, Segment] = {}
+    odd = {}
+    for name, entry in content.items():
+        video = plain_id(name)
         match entry:
             case {"timestamps": [[int() | float() as start, int() | float() as end], *_]} if start < end:
                 found[video] = (float(start), float(end))
-    return found
+            case {"timestamps": times}:
+                first = times[0] if isinstance(times, list) and times else times
+                odd[video] = f"first segment {first!a:.60} is no part of time; the whole video was taken"
+    return found, odd
 
 
-def _plain_json(path: Path, content: Any) -> list[tuple[str, str, str]]:
+def _plain_json(path: Path, content: Any) -> Iterator[tuple[str, str, str]]:
     def fail() -> NoReturn:
         raise InputError(f"{path}: must be {{video: caption or [captions]}} or a published caption file; write it so")
 
     if not isinstance(content, dict):
         fail()
-    entries = []
     for video, told in content.items():
         texts = [told] if isinstance(told, str) else told
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             fail()
-        entries += [(str(path), video, text.strip()) for text in texts]
-    return entries
+        for text in texts:
+            yield str(path), video, text.strip()
 
 
 def _assemble(plan: _Plan, texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,49 +14,85 @@ from ctvr_bench.features.errors import InputError
 
 
 class Row(NamedTuple):
-    """One line of a table: where it stands ('FILE line 3'), and its cells by column, stripped."""
+    """One line of a table: its file and number, and its cells by column, stripped."""
 
-    where: str
+    path: Path
+    line: int
     cells: dict[str, str]
+
+    @property
+    def where(self) -> str:
+        """How a message names the place: 'FILE line 3'."""
+        return f"{self.path} line {self.line}"
 
     def fail(self, message: str) -> NoReturn:
         raise InputError(f"{self.where}: {message}")
 
 
-def read_table(path: Path, *needed: str) -> list[Row]:
-    """The rows of a CSV whose first line names at least the columns `needed`; raises InputError."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, restval="")
-    rows = []
+def read_table(path: Path, *needed: str) -> Iterator[Row]:
+    """The rows of a CSV whose first line names at least the columns `needed`, one by one; raises InputError."""
+    number = 0
     try:
-        columns = columns_of(path)
-        if missing := [name for name in needed if name not in columns]:
-            raise InputError(
-                f"{path}: needs the columns {', '.join(needed)}; its first line lacks {', '.join(missing)}"
-            )
-        reader.fieldnames = columns
-        next(reader.reader)
-        for cells in reader:
-            extra = cells.pop(None, None)
-            row = Row(f"{path} line {reader.line_num}", {name: text.strip() for name, text in cells.items()})
-            if extra:
-                row.fail(f"has more than {len(columns)} cells; put quotes round text that holds commas")
-            rows.append(row)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream, strict=True)
+            columns = _columns(path, next(lines, []))
+            if missing := [name for name in needed if name not in columns]:
+                raise InputError(
+                    f"{path}: needs the columns {', '.join(needed)}; its first line lacks {', '.join(missing)}"
+                )
+            for cells in lines:
+                if not cells:
+                    continue
+                number = lines.line_num
+                if len(cells) > len(columns):
+                    Row(path, number, {}).fail(
+                        f"has more than {len(columns)} cells; put quotes round text that holds commas"
+                    )
+                texts = [*map(str.strip, cells), *[""] * (len(columns) - len(cells))]
+                yield Row(path, number, dict(zip(columns, texts, strict=True)))
     except csv.Error as error:
-        raise InputError(f"{path}: is no CSV file ({error} in line {reader.line_num}); write it again") from error
-    if not rows:
+        raise InputError(f"{path}: is no CSV file ({error} in line {lines.line_num}); write it again") from error
+    except (OSError, UnicodeDecodeError):
+        read_text(path)  # says what is wrong
+        raise
+    if not number:
         raise InputError(f"{path}: has no lines after its first; write one for each entry")
-    return rows
 
 
 def columns_of(path: Path) -> list[str]:
     """The cells of a CSV's first line."""
-    return [name.strip() for name in next(csv.reader(read_text(path).splitlines()), [])]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            return [name.strip() for name in next(csv.reader(stream), [])]
+    except csv.Error:
+        return []
+    except (OSError, UnicodeDecodeError):
+        read_text(path)  # says what is wrong
+        raise
+
+
+def _columns(path: Path, cells: list[str]) -> list[str]:
+    columns = [name.strip() for name in cells]
+    twice, times = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
+    if times > 1:
+        raise InputError(f"{path}: names the column {twice!r} {times} times in its first line; keep one")
+    return columns
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises InputError where it is not one."""
+    """The content of a JSON file, in which no object has a key twice; raises InputError."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise InputError(f"{path}: has the key {twice!r} twice, of which one would be lost; keep one")
+        return found
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=checked)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON file ({str(error).splitlines()[0]}); write it again") from error
 
@@ -69,3 +107,35 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path}: is no UTF-8 text (byte {error.object[error.start]:#04x} at place {error.start}); save it as UTF-8"
         ) from error
+
+
+def plain_id(text: str) -> str:
+    """An id as it is compared: without blanks at its ends, accents in one spelling (Unicode's NFC).
+
+    >>> plain_id(" cafe\u0301 ") == "caf\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The ways in which a file or key of that id may be written: accents as one letter or as two (as on a Mac)."""
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFD", name))))
+
+
+def stays_inside(name: str) -> bool:
+    """Whether an id, taken as the name of a file, stays in the folder it is looked for in.
+
+    >>> stays_inside("part1/video7"), stays_inside("../video7"), stays_inside("/video7")
+    (True, False, False)
+    """
+    path = Path(name)
+    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name may be
+        return False
