@@ -6,6 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # this clone, whatever is installed
 
 if __name__ == "__main__":
-    from ctvr_bench.bench.cli.app import main
+    from ctvr_bench.bench.cli.start import main
 
     main()

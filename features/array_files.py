@@ -19,15 +19,15 @@ import torch
 
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.schema import Array
 from ctvr_bench.features.pickles import check_opcodes
+from ctvr_bench.features.schema import Array
 from ctvr_bench.features.tables import Row, is_file, plain_id, read_table, read_text, spellings, stays_inside
 
 WHAT = ("frames", "frame_count", "pooled", "words", "word_count", "videos")
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _VIDEO = "{video}"
 _UNPACKED, _RATIO = 1 << 28, 8  # bytes in memory that any file may ask for, and times its size that a larger one may
-_NESTED = 1_000_000  # dicts, lists and tensors of a file
+_NESTED, _DEPTH = 1_000_000, 100  # dicts, lists and tensors of a file, and one in another
 _OPCODES = 4_000_000  # of a pickle of tensors: some 150,000 tensors
 _LEGACY = 4  # pickles before the tensors in a file of torch before 1.6
 _SHOWN = 20  # keys that a message lists
@@ -197,6 +197,9 @@ class _Npz(Mapping[str, Array]):
         with self._path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
@@ -210,7 +213,8 @@ class _Tensors(Mapping[str, Array]):
     def __init__(self, path: Path) -> None:
         self._path, self._stored = path, path.stat().st_size
         _check_pickles(path, self._stored)
-        self._held = _tensors(torch.load(path, map_location="cpu", weights_only=True))
+        with torch.sparse.check_sparse_tensor_invariants():  # indices out of bounds would be written to
+            self._held = _tensors(torch.load(path, map_location="cpu", weights_only=True))
 
     def __getitem__(self, name: str) -> Array:
         held = self._held[name]
@@ -232,6 +236,9 @@ class _Tensors(Mapping[str, Array]):
         if tensor.dtype in _WIDENED:
             tensor = tensor.float()
         return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._held)
@@ -258,10 +265,10 @@ def _check_pickles(path: Path, stored: int) -> None:
 def _tensors(content: Any) -> dict[str, torch.Tensor | list[torch.Tensor]]:
     """Every tensor, and every list of tensors, in nested dicts and lists, by its keys joined with '/'."""
     found: dict[str, torch.Tensor | list[torch.Tensor]] = {}
-    todo, looked = [("", content)], 0
+    todo, looked = [("", content, 0)], 0
     while todo:
-        key, value = todo.pop()
-        if (looked := looked + 1) > _NESTED:
+        key, value, depth = todo.pop()
+        if (looked := looked + 1) > _NESTED or depth > _DEPTH:
             raise ValueError("it nests without end")
         if isinstance(value, torch.Tensor):
             found[key] = value
@@ -269,5 +276,5 @@ def _tensors(content: Any) -> dict[str, torch.Tensor | list[torch.Tensor]]:
             found[key] = list(value)
         elif isinstance(value, (dict, list, tuple)):
             inner = value.items() if isinstance(value, dict) else enumerate(value)
-            todo += [(f"{key}/{name}".strip("/"), part) for name, part in inner][::-1]
+            todo += [(f"{key}/{name}".strip("/"), part, depth + 1) for name, part in inner][::-1]
     return found

@@ -24,7 +24,10 @@ from ctvr_bench.features.store import create_store
 
 @dataclass(frozen=True)
 class ArraysSummary:
-    """What was imported. missing: reason by video left out. unknown_captions, blank_captions: of published files, left out."""
+    """What was imported. missing: reason by video left out.
+
+    unknown_captions, blank_captions: left out of published files, which may hold more than the stream.
+    """
 
     path: Path
     videos: int

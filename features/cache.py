@@ -6,13 +6,23 @@ import os
 import re
 from pathlib import Path
 
+from ctvr_bench.features.errors import InputError
+
 _WORLD = re.compile(r"moving-shapes-(\d+)-[0-9a-f]{12}")
 
 
 def cache_folder() -> Path:
-    """Where built stores are kept: CTVR_CACHE, or the user's cache folder."""
-    named = os.environ.get("CTVR_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ctvr-bench"
+    """Where built stores are kept: CTVR_CACHE, or the user's cache folder. Raises InputError where neither is known."""
+    if named := os.environ.get("CTVR_CACHE"):
+        return Path(named)
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "ctvr-bench"
+    try:
+        return Path.home() / ".cache" / "ctvr-bench"
+    except RuntimeError as error:
+        raise InputError(
+            f"no cache folder for embedded stores can be found ({error}); name a folder in the variable CTVR_CACHE"
+        ) from error
 
 
 def world_file(seed: int, content: str) -> Path:

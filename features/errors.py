@@ -13,6 +13,20 @@ class InputError(ValueError):
     """
 
 
+_LONGEST = 1500  # letters of a message
+_NAME = 200  # letters of a name that may be a misspelling
+
+
+def one_line(text: str) -> str:
+    """Text as a terminal shows it in one line: nothing in it moves the cursor, changes colours or breaks the line.
+
+    >>> print(one_line("a\\x1b[31mb\\nc"))
+    a\\x1b[31mb\\nc
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 200]} ... {shown[-200:]}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a registry, with the nearest known one.
 
@@ -20,6 +34,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     "unknown method 'lwff'; did you mean 'lwf'? Known: er, lwf"
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(name, known, n=1) if len(name) < _NAME else []
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")

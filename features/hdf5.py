@@ -153,8 +153,11 @@ def create_file(path: str | os.PathLike[str]) -> Iterator[FileWriter]:
             raise _unwritable(path, error) from error
         with file:
             yield FileWriter(path, file)
+            file.flush()
+            used = file.id.get_filesize()
         try:
             with partial.open("rb+") as done:
+                done.truncate(used)  # what was reserved and is not needed
                 os.fsync(done.fileno())
             partial.replace(path)
         except OSError as error:

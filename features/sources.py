@@ -189,6 +189,7 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
     """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
     segments: dict[str, Segment] = {}
     odd: dict[str, str] = {}
+    told: Iterator[tuple[str, str, str]]
     ids = {video: video for video in plan.role_of_video}  # one text for all captions of a video
     if path.suffix.lower() == ".csv":
         if {"video_id", "sentence"} <= set(columns_of(path)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ctvr_bench.features.errors import InputError
+
+_TOML, _PARTS = 1_000_000, 100
 
 
 class Row(NamedTuple):
@@ -95,6 +98,20 @@ def read_json(path: Path) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON file ({str(error).splitlines()[0]}); write it again") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file, with or without a byte order mark. what: how a message calls it ('a suite')."""
+    text = read_text(path)
+    try:
+        if len(text) > _TOML:
+            raise ValueError(f"it has over {_TOML:,} letters")
+        if any(line.partition("=")[0].count(".") > _PARTS for line in text.splitlines()):
+            raise ValueError(f"a key has over {_PARTS} parts")  # the parser needs the square of their number
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path}: cannot be read as {what} ({reason}); give a TOML file") from error
 
 
 def read_text(path: Path) -> str:

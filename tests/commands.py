@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ctvr_bench.bench.cli.app import main
+from ctvr_bench.bench.cli.start import main
 
 ROOT = Path(__file__).resolve().parents[1]
 

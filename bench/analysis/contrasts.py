@@ -23,9 +23,10 @@ from rich.table import Table
 from ctvr_bench.bench.all_pairs import Answers, PairDifference, meet
 from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
 from ctvr_bench.bench.crossed import Floats
+from ctvr_bench.bench.escaping import csv_text, markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
-from ctvr_bench.features.errors import unknown_name
+from ctvr_bench.features.errors import one_line, unknown_name
 
 MEASURES = (HEADLINE, BWF)
 _COLUMNS = ["row", "R@1", "95 % interval", "p", "BWF", "95 % interval", "p", "runs"]
@@ -72,7 +73,7 @@ def contrast_table(results: Sequence[SuiteResults], against: str) -> Table:
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == _COLUMNS[0] else "right")
     for line in _lines(results, against):
-        table.add_row(escape(line[0]), *line[1:])
+        table.add_row(escape(one_line(line[0])), *line[1:])
     table.caption = escape(_note(results, against))
     return table
 
@@ -82,15 +83,15 @@ def contrast_markdown(results: Sequence[SuiteResults], against: str) -> str:
     align = ["---", *("--:" for _ in _COLUMNS[1:])]
     stores = [result.name for result in results]
     each = [
-        [c.label, *(_points(c.by_store[s]) if s in c.by_store else "–" for s in stores)]
+        [markdown_text(c.label), *(_points(c.by_store[s]) if s in c.by_store else "–" for s in stores)]
         for c in contrasts(results, against, HEADLINE)
     ]
     tables = [
-        [_COLUMNS, align, *_lines(results, against)],
-        [["R@1 difference on", *stores], ["---", *("--:" for _ in stores)], *each],
+        [_COLUMNS, align, *([markdown_text(label), *cells] for label, *cells in _lines(results, against))],
+        [["R@1 difference on", *map(markdown_text, stores)], ["---", *("--:" for _ in stores)], *each],
     ]
-    text = ["\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) for lines in tables]
-    return "\n\n".join([text[0], _note(results, against), text[1]]) + "\n"
+    text = ["\n".join(f"| {' | '.join(line)} |" for line in lines) for lines in tables]
+    return "\n\n".join([text[0], markdown_text(_note(results, against)), text[1]]) + "\n"
 
 
 def contrast_csv(results: Sequence[SuiteResults], against: str) -> str:
@@ -103,7 +104,7 @@ def contrast_csv(results: Sequence[SuiteResults], against: str) -> str:
         for c in contrasts(results, against, key):
             sure: list[Any] = ["" if value is None else value for value in (c.low, c.high, c.p)]
             each = [c.by_store.get(store, "") for store in stores]
-            writer.writerow([c.label, against, key, c.difference, *sure, c.runs, *each])
+            writer.writerow([csv_text(c.label), csv_text(against), key, c.difference, *sure, c.runs, *each])
     return out.getvalue()
 
 
@@ -159,7 +160,3 @@ def _note(results: Sequence[SuiteResults], against: str) -> str:
         f"Each row minus {against} in points, paired by store, order and seed, over {over}. Intervals hold together at "
         "95 % for all pairs of rows, and p is corrected for as many. BWF: lower is better."
     )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("_", "\\_")

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctvr_bench.bench.run.budget import stored_bytes, trainable_parameters
+from ctvr_bench.features.errors import one_line
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig, ReferenceBank
 from ctvr_bench.methods.shared.registry import Entry
 
@@ -22,7 +24,8 @@ def print_methods(entries: Mapping[str, Entry]) -> None:
     """Every method with its idea."""
     table = Table("method", "idea", "keeps", "fidelity", box=None, header_style="bold")
     for name, entry in entries.items():
-        table.add_row(name, entry.method.idea, entry.method.stores_samples, entry.method.fidelity)
+        cells = (name, entry.method.idea, entry.method.stores_samples, entry.method.fidelity)
+        table.add_row(*(escape(one_line(cell)) for cell in cells))
     Console().print(table)
 
 

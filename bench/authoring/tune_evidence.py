@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,14 @@ from ctvr_bench.bench.authoring.tune import RULE, Candidate, Search
 from ctvr_bench.bench.records.environment import environment
 from ctvr_bench.bench.records.record import write_json
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.tables import read_toml
 
 Grids = dict[str, dict[str, list[Any]]]
 
 
 def read_grids(path: Path) -> Grids:
     """Grids by method from a TOML file: a table for each method, a list of values for each field."""
-    try:
-        grids = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a file of grids ({error}); give a TOML file") from error
+    grids = read_toml(path, "a file of grids")
     for method, grid in grids.items():
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
             raise InputError(f"{path}: {method}: a grid is a table with a list of values for each field; got {grid!r}")

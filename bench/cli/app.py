@@ -1,23 +1,18 @@
 """The command line. Heavy libraries load inside the commands, so that `--help` answers at once.
 
-Tables go to standard output, everything else to standard error. Exit codes: 0 done, 1 a check failed or a run did not
-finish well, 2 the input was wrong, 130 stopped by Ctrl-C.
+Tables go to standard output, everything else to standard error. Exit codes: see `bench.cli.start`.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ctvr_bench.bench.cli.features import features
-from ctvr_bench.bench.cli.interrupt import keep_interrupts
 from ctvr_bench.bench.cli.methods import add_commands
 from ctvr_bench.bench.cli.results import check, compare, report, say_findings, say_others, show
-from ctvr_bench.features.errors import InputError
 
 app = typer.Typer(
     add_completion=False,
@@ -161,22 +156,6 @@ app.command()(check)
 
 
 add_commands(app)
-
-
-def main() -> None:
-    """Entry point: one line and exit code 2 for anything a user typed or gave."""
-    if os.name != "posix":
-        print("error: this suite needs Linux or macOS (on Windows: the Linux subsystem, WSL)", file=sys.stderr)
-        sys.exit(2)
-    keep_interrupts()
-    try:
-        app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; finished tasks are kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
 
 
 def _store(named: Path | None, quiet: bool) -> Path:

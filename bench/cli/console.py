@@ -12,6 +12,8 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
+from ctvr_bench.features.errors import one_line
+
 if TYPE_CHECKING:
     from ctvr_bench.bench.authoring.validation import Trial
     from ctvr_bench.bench.records.record import RunRecord
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 def say(message: str, quiet: bool = False) -> None:
     """One line to standard error, unless quiet."""
     if not quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
 
 class _Bars:
@@ -30,8 +32,9 @@ class _Bars:
     def __init__(self, clock: bars.ProgressColumn, quiet: bool = False) -> None:
         console = Console(stderr=True)
         self._live = not quiet and console.is_terminal
-        note = bars.TextColumn("{task.fields[note]}")
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), note, clock)
+        note = bars.TextColumn("{task.fields[note]}", markup=False)
+        described = bars.TextColumn("{task.description}", markup=False)
+        columns = (described, bars.BarColumn(), bars.MofNCompleteColumn(), note, clock)
         self._bars = bars.Progress(*columns, console=console, disable=not self._live)
 
     def __enter__(self) -> Self:
@@ -62,7 +65,8 @@ class SuiteBars(_Bars):
         if not self._live:
             return
         if progress.label not in self._runs:
-            self._runs[progress.label] = self._bars.add_task(progress.label, total=progress.tasks, note="")
+            shown = one_line(progress.label)
+            self._runs[progress.label] = self._bars.add_task(shown, total=progress.tasks, note="")
         epoch = progress.epoch
         note = (
             "evaluating"
@@ -108,4 +112,4 @@ def print_table(table: Table, measured: Mapping[str, str]) -> None:
     console = Console()
     console.print(table)
     for key, value in measured.items():
-        console.print(f"{key}: {value}", style="dim", highlight=False)
+        console.print(one_line(f"{key}: {value}"), style="dim", highlight=False, markup=False)

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ctvr_bench.features.errors import one_line
+
 features = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 OutFile = Annotated[Path, typer.Option(help="Store to write.")]
@@ -46,9 +48,10 @@ def inspect(
         for key, value in description.items():
             if key == "streams":
                 for name, counts in value.items():
-                    print(f"{'stream ' + name:20} " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+                    shown = ", ".join(f"{count} {what}" for what, count in counts.items())
+                    print(f"{'stream ' + one_line(name):20} {shown}")
             else:
-                print(f"{key:20} {'' if value is None else value}")
+                print(f"{key:20} {'' if value is None else one_line(str(value))}")
 
 
 def _show_geometry(stores: list[Path], form: str) -> None:
@@ -89,7 +92,7 @@ def verify(store: Path) -> None:
 
     findings = verify_store(store)
     for finding in findings:
-        print(f"{finding.severity}: {finding.message}")
+        print(one_line(f"{finding.severity}: {finding.message}"))
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{store}: {'sound' if not errors else f'{errors} errors'}, {len(findings) - errors} warnings")
     if errors:
@@ -261,14 +264,13 @@ def _listing_missing() -> Iterator[None]:
         yield
     except VideosMissing as error:
         for video, reason in error.videos.items():
-            print(f"{video}: {reason}", file=sys.stderr)
+            print(one_line(f"{video}: {reason}"), file=sys.stderr)
         raise
 
 
 def _print_summary(summary: Any) -> None:
     for field in dataclasses.fields(summary):
-        value = getattr(summary, field.name)
-        print(f"{field.name.replace('_', ' '):30} {value}")
+        print(f"{field.name.replace('_', ' '):30} {one_line(str(getattr(summary, field.name)))}")
 
 
 def _offer_geometry(out: Path) -> None:

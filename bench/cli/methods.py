@@ -124,7 +124,7 @@ def tune(
             found = search(
                 entry, wanted[method], suite, progress.watch, progress.finished, lambda line: say(line, quiet)
             )
-        Console().print(f"\n{entry.name}", style="bold")
+        Console().print(f"\n{entry.name}", style="bold", markup=False)
         Console().print(search_table(found))
         write_evidence(found, out / f"{entry.name}.json", " ".join(["run_benchmark.py", *sys.argv[1:]]))
         changed = ", ".join(f"{field}={value}" for field, value in differs(found).items())

@@ -135,16 +135,12 @@ def check(
         else:
             recorded = read_baseline(baseline)
             config = suite_of(baseline, recorded, store, jobs, on_stage=stages.show)
-    try:
-        with SuiteBars(quiet) as progress:
-            if accept:
-                accepted = make_anew(prepared, noise_seeds, on_run=progress.finished)
-                found = accepted.moved
-            else:
-                found = compare_with(recorded, measure(config, on_run=progress.finished))
-    except KeyboardInterrupt as error:
-        say("stopped; nothing was written, and a check begins anew")
-        raise typer.Exit(130) from error
+    with SuiteBars(quiet) as progress:
+        if accept:
+            accepted = make_anew(prepared, noise_seeds, on_run=progress.finished)
+            found = accepted.moved
+        else:
+            found = compare_with(recorded, measure(config, on_run=progress.finished))
     if json_:
         print(json.dumps(found and found.as_json(), indent=1))
     elif found is not None:

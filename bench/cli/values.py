@@ -111,5 +111,5 @@ def _pair(text: str, option: str) -> tuple[str, Any]:
         raise InputError(f"{option} needs field=value; got {text!r}")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number or nesting past all bounds
         return name, value

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import tempfile
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from ctvr_bench.features.default_store import default_store
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
+from ctvr_bench.features.tables import read_toml
 
 _FOLDERS = {"store", "out", "jobs", "against", "ensemble"}
 _FACTS = ("torch", "numpy", "faiss-cpu", "device", "threads")
@@ -233,8 +233,8 @@ def _only(config: SuiteConfig, labels: Collection[str]) -> SuiteConfig:
 def _names_store(path: Path) -> bool:
     """Whether a suite file says which store; what is wrong with the file is for `read_suite` to say."""
     try:
-        return not {"store", "stores"}.isdisjoint(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return not {"store", "stores"}.isdisjoint(read_toml(path, "a suite"))
+    except InputError:
         return True
 
 

@@ -15,6 +15,7 @@ from ctvr_bench.bench.gate.baseline import Baseline
 from ctvr_bench.bench.gate.gate import Move, Outcome, RowOutcome
 from ctvr_bench.bench.gate.tolerance import TABLE_KEYS
 from ctvr_bench.bench.records.record import write_text
+from ctvr_bench.features.errors import one_line
 
 _SHOWN = 12
 """Metrics shown of a method; the others are counted, and all are in --json."""
@@ -27,9 +28,9 @@ def print_check(found: Outcome) -> None:
     for line in how_compared(found):
         console.print(line, style="dim", markup=False)
     for row in found.rows:
-        console.print(f"{escape(row.label)}: [bold {_STYLE[row.verdict]}]{row.verdict}[/]")
+        console.print(f"{escape(one_line(row.label))}: [bold {_STYLE[row.verdict]}]{row.verdict}[/]")
         for reason in row.reasons:
-            console.print(f"  {reason}", markup=False)
+            console.print(one_line(f"  {reason}"), markup=False)
         if row.moves:
             console.print(_table(row))
 
@@ -67,12 +68,13 @@ def write_junit(path: Path, name: str, found: Outcome) -> None:
     suite = ElementTree.Element("testsuite", name="ctvr", tests=str(len(found.rows)), errors="0", skipped="0")
     suite.set("failures", str(sum(not row.ok for row in found.rows)))
     for row in found.rows:
-        case = ElementTree.SubElement(suite, "testcase", classname=f"ctvr.{name}", name=row.label, time="0")
-        text = "\n".join([*how_compared(found), *row_lines(row)])
+        label = one_line(row.label)  # XML has no place for control characters
+        case = ElementTree.SubElement(suite, "testcase", classname=f"ctvr.{one_line(name)}", name=label, time="0")
+        text = "\n".join(map(one_line, [*how_compared(found), *row_lines(row)]))
         if row.ok:
             ElementTree.SubElement(case, "system-out").text = text
         else:
-            ElementTree.SubElement(case, "failure", message=f"{row.label}: {row.verdict}", type=row.verdict).text = text
+            ElementTree.SubElement(case, "failure", message=f"{label}: {row.verdict}", type=row.verdict).text = text
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -108,7 +110,7 @@ def _table(row: RowOutcome) -> Table:
         low, high = move.allowed
         cells = [f"{move.before:.4g}", f"{move.now:.4g}", f"{move.now - move.before:+.3g}", f"{low:.4g} to {high:.4g}"]
         table.add_row(
-            move.metric, *cells, move.verdict, style=_STYLE[move.verdict] if move.verdict != "changed" else ""
+            escape(move.metric), *cells, move.verdict, style=_STYLE[move.verdict] if move.verdict != "changed" else ""
         )
     if more := len(row.moves) - len(_chosen(row)):
         table.add_row(f"and {more} metrics more (--json)")

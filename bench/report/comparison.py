@@ -11,6 +11,7 @@ from rich.table import Table
 from ctvr_bench.bench.analysis.compare import Difference, RowComparison, SuiteComparison
 from ctvr_bench.bench.analysis.pairing import Flip
 from ctvr_bench.bench.report.tables import interval_numbers, interval_text
+from ctvr_bench.features.errors import one_line
 from ctvr_bench.features.store import FeatureStore
 
 _STYLE = {"better": "green", "worse": "red", "changed": "yellow"}
@@ -20,12 +21,12 @@ _LISTED = 5
 def print_comparison(found: SuiteComparison, store: FeatureStore | None = None) -> None:
     """Every method's metrics, tasks and queries that changed, to standard output. store: for captions."""
     console = Console(highlight=False)
-    console.print(f"first:  {found.first}\nsecond: {found.second}", markup=False)
+    console.print(f"first:  {one_line(found.first)}\nsecond: {one_line(found.second)}", markup=False)
     for name, (one, other) in found.differs.items():
-        console.print(f"{name}: {one} → {other}", style="dim", markup=False)
+        console.print(one_line(f"{name}: {one} → {other}"), style="dim", markup=False)
     for row in found.rows:
         console.print()
-        console.print(f"{row.label} ({_runs(row)})", style="bold", markup=False)
+        console.print(one_line(f"{row.label} ({_runs(row)})"), style="bold", markup=False)
         for key, (before, after) in row.changed.items():
             console.print(f"  {key}: {before!r} → {after!r}", markup=False)
         if all(difference.equal for difference in row.differences) and not row.flips:
@@ -37,10 +38,10 @@ def print_comparison(found: SuiteComparison, store: FeatureStore | None = None) 
         ]:
             console.print(_table("R@1 of", tasks))
         for line in _flip_lines(row, store):
-            console.print(line, markup=False)
+            console.print(one_line(line), markup=False)
     for name, labels in zip((found.first, found.second), found.only, strict=True):
         if labels:
-            console.print(f"\nonly in {name}: {', '.join(labels)}", markup=False)
+            console.print(f"\nonly in {name}: {one_line(', '.join(labels))}", markup=False)
     console.print(
         "\nverdicts at 5 %, corrected (Holm) over the methods for a metric and over the tasks of a method; "
         "intervals 95 %, over seeds and queries, and over orders where there are three",

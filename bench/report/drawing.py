@@ -41,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#444444",
     "hatch.linewidth": 0.6,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names are shown as they are
 }
 _MARKERS = "osD^v<>PXphd"
 HIGHLIGHTED = len(_MARKERS)

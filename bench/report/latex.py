@@ -20,8 +20,10 @@ from ctvr_bench.bench.analysis.columns import (
     references,
 )
 from ctvr_bench.bench.analysis.findings import TEST
+from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
-from ctvr_bench.bench.report.tables import MARKDOWN_STYLES, markdown_lines, markdown_text, styled
+from ctvr_bench.bench.report.tables import MARKDOWN_STYLES, markdown_lines, styled
+from ctvr_bench.features.errors import one_line
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def paper_markdown(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
         body.append(cells)
     parts = [markdown_lines([["method", *head], ["---", *("--:" for _ in head)], *body])]
     parts.append("In *italics*: zero-shot and upper bounds, not ranked. **Bold**: best; <u>underlined</u>: second.")
-    parts += [f"{name} {text}" for name, text in _legend(marks).items()]
+    parts += [f"{name} {markdown_text(text)}" for name, text in _legend(marks).items()]
     for name, suite in zip(names, suites, strict=True):
         facts = "; ".join(f"{key}: {markdown_text(value)}" for key, value in suite.measured.items())
         parts.append(f"{markdown_text(name)}: {facts}")
@@ -132,10 +134,10 @@ def block_names(suites: Sequence[SuiteResults]) -> list[str]:
 
 
 def latex_text(text: str) -> str:
-    """Text with everything escaped that LaTeX takes for a command."""
+    """Text in one line with everything escaped that LaTeX takes for a command."""
     replaced = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
     replaced |= {"→": r"$\rightarrow$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    return "".join(replaced.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in text)
+    return "".join(replaced.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in one_line(text))
 
 
 _LATEX_STYLES = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}

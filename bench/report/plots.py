@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -52,10 +54,26 @@ _GEOMETRY = (
 )
 
 
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """matplotlib's own settings, whatever the user's matplotlibrc says (LaTeX for one, which may not be there)."""
+    with rc_context():
+        rcdefaults()
+        yield
+
+
+@contextmanager
+def _style(more: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
+    """The suite's own settings on top of those."""
+    with _defaults():
+        rcParams.update({**STYLE, **more})
+        yield
+
+
 def accuracy_against_tasks(results: SuiteResults) -> Figure:
     """R@1 over all queries seen so far after every task, one line for each row, band: deviation over runs."""
     style = looks(results)
-    with rc_context(STYLE):
+    with _style():
         height = max(4.2, 0.17 * len(results.rows) + 1.4)
         figure = Figure((7.6, height), layout="constrained")
         axes = figure.add_subplot()
@@ -93,7 +111,7 @@ def cost_against_accuracy(results: SuiteResults) -> Figure:
     style = looks(results)
     free = [row for row in results.rows if is_reference(row) and row.cost("trainable") == 0]
     rows = [row for row in results.rows if row not in free]
-    with rc_context(STYLE):
+    with _style():
         figure = Figure((8.8, max(4.0, 0.17 * len(results.rows) + 1.4)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, field, name in ((left, "train_s", "training time (s)"), (right, "trainable", "trainable parameters")):
@@ -122,7 +140,7 @@ def cost_against_accuracy(results: SuiteResults) -> Figure:
 def loss_split(results: SuiteResults) -> Figure:
     """Where the hits of old queries went: gallery growth and query drift stacked, staleness beside them."""
     rows = [*references(results)[::-1], *ranked(results)[::-1]]
-    with rc_context(STYLE):
+    with _style():
         figure = Figure((7.6, 0.3 * len(rows) + 1.9), layout="constrained")
         axes = figure.add_subplot()
         place_R = np.arange(len(rows))
@@ -162,7 +180,7 @@ def cross_task_confusion(results: SuiteResults) -> Figure:
 def geometry_over_tasks(results: SuiteResults) -> Figure:
     """Modality gap, drift of both modalities, their disagreement, and ETF error after each task."""
     style = looks(results)
-    with rc_context(STYLE):
+    with _style():
         figure = Figure((9.2, max(5.2, 0.17 * len(results.rows) + 1.4)), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True)
         for axes, (key, title, unit) in zip(panels.flat, _GEOMETRY, strict=True):
@@ -195,7 +213,7 @@ def critical_difference(results: SuiteResults) -> Figure | None:
     groups, style = indistinct_groups(test.mean_rank_M, test.critical_difference), looks(results)
     half = math.ceil(len(rows) / 2)
     start = 0.5 + 0.22 * len(groups)
-    with rc_context(STYLE):
+    with _style():
         figure = Figure((8.0, 0.24 * (half + start * 2) + 1.6), layout="constrained")
         axes = figure.add_subplot()
         axes.set_axis_off()
@@ -239,10 +257,11 @@ def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = 
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for draw, _ in _FIGURES:
-        figure, name = draw(results), draw.__name__
+        with _defaults():
+            figure, name = draw(results), draw.__name__
         if figure is None:
             continue
-        with rc_context(STYLE):
+        with _style():
             files[name] = directory / f"{name}.{kinds[0]}"
             if "png" in kinds:
                 figure.savefig(buffer := io.BytesIO(), dpi=150)
@@ -340,7 +359,7 @@ def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
     top = max(float(np.nanmax(matrix)) for matrix in panels.values())
     low = math.floor(min(float(np.nanmin(matrix)) for matrix in panels.values()))
     size = min(7.5, side * 26 / tasks)
-    with rc_context(STYLE | {"axes.grid": False}):
+    with _style({"axes.grid": False}):
         figure = Figure((columns * side + 1.0, lines * (side + 0.3) + 0.9), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, sentences, summary
+from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
 from ctvr_bench.bench.records.finished import derive_again
 from ctvr_bench.bench.records.record import write_json, write_text
@@ -84,14 +85,14 @@ def report_numbers(results: SuiteResults, found: Evidence) -> dict[str, Any]:
 
 def markdown_report(results: SuiteResults, found: Evidence, figures: list[str]) -> str:
     """The tables, the findings, the figures and what did not finish, as markdown. figures: names of those written."""
-    parts = [f"# {results.name}: continual text-to-video retrieval", summary(results)]
+    parts = [f"# {markdown_text(results.name)}: continual text-to-video retrieval", markdown_text(summary(results))]
     if results.measured["features"] == "simulated":
         parts.append("**Simulated features**: these numbers say nothing about real videos.")
     parts += [markdown_table(results, found.intervals), "**What the runs allow to say**"]
-    parts.append("\n".join(f"- {sentence}" for sentence in sentences(results, found)))
+    parts.append("\n".join(f"- {markdown_text(sentence)}" for sentence in sentences(results, found)))
     if results.unfinished:
         parts.append("**Runs that did not finish**, in no table")
-        parts.append("\n".join(f"- {line}" for line in unfinished_lines(results)))
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in unfinished_lines(results)))
     parts += [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in figures]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

@@ -31,9 +31,11 @@ from ctvr_bench.bench.analysis.columns import (
     ranked,
     references,
 )
+from ctvr_bench.bench.escaping import csv_text, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.report.reported import HEADS, NOTE, has_reported, reported_cells
 from ctvr_bench.bench.statistics import Interval
+from ctvr_bench.features.errors import one_line
 
 Intervals = Mapping[str, Mapping[str, Interval]]
 """By label and by key of a column, see bench.analysis.findings.Evidence."""
@@ -73,7 +75,7 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
     for row in [*rows, *below]:
         cells = [styled(column.cell(row).text, best[column.key].get(row.label), _RICH) for column in columns]
         style = "dim" if is_reference(row) else None
-        table.add_row(escape(row.label), str(len(row.runs)), *cells, style=style)
+        table.add_row(escape(one_line(row.label)), str(len(row.runs)), *cells, style=style)
         if rows and row is rows[-1] and below:
             table.add_row()
     return table
@@ -100,7 +102,7 @@ def markdown_table(results: SuiteResults, intervals: Intervals | None = None) ->
             name = f"*{markdown_text(row.label)}*" if is_reference(row) else markdown_text(row.label)
             record, note = row.runs[0].record, note_of(row, notes)
             kept = (
-                [markdown_text(record.stores_samples), record.fidelity + (f" [{note}]" if note else "")]
+                [markdown_text(record.stores_samples), markdown_text(record.fidelity) + (f" [{note}]" if note else "")]
                 if keeps
                 else []
             )
@@ -141,8 +143,10 @@ def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str
             spans = [intervals[number][row.label].get(column.key) for column in _SURE]
             numbers += [bound for span in spans for bound in (("", "") if span is None else (span.low, span.high))]
         record = row.runs[0].record
-        kept = [record.stores_samples, record.fidelity, record.deviations]
-        writer.writerow([row.label, _kind(row), len(row.runs), *numbers, *kept, *suites[number].measured.values()])
+        kept = [record.stores_samples, record.fidelity, record.deviations, *suites[number].measured.values()]
+        writer.writerow(
+            [csv_text(row.label), _kind(row), len(row.runs), *numbers, *(csv_text(str(text)) for text in kept)]
+        )
     return out.getvalue()
 
 
@@ -229,10 +233,3 @@ def _kind(row: Row) -> str:
 
 def _or_empty(value: float | None) -> float | str:
     return "" if value is None else value
-
-
-def markdown_text(text: str) -> str:
-    """Text with everything escaped that markdown takes for a sign."""
-    for special in "\\|*_<[]":
-        text = text.replace(special, "\\" + special)
-    return text

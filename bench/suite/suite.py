@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -36,8 +35,12 @@ from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import StreamOptions, make_stream
+from ctvr_bench.features.tables import read_toml
 from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
 from ctvr_bench.methods.shared.registry import Entry
+
+MOST = 1000
+"""Seeds, orders, processes and threads of a suite: past any use, and short of what would be planned for hours."""
 
 OnRun = Callable[[int, int, RunRecord], None]
 
@@ -91,8 +94,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     stream: str | None = None
     methods: tuple[MethodChoice, ...] = tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS)
     set: dict[str, dict[str, Any]] = {}
-    seeds: int = pydantic.Field(default=3, ge=1)
-    orders: int = pydantic.Field(default=1, ge=1)
+    seeds: int = pydantic.Field(default=3, ge=1, le=MOST)
+    orders: int = pydantic.Field(default=1, ge=1, le=MOST)
     recipe: Literal["fixed", "auto"] | None = None
     selection: Selection = "last"
     shots: int | None = None
@@ -104,8 +107,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     ensemble: Literal["auto", "off"] = "auto"
     index: IndexKind | None = None
     rerank: int = pydantic.Field(default=0, ge=0)
-    jobs: int = pydantic.Field(default=0, ge=0)
-    threads: int = pydantic.Field(default=1, ge=1)
+    jobs: int = pydantic.Field(default=0, ge=0, le=MOST)
+    threads: int = pydantic.Field(default=1, ge=1, le=MOST)
     out: Path = Path("results/runs")
     against: str | None = None
 
@@ -158,10 +161,7 @@ def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignor
     Paths in the file begin where it lies; without a store it is the default one. on_stage: of worlds that must be
     built first.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a suite ({error}); give a TOML file") from error
+    values = read_toml(path, "a suite")
     stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
     if not isinstance(stores, list) or not all(isinstance(store, str) for store in stores):
         raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
@@ -328,7 +328,12 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
         trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
         drawn = learns(entry.method)  # from the seed
         for order in range(config.orders):
-            make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
+            made = make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
+            if sum(len(task.test) for task in made.tasks) < 2:
+                raise InputError(
+                    f"{store.path}: stream {stream!r} asks one test query in all, from which nothing can be said with "
+                    "an interval; give it two test videos or more"
+                )
             for seed in range(config.seeds if drawn else 1):
                 run = RunConfig(
                     method=entry.name,
