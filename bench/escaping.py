@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctvr_bench.features.errors import one_line
 
-_MARKDOWN = "\\`|*_<>[]#~$&"
+_MARKDOWN = "\\`|*_<[]"
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -12,7 +12,7 @@ def markdown_text(text: str) -> str:
     """Text in one line with everything escaped that markdown takes for a sign.
 
     >>> print(markdown_text("zero_shot [x](http://e) <b>"))
-    zero\\_shot \\[x\\](http://e) \\<b\\>
+    zero\\_shot \\[x\\](http://e) \\<b>
     """
     return "".join("\\" + letter if letter in _MARKDOWN else letter for letter in one_line(text))
 
