@@ -19,8 +19,8 @@ import torch
 
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.array_files import ArrayTable
-from ctvr_bench.features.clips import find_clips
 from ctvr_bench.features.cache import cache_folder
+from ctvr_bench.features.clips import find_clips
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.pickles import read_plain_pickle
 from ctvr_bench.features.sources import read_sources
