@@ -32,8 +32,12 @@ except ImportError as error:
 Frame = npt.NDArray[np.uint8]
 Segment = tuple[float, float]
 
-# A playlist in a videos folder must not make the decoder open other files or addresses.
-_OPEN = {"protocol_whitelist": "file"}
+# A playlist in a videos folder (m3u8, ffconcat, a pattern of pictures), whatever its name, must not make the decoder
+# open other files or addresses: only these kinds of file, each of which is whole by itself, are read.
+_KINDS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,rm,h264,hevc,mpegvideo,m4v,ivf,mxf,dv,nut"
+)
+_OPEN = {"protocol_whitelist": "file", "format_whitelist": _KINDS}
 # x264's macroblock tree gives other bytes now and then for the same frames (core 165: 11 of 60 runs at 34 x 34 pixels).
 _ENCODE = {"x264-params": "mbtree=0"}
 _COVER_ART = 0x400  # FFmpeg's disposition of a still picture attached to a sound file

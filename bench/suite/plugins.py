@@ -12,13 +12,21 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
+import os
+import pickle
+import random
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
+import torch
 
 from ctvr_bench.bench.records.code import digest_of_source
 from ctvr_bench.features.errors import InputError, unknown_name
@@ -27,6 +35,11 @@ from ctvr_bench.methods.shared.registry import Entry, apart, known_methods
 
 GROUP = "ctvr_bench.methods"
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w*))?", re.DOTALL)
+_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "random": (random.getstate, random.setstate),
+    "numpy": (np.random.get_state, np.random.set_state),
+    "torch": (torch.get_rng_state, torch.set_rng_state),
+}
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -116,15 +129,35 @@ def _execute(path: str, source: bytes, module_name: str) -> ModuleType:
     module.__file__ = path
     sys.modules[module_name] = module
     try:
-        with apart():
+        with apart(), _untouched(path):
             exec(compile(source, path, "exec"), vars(module))
-    except Exception as error:
+    except InputError:
+        del sys.modules[module_name]
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         del sys.modules[module_name]
         raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}{_line_of(error, path)}") from error
     return module
 
 
-def _line_of(error: Exception, path: str) -> str:
+@contextmanager
+def _untouched(path: str) -> Iterator[None]:
+    """Put back what loading a file may not change for everybody else, and raise InputError where it did."""
+    folder, states = Path.cwd(), [read() for read, _ in _GENERATORS.values()]
+    yield
+    if Path.cwd() != folder:
+        os.chdir(folder)
+        raise InputError(f"{path}: changes the working folder when it is loaded; name files from Path(__file__).parent")
+    for (name, (read, restore)), state in zip(_GENERATORS.items(), states, strict=True):
+        if pickle.dumps(read()) != pickle.dumps(state):
+            restore(state)
+            raise InputError(
+                f"{path}: seeds or draws from the global generator of {name} when it is loaded; "
+                "draw from the generator that a method is given"
+            )
+
+
+def _line_of(error: BaseException, path: str) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f" (line {lines[-1]})" if lines else ""
 

@@ -25,6 +25,7 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.pickles import read_plain_pickle
 from ctvr_bench.features.sources import read_sources
 from ctvr_bench.features.tables import read_table, read_toml
+from ctvr_bench.features.video import Sampling, UnreadableVideo, read_frames, write_video
 
 # HDF5
 
@@ -308,6 +309,19 @@ def test_videos_are_found_through_links_in_sub_folders_and_in_either_spelling(tm
 
 def decomposed(text: str) -> str:
     return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize("kind", ["ffconcat", "m3u8"])
+def test_a_playlist_named_mp4_opens_nothing_else(tmp_path: Path, kind: str) -> None:
+    write_video(tmp_path / "secret.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=4, preset="ultrafast")
+    text = {
+        "ffconcat": "ffconcat version 1.0\nfile secret.mp4\n",
+        "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+    }[kind]
+    (tmp_path / "x.mp4").write_text(text)
+    with pytest.raises(UnreadableVideo, match="cannot be opened"):
+        read_frames(tmp_path / "x.mp4", Sampling.parse("2"))
+    assert read_frames(tmp_path / "secret.mp4", Sampling.parse("2"))[1] == 2
 
 
 # Captions and streams

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RunRecord, read_record
@@ -176,3 +178,24 @@ def test_an_installed_package_brings_a_method(tmp_path: Path, monkeypatch: pytes
 def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "scaled = scaled_package:Missing", monkeypatch)
     assert "entry point scaled = 'scaled_package:Missing' cannot be loaded" in refusal("scaled")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import sys; sys.exit(0)", "cannot be loaded: SystemExit: 0 (line"),
+        ("raise KeyboardInterrupt", "cannot be loaded: KeyboardInterrupt"),
+        ("import os; os.chdir('/')", "changes the working folder"),
+        ("import random; random.seed(0)", "global generator of random"),
+        ("import numpy; numpy.random.seed(0)", "global generator of numpy"),
+        ("import torch; torch.manual_seed(0)", "global generator of torch"),
+        ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
+    ],
+)
+def test_a_file_that_ends_or_changes_the_process_is_refused_and_undone(file: Path, line: str, words: str) -> None:
+    before = Path.cwd(), random.getstate(), torch.get_rng_state().tolist()
+    file.write_text(f"{SOURCE}\n{line}\n")
+    message = refusal(file)
+    assert words in message
+    assert message.startswith(str(file))
+    assert (Path.cwd(), random.getstate(), torch.get_rng_state().tolist()) == before
