@@ -38,7 +38,10 @@ _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w*))?", re.DOTALL)
 _GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "random": (random.getstate, random.setstate),
     "numpy": (np.random.get_state, np.random.set_state),
-    "torch": (torch.get_rng_state, torch.set_rng_state),
+    "torch": (
+        lambda: torch.get_rng_state().tolist(),
+        lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
+    ),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
