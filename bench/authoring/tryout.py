@@ -17,9 +17,10 @@ from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import PairBatch, PairTable, Stream, TextBatch, VideoBatch, make_stream
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.shared.base import Method, TaskInfo, TrainedConfig
 from ctvr_bench.methods.shared.registry import Entry
 

@@ -130,9 +130,10 @@ def synth(
 ) -> None:
     """Simulated features for a structure, or for a generated one of any size. Not real video: for tests and sizes."""
     from ctvr_bench.bench.cli.values import parse_knobs
+    from ctvr_bench.features.simulation.config import SyntheticConfig
+    from ctvr_bench.features.simulation.write import generated_structure, synthesise
     from ctvr_bench.features.store import open_store
     from ctvr_bench.features.structure import Structure
-    from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 
     config = parse_knobs(SyntheticConfig, knob or [])
     if structure is not None:

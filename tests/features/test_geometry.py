@@ -17,10 +17,10 @@ from ctvr_bench.features import geometry
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.real_clip import KNOWN
 from ctvr_bench.features.schema import TEST
+from ctvr_bench.features.simulation.write import generated_structure
 from ctvr_bench.features.store import FeatureStore, create_store, open_store
 from ctvr_bench.features.store_geometry import StoreGeometry, measure, table
 from ctvr_bench.features.structure import Structure
-from ctvr_bench.features.synthetic import generated_structure
 from tests.golden import shared
 
 Array = npt.NDArray[Any]

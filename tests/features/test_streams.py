@@ -8,9 +8,10 @@ import torch
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, create_store, open_store
 from ctvr_bench.features.streams import PairTable, StreamOptions, long_tail_counts, make_stream, task_order
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from tests.stores import small_store
 
 

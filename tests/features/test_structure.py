@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.simulation.write import generated_structure
 from ctvr_bench.features.store import create_store, open_store
 from ctvr_bench.features.structure import Structure, empty_stream
-from ctvr_bench.features.synthetic import generated_structure
 
 SMALL = generated_structure(
     categories=4, tasks=2, train_per_category=2, test_per_category=1, captions_per_train_video=3

@@ -18,9 +18,10 @@ from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.training import generator_for, lessons_of_task, train_task
 from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import open_store, verify_store
 from ctvr_bench.features.streams import PairBatch, PairTable, make_stream
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import ParameterGroup, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method, known_methods

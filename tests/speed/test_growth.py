@@ -12,7 +12,8 @@ import pytest
 
 from ctvr_bench.bench.records.record import Cost
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 
 TASKS, QUERIES = (10, 50, 100, 200), 15
 METHODS = [

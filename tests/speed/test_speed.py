@@ -25,9 +25,10 @@ from ctvr_bench.bench.run.scores import scores_of
 from ctvr_bench.bench.run.search import DenseGallery, word_frame_scores
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import PairTable, make_stream
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise, unit_word_frame_similarity, word_frame_similarity

@@ -7,8 +7,9 @@ from ctvr_bench.bench.analysis.ambiguity import ambiguity
 from ctvr_bench.bench.analysis.findings import evidence, sentences
 from ctvr_bench.bench.analysis.queries import SEEN, rank_table
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, open_store
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from tests.bench.fake_suite import write_suite
 
 FITS = [[0, 1, 2], [1], [2, 20], [3], [4, 5], *([n] for n in range(5, 24))]  # of the caption of each video

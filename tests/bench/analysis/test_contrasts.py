@@ -20,8 +20,9 @@ from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_resu
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suite, read_suites
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import open_store
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
 from ctvr_bench.methods.shared.registry import known_methods
 from ctvr_bench.methods.shared.structalign.config import RELEASED
 from tests.bench.fake_suite import write_suite

@@ -20,7 +20,8 @@ from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, run_suite
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.synthetic import SyntheticConfig, generated_structure, synthesise
+from ctvr_bench.features.simulation.config import SyntheticConfig
+from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.methods.joint import Joint
 from ctvr_bench.methods.shared.base import TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import known_methods
