@@ -222,8 +222,8 @@ def test_the_gap_to_joint_and_intransigence_are_there_where_joint_and_cumulative
     assert finetune.values("gap-to-joint") == [pytest.approx(np.mean(joint.runs[0].matrix()[-1] - own_T))]
     assert joint.values("gap-to-joint") == [pytest.approx(0)]
     assert finetune.values("intransigence") == []
-    run_suite(suite(tmp_path, "cumulative"))
-    rows = {row.label: row for row in read_results(tmp_path / "default").rows}
+    run_suite(suite(tmp_path / "both", "finetune", "joint", "cumulative"))
+    rows = {row.runs[0].record.config.method: row for row in read_results(tmp_path / "both" / "default").rows}
     expected = np.mean(np.diag(rows["cumulative"].runs[0].matrix()) - own_T)
     assert rows["finetune"].values("intransigence") == [pytest.approx(expected)]
     assert rows["finetune"].values("gap-to-joint") == finetune.values("gap-to-joint")
