@@ -301,6 +301,15 @@ def _check_header(file: hdf5.MappedFile) -> None:
         raise InputError(
             f"{file.path}: has schema version {version}, this suite reads {schema.SCHEMA_VERSION}; build it again"
         )
+    if not isinstance(file.attributes.get("name"), str) or file.attributes.get("simulated") not in (0, 1):
+        raise InputError(f"{file.path}: attribute name must be a text and simulated 0 or 1; build it again")
+    for key in ("encoder", "sampling"):
+        try:
+            held = json.loads(str(file.attributes.get(key, "")))
+        except (ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict):
+            raise InputError(f"{file.path}: attribute {key} must be a JSON object; build it again")
 
 
 def _values(file: hdf5.MappedFile, dataset: str) -> Array | list[str]:

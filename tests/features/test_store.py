@@ -247,6 +247,27 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     assert "schema version 2, this suite reads 1" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("name", None),
+        ("simulated", None),
+        ("simulated", np.bytes_(b"0")),
+        ("simulated", 7),
+        ("encoder", np.bytes_(b"{not json")),
+        ("encoder", np.bytes_(b"[" * 30_000)),
+        ("sampling", np.bytes_(b"[1]")),
+    ],
+)
+def test_a_description_that_is_missing_or_makes_no_sense_is_refused(tmp_path: Path, attribute: str, value: Any) -> None:
+    path = write(tmp_path / "small.h5")
+    with h5py.File(path, "r+") as file:
+        del file.attrs[attribute]
+        if value is not None:
+            file.attrs[attribute] = value
+    assert f"{attribute} must be" in refusal(path) or "simulated 0 or 1" in refusal(path)
+
+
 def test_foreign_hdf5_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.h5"
     with h5py.File(path, "w") as file:
