@@ -145,6 +145,8 @@ def stage_measures(
     if len(np.unique(category_N)) > 1:
         measured["etf_error_text"] = etf_error(text_ND, category_N, centred=False)
         measured["etf_error_video"] = etf_error(video_ND, category_N, centred=False)
+        measured["etf_error_text_centred"] = etf_error(text_ND, category_N, centred=True)
+        measured["etf_error_video_centred"] = etf_error(video_ND, category_N, centred=True)
     if old_N.any():
         texts, videos = (before_text_ND[old_N], text_ND[old_N]), (before_video_ND[old_N], video_ND[old_N])
         measured["drift_text"] = drift(*texts)

@@ -65,6 +65,12 @@ def run(
         str | None,
         typer.Option(help="auto (default): runs that differ in seed or numbers train as one stack; off: each alone."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What makes exact ranks: auto (default), count, or faiss for one vector a side."
+        ),
+    ] = None,
     index: Annotated[
         str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")
     ] = None,
@@ -103,6 +109,7 @@ def run(
         "device": device,
         "jobs": jobs,
         "ensemble": ensemble,
+        "engine": engine,
         "index": index,
         "rerank": rerank,
         "out": out,

@@ -231,7 +231,7 @@ def _only(config: SuiteConfig, labels: Collection[str]) -> SuiteConfig:
 
 
 def _names_store(path: Path) -> bool:
-    """Whether a suite file says which store; what is wrong with the file is for `read_suite` to say."""
+    """Whether a suite file says which store; what is wrong with the file is for `read_suites` to say."""
     try:
         return not {"store", "stores"}.isdisjoint(read_toml(path, "a suite"))
     except InputError:

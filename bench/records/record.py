@@ -29,6 +29,7 @@ Ints = npt.NDArray[np.int32]
 Selection = Literal["last", "validation", "test-oracle"]
 Status = Literal["running", "done", "diverged", "failed"]
 IndexKind = Literal["flat", "ivf", "hnsw", "pq"]
+Engine = Literal["auto", "count", "faiss"]
 PROTOCOL = 1
 """Number of the protocol's definition; a change that moves numbers raises it, and old runs are then run again."""
 
@@ -53,7 +54,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     """Everything that decides a run's numbers. config: all fields of the method's Config. options: of the stream.
 
     code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
-    first_stage: None where exact ranks are all that was asked for.
+    first_stage: None where exact ranks are all that was asked for. engine: what was asked to make exact ranks.
     device: cpu or cuda. threads: of the run; sums of another number of threads end in other bits.
     harness: digest of the suite's own code that can change this run's numbers (bench.suite.code).
     stack: ids that the runs trained as one stack have alone, its own among them; empty for a run trained alone.
@@ -69,6 +70,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     protocol: int = PROTOCOL
     code: str = ""
     first_stage: FirstStage | None = None
+    engine: Engine = "auto"
     device: str = "cpu"
     threads: int = 1
     harness: str = ""
@@ -132,7 +134,7 @@ class RunRecord(pydantic.BaseModel):
     label, position: name and place in the suite's table. source: how the method was named on the command line.
     reason: why a run diverged or failed. geometry: measures of the embedding space after each task.
     trained_on: count and digest of the videos of each training, pair by pair.
-    recipe: the rate and steps that were found, where the Config says recipe = auto.
+    recipe: the rate and steps that were found, where the Config says recipe = auto. engine: what made the exact ranks.
     together: runs in the stack that this one was trained in (bench.run.stacks), 1 if it was trained alone.
     remarks: what else happened, as that a task was learned alone because its stack failed.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
@@ -155,6 +157,7 @@ class RunRecord(pydantic.BaseModel):
     geometry: list[dict[str, float | None]] = []
     trained_on: list[str] = []
     recipe: Recipe | None = None
+    engine: Literal["count", "faiss"] = "count"
     together: int = 1
     remarks: list[str] = []
     tasks: int = 0

@@ -21,7 +21,7 @@ BWF = "bwf/ctvr"
 def metrics_of(table: RankTable) -> dict[str, Any]:
     """All metrics of a run, in percent unless named MedR or MeanR (ranks).
 
-    final: after the last task. stages: the same retrieval metrics after each task, and the losses so far.
+    final: after the last task. stages: the same retrieval metrics after each task, BWF and the losses so far.
     matrices[key][i][j]: R@1 on task j after task i, null above the diagonal. before, ahead: R@1 of each task in its own
     gallery before any training and just before the task was learned.
     """
@@ -32,8 +32,10 @@ def metrics_of(table: RankTable) -> dict[str, Any]:
     before, ahead = (_by_task(ranks, table) for ranks in (table.before_N, table.ahead_N))
     known = own.copy()
     known[np.arange(num_tasks - 1), np.arange(1, num_tasks)] = ahead[1:]
+    for stage, lost in zip(stages, forgetting.backward_forgetting_curve(own, weights).tolist(), strict=True):
+        stage[BWF] = lost
     final = dict(stages[-1])
-    final[BWF] = forgetting.backward_forgetting(own, weights)
+    final["average-accuracy"] = forgetting.average_accuracy(own)
     final["bwf/structalign"] = forgetting.backward_forgetting(matrices["t2v/re-encoded/own-of-seen/R@1"], weights)
     final["average-incremental"] = forgetting.average_incremental(np.array([stage[HEADLINE] for stage in stages]))
     final["learning-accuracy"] = forgetting.learning_accuracy(own)

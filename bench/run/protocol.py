@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ctvr_bench.bench.metrics import ranks
-from ctvr_bench.bench.records.record import FirstStage
+from ctvr_bench.bench.records.record import Engine, FirstStage
 from ctvr_bench.bench.run.first_stage import can_ask, rank_through
 from ctvr_bench.bench.run.scores import (
     Grid,
@@ -75,16 +75,21 @@ class Evaluator:
     test: the test pairs of all tasks in learning order; sizes: how many belong to each task. The text side of a method
     is asked once for each gallery shard where it depends on the shard, else once.
     first_stage: an index to be asked beside exact search, of every method for which one answers.
+    engine: faiss has FAISS's exact index make the ranks of methods that compare one vector a side; count counts them in
+        blocks of scores, as auto does, since that is as fast or faster in every size measured. Ranks are the same.
     """
 
-    def __init__(self, test: PairTable, sizes: Sequence[int], first_stage: FirstStage | None = None) -> None:
-        self.test = test
+    def __init__(
+        self, test: PairTable, sizes: Sequence[int], first_stage: FirstStage | None = None, engine: Engine = "auto"
+    ) -> None:
+        self.test, self._engine = test, engine
         self._first_stage = first_stage
         self.ends = np.cumsum(sizes).tolist()
         self.stored: list[VideoEmbedding] = []
         self._frozen_text: list[TextEmbedding] = []
         self._frozen_scores: list[Scores] = []
         self._grid = ScoreGrid(test, self.ends)
+        self.engine: Literal["count", "faiss"] = "count"
 
     @property
     def encode_s(self) -> float:
@@ -136,7 +141,8 @@ class Evaluator:
         self.stored.append(current[task])
         self._frozen_text.append(self._encode_text(method, self.rows(task), task))
         one_vector_each = not method.uses_shards and self._frozen_text[-1].attend_ND is None
-        if method.config.scoring == "cosine" and one_vector_each and self.ends[task] ** 2 > _MOST_SCORES:
+        large = self.ends[task] ** 2 > _MOST_SCORES
+        if method.config.scoring == "cosine" and one_vector_each and (large or self._engine == "faiss"):
             text_ND, ranked = self._rank_dense(method, current)
         else:
             text_ND, ranked = self._rank_exact(method, current)
@@ -223,8 +229,14 @@ class Evaluator:
             ranked |= self._both_scopes("re-encoded", "t2v", _index_of(videos), texts)
             ranked |= self._both_scopes("re-encoded", "v2t", text_index, videos)
         frozen_ND = torch.cat([text.pooled_ND for text in self._frozen_text])
-        ranked["frozen-query", "seen", "t2v"] = stored_index.rank(frozen_ND, np.arange(len(frozen_ND)))
+        frozen = stored_index.rank(frozen_ND, np.arange(len(frozen_ND)), engine=self._counts_or_asks)
+        ranked["frozen-query", "seen", "t2v"] = frozen
+        self.engine = self._counts_or_asks
         return torch.cat(texts), ranked
+
+    @property
+    def _counts_or_asks(self) -> Literal["count", "faiss"]:
+        return "faiss" if self._engine == "faiss" else "count"
 
     def _rank_indexed(self, method: Method, stage: FirstStage) -> Ranked:
         """Ranks of all queries seen, through an index over the stored galleries."""
@@ -239,9 +251,10 @@ class Evaluator:
         self, gallery: str, direction: str, index: DenseGallery, queries: Sequence[Tensor]
     ) -> dict[Key, Ranked]:
         query_ND, target_N = torch.cat(list(queries)), np.arange(len(index))
-        blocks = [index.rank(query, target_N[self.rows(j)], block=j) for j, query in enumerate(queries)]
+        engine = self._counts_or_asks
+        blocks = [index.rank(query, target_N[self.rows(j)], block=j, engine=engine) for j, query in enumerate(queries)]
         own = Ranked(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
-        seen = index.rank(query_ND, target_N)
+        seen = index.rank(query_ND, target_N, engine=engine)
         return {(gallery, "seen", direction): seen} | {(gallery, s, direction): own for s in ("own", "own-of-seen")}
 
 

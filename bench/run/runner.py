@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -134,6 +134,7 @@ class _Run:
         self.geometry: list[dict[str, float | None]] = []
         self.trained_on: list[str] = []
         self.together = 1
+        self.engine: Literal["count", "faiss"] = "count"
         self.remarks: list[str] = []
         self.flops = self.pair_flops = 0
         self.log: list[str] = []
@@ -174,7 +175,7 @@ class _Run:
         with self._timed("load"):
             self.test = self._pairs([task.test for task in self.stream.tasks])
             sizes = [len(task.test) for task in self.stream.tasks]
-            self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage)
+            self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage, self.job.config.engine)
             self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))
@@ -218,6 +219,7 @@ class _Run:
             geometry=self.geometry,
             trained_on=self.trained_on,
             recipe=self.recipe,
+            engine=self.engine,
             together=self.together,
             remarks=self.remarks,
             tasks=self._tasks,
@@ -248,6 +250,7 @@ class _Run:
         encoded = self.evaluator.encode_s
         with self._timed("evaluate"):
             self._record_stage(task, self.evaluator.finish_task(method))
+            self.engine = self.evaluator.engine
             if task + 1 < len(stream):
                 rows = self.evaluator.rows(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)

@@ -14,6 +14,7 @@ import torch
 
 from ctvr_bench.bench.records.code import digest_of_code
 from ctvr_bench.bench.records.record import (
+    Engine,
     FirstStage,
     IndexKind,
     RunConfig,
@@ -84,9 +85,10 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
     machine, since the last bits of sums depend on it. against: the label of a row from which all others' differences
-    are shown, over all stores. index: a FAISS index that is asked beside exact search, its loss shown next to R@K, for
-    methods that compare one vector a side; rerank: items of it that the method scores again, then for all whose queries
-    do not depend on the gallery.
+    are shown, over all stores. engine: what makes exact ranks: FAISS's exact index where one vector a side is compared,
+    or counting, as auto does; the ranks are the same. index: a FAISS index that is asked beside exact search, its loss
+    shown next to R@K, for methods that compare one vector a side; rerank: items of it that the method scores again,
+    then for all whose queries do not depend on the gallery.
     """
 
     name: str = "default"
@@ -105,6 +107,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     blurred: float = 0.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     ensemble: Literal["auto", "off"] = "auto"
+    engine: Engine = "auto"
     index: IndexKind | None = None
     rerank: int = pydantic.Field(default=0, ge=0)
     jobs: int = pydantic.Field(default=0, ge=0, le=MOST)
@@ -145,14 +148,6 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     @property
     def directory(self) -> Path:
         return self.out / self.name
-
-
-def read_suite(path: Path, overrides: dict[str, Any]) -> SuiteConfig:
-    """A suite on one store from a TOML file; `overrides` (from the command line) win. Raises InputError."""
-    suites = read_suites(path, overrides)
-    if len(suites) > 1:
-        raise InputError(f"{path}: names several stores, and this takes one; give it with --store")
-    return suites[0]
 
 
 def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignore) -> list[SuiteConfig]:
@@ -345,6 +340,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     store=store_id(store),
                     code=entry.code,
                     first_stage=config.first_stage,
+                    engine=config.engine,
                     device=device,
                     threads=config.threads,
                     harness=digest_of_code(made_by),

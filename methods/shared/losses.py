@@ -165,29 +165,13 @@ def orthogonality(rows_ND: Tensor) -> Tensor:
     return (rows_ND @ rows_ND.T - torch.eye(len(rows_ND), dtype=rows_ND.dtype, device=rows_ND.device)).square().mean()
 
 
-def etf_alignment(
-    words_NLD: Tensor,
-    word_mask_NL: Tensor,
-    frames_NFD: Tensor,
-    frame_mask_NF: Tensor | None,
-    etf_ND: Tensor,
-    text_projection_DD: Tensor,
-    video_projection_DD: Tensor,
-) -> Tensor:
-    """How far projected captions and videos point away from their category's ETF direction, scalar in 0..4.
-
-    L_real = mean_i [ (1 - cos(u_i, e_i)) + (1 - cos(g_i, e_i)) ]                              StructAlign's L_ETF
-    u_i = sum_l a_l P1 w_l,  a = softmax_l(P1 w_l . e_i);      g_i = sum_f b_f P2 f_f,  b = softmax_f(P2 f_f . e_i)
-    Words and frames are raw. `etf_ND` holds the unit-norm ETF row of each pair's category; projections act as in
-    torch.nn.Linear, y = x P^T. A caption without words, or a video without frames, contributes 1 and no gradient.
-    """
-    text_N = attended_misalignment(words_NLD, word_mask_NL, etf_ND, text_projection_DD)
-    video_N = attended_misalignment(frames_NFD, frame_mask_NF, etf_ND, video_projection_DD)
-    return text_N.mean() + video_N.mean()
-
-
 def attended_misalignment(items_NLD: Tensor, mask_NL: Tensor | None, etf_ND: Tensor, projection_DD: Tensor) -> Tensor:
-    """One modality's part of `etf_alignment`, row by row, [N] in 0..2; for rows that count more than once."""
+    """How far projected captions (or videos) point away from their category's ETF direction, row by row, [N] in 0..2.
+
+    1 - cos(u_i, e_i),   u_i = sum_l a_l P w_l,   a = softmax_l(P w_l . e_i)                       StructAlign's L_real
+    Items are raw words or frames. `etf_ND` holds the unit-norm ETF row of each pair's category; the projection acts as
+    in torch.nn.Linear, y = x P^T. A row without items contributes 1 and no gradient.
+    """
     # P w . e = w . P^T e and sum_l a_l P w_l = P sum_l a_l w_l: projecting [N, D] twice replaces projecting [N, L, D].
     score_NL = (items_NLD @ (etf_ND @ projection_DD).unsqueeze(-1)).squeeze(-1)
     if mask_NL is None:
@@ -207,7 +191,7 @@ def pseudo_alignment(
     video_projection_DD: Tensor,
     swapped: bool = False,
 ) -> Tensor:
-    """`etf_alignment` for pseudo-features, which are single vectors, scalar in 0..4; P must be at least 1.
+    """`attended_misalignment` of both modalities for pseudo-features, scalar in 0..4; P must be at least 1.
 
     L_pseudo = mean_p [ (1 - cos(P1 z_text, e)) + (1 - cos(P2 z_video, e)) ]                   StructAlign's L_ETF
     `swapped` exchanges P1 and P2, as the release does by mistake (CTVR_AND_STRUCTALIGN D4).

@@ -211,6 +211,8 @@ def test_a_stage_is_measured_over_all_items_and_its_movement_over_old_ones():
         "spread_video": within_class_spread(video, category),
         "etf_error_text": etf_error(text, category, centred=False),
         "etf_error_video": etf_error(video, category, centred=False),
+        "etf_error_text_centred": etf_error(text, category, centred=True),
+        "etf_error_video_centred": etf_error(video, category, centred=True),
         "drift_text": drift(*moved[0]),
         "drift_video": drift(*moved[1]),
         "drift_disagreement": drift_disagreement(*moved[0], *moved[1]),

@@ -20,8 +20,9 @@ from ctvr_bench.features import encoders
 from ctvr_bench.features.dual_encoder import Encoder, EncoderUnavailable
 from ctvr_bench.features.encoders import load_encoder
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.video import Sampling, read_frames
+from ctvr_bench.features.video import Sampling
 from tests import made_clips, tiny_clips
+from tests.frames import read_frames
 
 CAPTIONS = ["a ball", "!", "! a red ball ! !", "ünï ball", "left " * 20]
 WORDS = {"transformers": [3, 1, 9, 7, 14], "siglip": [2, 1, 6, 2, 7], "open_clip": [2, 1, 6, 5, 14]}

@@ -22,8 +22,9 @@ from ctvr_bench.features.extract import extract, extract_sources
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.sources import read_sources
 from ctvr_bench.features.store import open_store, verify_store
-from ctvr_bench.features.video import Sampling, read_frames
+from ctvr_bench.features.video import Sampling
 from tests import made_clips, tiny_clips, toy_extraction
+from tests.frames import read_frames
 from tests.toy_extraction import FRAMES, VIDEOS, ToyEncoder, run, toy_sources
 
 UNIFORM = Sampling("uniform", FRAMES)

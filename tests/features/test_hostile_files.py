@@ -25,7 +25,8 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.pickles import read_plain_pickle
 from ctvr_bench.features.sources import read_sources
 from ctvr_bench.features.tables import read_table, read_toml
-from ctvr_bench.features.video import Sampling, UnreadableVideo, read_frames, write_video
+from ctvr_bench.features.video import Sampling, UnreadableVideo, write_video
+from tests.frames import read_frames
 
 # HDF5
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 av = pytest.importorskip("av", reason="needs the extra 'extract'")
 
 from ctvr_bench.features.errors import InputError  # noqa: E402
-from ctvr_bench.features.video import Sampling, UnreadableVideo, Video, midpoints, read_frames, write_video  # noqa: E402
+from ctvr_bench.features.video import Sampling, UnreadableVideo, Video, midpoints, write_video  # noqa: E402
 from tests import made_clips  # noqa: E402
+from tests.frames import read_frames  # noqa: E402
 from tests.golden import shared  # noqa: E402
 
 REAL_CLIPS = (

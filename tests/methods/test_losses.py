@@ -12,7 +12,6 @@ from torch import Tensor
 from ctvr_bench.methods.shared.losses import (
     cross_task_contrastive,
     distillation,
-    etf_alignment,
     kl_divergence,
     prototype_contrastive,
     pseudo_alignment,
@@ -22,6 +21,7 @@ from ctvr_bench.methods.shared.losses import (
 )
 from ctvr_bench.methods.shared.similarity import normalise, pool_frames, pool_words, word_frame_similarity
 from tests.golden import golden
+from tests.methods.alignment import etf_alignment
 from tests.ragged import pad
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

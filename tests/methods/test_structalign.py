@@ -13,7 +13,7 @@ from ctvr_bench.bench.run.training import generator_for
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.heads import FrameFusion, RoutedExperts
-from ctvr_bench.methods.shared.losses import etf_alignment, pseudo_alignment, relation_preserving, symmetric_contrastive
+from ctvr_bench.methods.shared.losses import pseudo_alignment, relation_preserving, symmetric_contrastive
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
 from ctvr_bench.methods.shared.structalign.config import RELEASED
@@ -21,6 +21,7 @@ from ctvr_bench.methods.shared.structalign.head import Route
 from ctvr_bench.methods.structalign import StructAlign
 from tests import learning
 from tests.golden import golden
+from tests.methods.alignment import etf_alignment
 
 SPEC = FeatureSpec(dim=16, num_frames=4, num_categories=6, num_tasks=3)
 

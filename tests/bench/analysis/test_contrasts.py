@@ -18,7 +18,7 @@ from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown,
 from ctvr_bench.bench.analysis.pairing import differences, suite_answers
 from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_results
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
-from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suite, read_suites
+from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suites
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
@@ -146,8 +146,6 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     )
     suites = read_suites(path, {})
     assert [suite.name for suite in suites] == ["two/small", "two/other"]
-    with pytest.raises(InputError, match="several stores"):
-        read_suite(path, {})
     assert [suite.name for suite in read_suites(path, {"store": other_store})] == ["two"]
     result = command("run", "--suite", path, "--out", "o", "--jobs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -184,7 +182,7 @@ def test_a_world_is_named_by_its_seed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def ablation() -> SuiteConfig:
-    return read_suite(ABLATION, {"store": small_store().path})
+    return read_suites(ABLATION, {"store": small_store().path})[0]
 
 
 def test_the_shipped_ablation_takes_each_part_and_each_switch_alone() -> None:
@@ -205,7 +203,7 @@ def test_the_shipped_ablation_has_enough_worlds_and_seeds_for_an_interval() -> N
 
 @pytest.mark.parametrize("path", sorted(ABLATION.parent.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_shipped_suite_can_be_planned(path: Path) -> None:
-    config = read_suite(path, {"store": small_store().path})
+    config = read_suites(path, {"store": small_store().path})[0]
     labels = {job.label for job in plan(config, open_store(config.store))}
     assert len(labels) == len(config.methods)
     assert config.against is None or config.against in labels
@@ -213,7 +211,7 @@ def test_a_shipped_suite_can_be_planned(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["full", "simulated_msrvtt"])
 def test_a_shipped_full_table_has_every_method(name: str) -> None:
-    config = read_suite(ABLATION.parent / f"{name}.toml", {"store": small_store().path})
+    config = read_suites(ABLATION.parent / f"{name}.toml", {"store": small_store().path})[0]
     shipped = {
         name for name, entry in known_methods().items() if entry.method.__module__.startswith("ctvr_bench.methods.")
     }

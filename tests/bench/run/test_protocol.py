@@ -10,12 +10,21 @@ import torch
 
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
+from ctvr_bench.bench.records.record import Engine
 from ctvr_bench.bench.run import protocol, scores
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import (
+    FeatureSpec,
+    Method,
+    MethodConfig,
+    Scoring,
+    TaskInfo,
+    TextEmbedding,
+    VideoEmbedding,
+)
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
@@ -150,14 +159,13 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def trained(name: str, **values: object) -> tuple[Method, Evaluator, list[StageResult]]:
+def trained(name: str, engine: Engine = "auto", **values: object) -> tuple[Method, Evaluator, list[StageResult]]:
     """A method taken through the small stream, with the evaluator that followed it."""
     stream, store = small_stream(), small_store()
     entry = find_method(name)
     method = entry.method(entry.config(values), feature_spec(store, stream), generator_for(0, "init")).eval()
-    evaluator = Evaluator(
-        PairTable(store, np.concatenate([t.test for t in stream.tasks])), [len(t.test) for t in stream.tasks]
-    )
+    test = PairTable(store, np.concatenate([task.test for task in stream.tasks]))
+    evaluator = Evaluator(test, [len(task.test) for task in stream.tasks], engine=engine)
     results = []
     for task in stream.tasks:
         data = PairTable(store, task.train)
@@ -205,8 +213,8 @@ def test_a_frozen_model_is_scored_once_and_gets_the_ranks_of_scoring_it_anew(
     monkeypatch: pytest.MonkeyPatch, scoring: str
 ) -> None:
     made = []
-    original = scores.compare
-    monkeypatch.setattr(scores, "compare", lambda *sides: made.append(sides) or original(*sides))
+    original = scores.scores_of
+    monkeypatch.setattr(scores, "scores_of", lambda *sides: made.append(sides) or original(*sides))
     _, _, kept = trained("zero_shot", scoring=scoring)
     assert len(made) == 9  # three tasks' queries against three galleries, once each
     monkeypatch.setattr(scores.ScoreGrid, "_kept_or", lambda self, make, key, mark: make())
@@ -220,6 +228,18 @@ def test_galleries_too_large_for_a_matrix_get_the_same_ranks(monkeypatch: pytest
     monkeypatch.setattr(protocol, "_MOST_SCORES", 0)
     _, _, blocks = trained("finetune", epochs=2, lr=3e-3)
     assert ranks_of(whole) == ranks_of(blocks)
+
+
+@pytest.mark.parametrize("name", ["finetune", "ridge", "x_pool", "adapter_per_task"])
+@pytest.mark.parametrize("scoring", ["cosine", "word_frame", "fused"])
+def test_faiss_gives_the_ranks_that_are_counted(name: str, scoring: Scoring) -> None:
+    """On every scoring; where more than one vector a side is compared the scores are counted, whatever was asked."""
+    fast = {} if name == "ridge" else {"epochs": 1}
+    method, counted, expected = trained(name, scoring=scoring, **fast)
+    _, asked, found = trained(name, engine="faiss", scoring=scoring, **fast)
+    assert ranks_of(found) == ranks_of(expected)
+    one_vector = scoring == "cosine" and name != "x_pool" and not method.uses_shards
+    assert (counted.engine, asked.engine) == ("count", "faiss" if one_vector else "count")
 
 
 def ranks_of(results: list[StageResult]) -> list[dict[Any, list[int]]]:

@@ -54,6 +54,16 @@ def test_a_run_leaves_its_records_and_nothing_half_written(tmp_path: Path) -> No
     assert record.geometry[2]["drift_text"] > 0
 
 
+def test_the_record_says_what_made_the_ranks(tmp_path: Path) -> None:
+    (counted,) = run_suite(suite(tmp_path, "finetune"))
+    (asked,) = run_suite(suite(tmp_path, "finetune", engine="faiss"))
+    assert (counted.engine, asked.engine, asked.config.engine) == ("count", "faiss", "faiss")
+    assert counted.run_id != asked.run_id
+    tables = [RankTable.load(tmp_path / "default" / record.run_id / "ranks.h5") for record in (counted, asked)]
+    for name, ranks_TN in tables[0].ranks.items():
+        np.testing.assert_array_equal(tables[1].ranks[name], ranks_TN)
+
+
 def test_operations_are_those_of_the_products_by_hand(tmp_path: Path) -> None:
     (record,) = run_suite(suite(tmp_path, "zero_shot"))
     assert record.cost.step_flops == record.cost.pair_flops == 0

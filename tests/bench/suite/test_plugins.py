@@ -11,7 +11,7 @@ import torch
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RunRecord, read_record
 from ctvr_bench.bench.suite.plugins import all_methods, find_method
-from ctvr_bench.bench.suite.suite import MethodChoice, make_suite, read_suite, run_suite
+from ctvr_bench.bench.suite.suite import MethodChoice, make_suite, read_suites, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.registry import known_methods
 from tests.stores import small_store
@@ -98,10 +98,10 @@ def test_the_suites_own_runs_keep_their_identity(tmp_path: Path) -> None:
 
 def test_a_suite_file_names_a_method_beside_itself(file: Path) -> None:
     (file.parent / "s.toml").write_text('store = "x.h5"\nmethods = [{name = "scaled.py:Scaled"}]\n')
-    (choice,) = read_suite(file.parent / "s.toml", {}).methods
+    (choice,) = read_suites(file.parent / "s.toml", {})[0].methods
     assert find_method(choice.name).name == "scaled"
     (file.parent / "bare.toml").write_text('store = "x.h5"\nmethods = ["scaled.py:Scaled", "lwf"]\n')
-    mine, lwf = read_suite(file.parent / "bare.toml", {}).methods
+    mine, lwf = read_suites(file.parent / "bare.toml", {})[0].methods
     assert (find_method(mine.name).name, lwf) == ("scaled", MethodChoice(name="lwf"))
 
 
