@@ -67,9 +67,7 @@ def run(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(
-            help="What makes exact ranks: auto (default), count, or faiss for one vector a side."
-        ),
+        typer.Option(help="What makes exact ranks: auto (default), count, or faiss for one vector a side."),
     ] = None,
     index: Annotated[
         str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")
