@@ -52,8 +52,8 @@ _SCALES = tuple(2.0 ** (half / 2) for half in range(-4, 21))
 _CHUNK = 256
 
 Rows = npt.NDArray[np.int64]
-Trial = tuple[int, int]
-"""Places in RATES and STEPS."""
+Point = tuple[int, int]
+"""A rate and a number of steps, by their places in RATES and STEPS."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class _Search:
         self._entry, self._config, self._spec = entry, config, spec._replace(num_tasks=len(streams[0]))
         self._streams = [_Stream(store, parts, device) for parts in streams]
         self._device = device
-        self.found: dict[Trial, RecipeTrial] = {}
+        self.found: dict[Point, RecipeTrial] = {}
         untrained = [self._method(config) for _ in self._streams]
         galleries = [stream.galleries(method) for stream, method in zip(self._streams, untrained, strict=True)]
         judged = list(zip(self._streams, untrained, galleries, strict=True))
         self.scale = min(_SCALES, key=lambda scale: float(np.mean(_losses(judged, scale))))
         self.before = _losses(judged, self.scale)
 
-    def make(self, trial: Trial) -> None:
+    def make(self, trial: Point) -> None:
         """Learn both short streams with the trial's rate and steps, and judge it."""
         config = replace(self._config, lr=RATES[trial[0]], steps=STEPS[trial[1]])
         judged = []
@@ -157,16 +157,16 @@ class _Search:
             error=error if finite else None,
         )
 
-    def best(self) -> Trial:
+    def best(self) -> Point:
         """Least change of the loss; of equal ones the gentlest."""
 
-        def change(trial: Trial) -> tuple[float, float]:
+        def change(trial: Point) -> tuple[float, float]:
             made = self.found[trial]
             return math.inf if made.change is None else made.change, made.lr * made.steps
 
         return min(self.found, key=change)
 
-    def beside_the_best(self) -> Iterator[Trial]:
+    def beside_the_best(self) -> Iterator[Point]:
         """The trials next to the best, in rate and in steps."""
         rate, steps = self.best()
         for step, turn in ((1, 0), (-1, 0), (0, 1), (0, -1)):
