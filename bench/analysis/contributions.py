@@ -106,6 +106,11 @@ def _learning_accuracy(table: RankTable) -> Floats:
     return _hits(table, "stored/own/t2v", table.task_N) * by_task(table, np.full(tasks, 1 / tasks))
 
 
+def _average_accuracy(table: RankTable) -> Floats:
+    tasks = len(table.weights_T)
+    return _hits(table, "stored/own/t2v") * by_task(table, np.full(tasks, 1 / tasks))
+
+
 def _forward_transfer(table: RankTable) -> Floats:
     tasks = len(table.weights_T)
     share_T = np.full(tasks, 1 / max(tasks - 1, 1))
@@ -132,6 +137,7 @@ _SPECIAL: dict[str, Callable[[RankTable], Floats]] = {
     "transfer/backward": _lost("stored/own/t2v", -1, lambda table: np.ones(len(table.weights_T))),
     "transfer/forward": _forward_transfer,
     "average-incremental": _average_incremental,
+    "average-accuracy": _average_accuracy,
     "learning-accuracy": _learning_accuracy,
     "loss/total": _old_loss("end", "stored"),
     "loss/gallery-growth": _old_loss("end", "frozen-query"),

@@ -19,7 +19,8 @@ _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, 
 def main() -> None:
     """Entry point: one line and exit code 2 for anything a user typed or gave, or a disk that takes no more."""
     if os.name != "posix":
-        sys.exit("error: this suite needs Linux or macOS; on Windows run it inside WSL")
+        _say("error: this suite needs Linux or macOS; on Windows run it inside WSL")
+        sys.exit(2)
     os.environ["MPLBACKEND"] = "agg"  # figures are files; a notebook's backend may not even be installed here
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

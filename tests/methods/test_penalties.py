@@ -115,7 +115,7 @@ def test_sis_path_is_the_fall_of_the_loss_for_small_steps() -> None:
     batch = data.pairs(torch.arange(20))
     optimiser = torch.optim.SGD(method.parameters(), lr=1e-4)
     before = method.loss(batch)["contrastive"].item()
-    for _ in range(50):
+    for _ in range(150):
         optimiser.zero_grad()
         torch.stack(list(method.loss(batch).values())).sum().backward()
         method.after_backward(batch)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctvr_bench.bench.cli import app
+from ctvr_bench.bench.cli import start
 from tests.commands import called, fails
 from tests.stores import small_store
 
@@ -38,8 +38,8 @@ def test_a_system_that_is_not_posix_is_told_at_once(
     class Windows:
         name = "nt"
 
-    monkeypatch.setattr(app, "os", Windows)
+    monkeypatch.setattr(start, "os", Windows)
     with pytest.raises(SystemExit) as stop:
-        app.main()
+        start.main()
     assert stop.value.code == 2
     assert "needs Linux or macOS" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
 from ctvr_bench.bench.gate.gate import Outcome, check
 from ctvr_bench.bench.gate.measure import Measurement, make_baseline, measure, store_of, suite_from, suite_of
-from ctvr_bench.bench.run import protocol, runner, scores, training
+from ctvr_bench.bench.run import jobs, protocol, scores, training
 from ctvr_bench.bench.suite import workers
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import Stream, StreamOptions
@@ -123,7 +123,7 @@ def leaked_later_video(patch: Patch) -> None:
 
 def changed_seed(patch: Patch) -> None:
     original = training.generator_for
-    for module in (training, runner):
+    for module in (training, jobs):
         patch.setattr(module, "generator_for", lambda seed, *purpose: original(seed + 100, *purpose))
 
 
@@ -132,7 +132,12 @@ PLANTED = [
     (dropped_loss_term, "other", {LABELS[2]: "other"}, "training/distillation is gone"),
     (silenced_loss_term, "moved", {LABELS[2]: "moved"}, ""),
     (ranks_off_by_one, "worse", dict.fromkeys(LABELS, "worse"), ""),
-    (recall_off_by_one, "worse", dict.fromkeys(LABELS, "worse"), "the same ranks give other metrics"),
+    (  # of trained methods by less than their seeds differ on so few queries, but equal is what is asked for here
+        recall_off_by_one,
+        "worse",
+        {LABELS[0]: "worse", LABELS[1]: "changed", LABELS[2]: "changed"},
+        "the same ranks give other metrics",
+    ),
     (
         leaked_test_video,
         "other",

@@ -58,6 +58,6 @@ def test_pairs_without_direction_are_left_out_of_the_geometry() -> None:
     expected = stage_measures(text[2:], video[2:], before_text[2:], before_video[2:], category[2:], old[2:])
     text[0], before_video[1] = 0, 0
     assert stage_measures(text, video, before_text, before_video, category, old) == expected
-    assert len(expected) == 8
+    assert len(expected) == 10
     nothing = stage_measures(text, 0 * video, before_text, before_video, category, old)
     assert nothing == {"modality_gap": None, "spread_text": None, "spread_video": None}
