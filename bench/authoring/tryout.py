@@ -41,7 +41,7 @@ def small_store() -> FeatureStore:
         captions_per_train_video=4,
         seed=3,
     )
-    knobs = SyntheticConfig(dim=32, frames=5, latent_dim=16, agreement=0.7, seed=5)  # a third is found without training
+    knobs = SyntheticConfig(dim=32, frames=5, latent_dim=16, agreement=0.8, seed=5)  # not all is found without training
     synthesise(structure, knobs, path, name="small", reference=24)
     return open_store(path)
 

@@ -210,7 +210,7 @@ def test_s_prompts_finds_the_task_of_its_training_captions() -> None:
 def test_s_prompts_encodes_each_sample_through_the_task_it_is_routed_to() -> None:
     method = s_prompts(lr=1e-2)
     learn(method, 0, 1, 2)
-    text = train_pairs(1).text(torch.arange(40))
+    text = train_pairs(0, 1, 2).text(torch.arange(0, 120, 3))
     task_N = method.route(text)
     assert len(task_N.unique()) > 1
     with torch.no_grad():

@@ -115,7 +115,7 @@ def test_where_regression_only_hurts_the_share_is_zero() -> None:
 
 
 def test_a_query_is_the_caption_and_what_is_predicted_of_its_video() -> None:
-    method = ridge(0, hold_out=3)
+    method = ridge(0, 1, 2, hold_out=3)
     assert method.map_MD.abs().max() > 0.01
     text = train_pairs(0).text(torch.arange(4))
     with torch.no_grad():
