@@ -132,10 +132,10 @@ PLANTED = [
     (dropped_loss_term, "other", {LABELS[2]: "other"}, "training/distillation is gone"),
     (silenced_loss_term, "moved", {LABELS[2]: "moved"}, ""),
     (ranks_off_by_one, "worse", dict.fromkeys(LABELS, "worse"), ""),
-    (  # of trained methods by less than their seeds differ on so few queries, but equal is what is asked for here
+    (  # zero-shot's recall moves by less than rounding may elsewhere, but equal is what is asked for here
         recall_off_by_one,
         "worse",
-        {LABELS[0]: "worse", LABELS[1]: "changed", LABELS[2]: "changed"},
+        {**dict.fromkeys(LABELS, "worse"), LABELS[0]: "changed"},
         "the same ranks give other metrics",
     ),
     (
