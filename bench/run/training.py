@@ -198,8 +198,8 @@ def make_optimiser(
     config, total = method.config, total_steps(method, pairs)
     assert isinstance(config, TrainedConfig)
     settings = [{"params": list(stepped), "lr": lr, "weight_decay": decay} for stepped, (lr, decay) in groups]
-    optimiser = torch.optim.AdamW(settings, fused=True)
-    factor = partial(learning_rate_factor, total=total, config=config)
+    optimiser = torch.optim.AdamW(settings, eps=config.epsilon, fused=True)
+    factor = partial(learning_rate_factor, total=total, config=config, task=method.task.position)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
 
 
@@ -218,13 +218,14 @@ def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:
     return DivergedError(f"loss is not finite in epoch {epoch + 1} of task {task + 1}: {means}; lower the lr")
 
 
-def learning_rate_factor(step: int, total: int, config: TrainedConfig) -> float:
-    """Share of the peak learning rate at a step (from 0) of `total`: linear warm-up, then the schedule.
+def learning_rate_factor(step: int, total: int, config: TrainedConfig, task: int = 0) -> float:
+    """Share of the peak learning rate at a step (from 0) of `total` of a task (from 0): warm-up, then the schedule.
 
     cosine: 1/2 (1 + cos(pi p)), p = progress after warm-up. cosine_back: 1/2 (1 + cos(2 pi p)), the release's schedule,
     which climbs back to the peak (spec D12). constant: 1.
     """
-    warm = max(1, round(config.warmup * total)) if config.warmup else 0
+    share = config.later_warmup if task and config.later_warmup is not None else config.warmup
+    warm = max(1, round(share * total)) if share else 0
     if step < warm:
         return (step + 1) / warm
     progress = (step - warm) / max(1, total - warm)

@@ -94,7 +94,8 @@ class TrainedConfig(MethodConfig):
         not made for.
     Defaults of epochs and lr were chosen by joint training on moving-shapes worlds that no table reports
     (results/README.md); every method of the same head keeps them.
-    clip_norm: limit of the gradient's norm. warmup: share of a task's steps over which lr rises linearly.
+    clip_norm: limit of the gradient's norm. epsilon: AdamW's. warmup: share of a task's steps over which lr rises
+        linearly. later_warmup: that share from the second task on; none: the same.
     schedule: lr after warm-up. cosine falls to 0; constant; cosine_back falls to 0 at half time and rises again.
     rank: width of the residual adapters. dropout: share of their hidden units left out in training.
     """
@@ -107,7 +108,9 @@ class TrainedConfig(MethodConfig):
     lr: NotNegative = 2e-3
     weight_decay: NotNegative = 0.05
     clip_norm: Positive = 1.0
+    epsilon: Positive = 1e-8
     warmup: Share = 0.1
+    later_warmup: Share | None = None
     schedule: Literal["cosine", "constant", "cosine_back"] = "cosine"
     rank: Count = 32
     dropout: PartOf = 0.3

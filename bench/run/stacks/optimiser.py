@@ -25,19 +25,28 @@ class StackOptimiser:
         groups = [_named_paces(method) for method in methods]
         if any([names for names, _ in mine] != [names for names, _ in groups[0]] for mine in groups):
             raise ValueError("the runs group their parameters differently")
+        if len({config.epsilon for config in configs}) > 1:
+            raise ValueError("the runs differ in epsilon")
         stepped = [[weights[name] for name in names] for names, _ in groups[0]]
         paces = [[mine[g][1] for mine in groups] for g in range(len(stepped))]  # of each group, for each run
         self._made, self.total = 0, total_steps(methods[0], pairs)
-        self._alike = len({config.warmup for config in configs}) == 1 and all(len(set(each)) == 1 for each in paces)
+        self._alike = len({(config.warmup, config.later_warmup) for config in configs}) == 1 and all(
+            len(set(each)) == 1 for each in paces
+        )
         if self._alike:
             first = [(group, each[0]) for group, each in zip(stepped, paces, strict=True)]
             self._adam, self._schedule, _ = make_optimiser(first, methods[0], pairs)
             return
         self._adam = torch.optim.AdamW(
-            [weight for group in stepped for weight in group], lr=1.0, weight_decay=0.0, fused=True
+            [weight for group in stepped for weight in group],
+            lr=1.0,
+            weight_decay=0.0,
+            eps=configs[0].epsilon,
+            fused=True,
         )
         steps = range(self.total)  # made at once: a step then sends nothing to a GPU
-        factors_TS = [[learning_rate_factor(step, self.total, config) for config in configs] for step in steps]
+        task = methods[0].task.position
+        factors_TS = [[learning_rate_factor(step, self.total, config, task) for config in configs] for step in steps]
         self._groups = []
         for group, each in zip(stepped, paces, strict=True):
             rates = [[pace.lr * factor for pace, factor in zip(each, row, strict=True)] for row in factors_TS]

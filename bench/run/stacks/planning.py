@@ -53,5 +53,9 @@ def _alike(job: Job, sweep: bool) -> str:
     if not may_stack(job.entry.method) or job.config.selection != "last":
         return job.config.run_id
     given = job.config.config
-    fixed = {field: value for field, value in given.items() if not (sweep and isinstance(value, float))}
+    fixed = {
+        field: value
+        for field, value in given.items()
+        if not (sweep and isinstance(value, float) and field != "epsilon")
+    }
     return job.config.model_copy(update={"seed": 0, "config": fixed}).run_id

@@ -80,6 +80,8 @@ RELEASED = {
     "schedule": "cosine_back",
     "later_lr": 0.15,
     "later_gate_lr": 0.5,
+    "later_warmup": 0.0,
+    "epsilon": 1e-6,
     "weight_decay": 0.5,
     "epochs": 20,
     "rank": 64,

@@ -43,6 +43,36 @@ def test_the_released_schedule_climbs_back() -> None:
     assert values[-1] == pytest.approx(0.5 * (1 + math.cos(2 * math.pi * 0.999)))
 
 
+def test_later_tasks_may_begin_without_warming_up() -> None:
+    config = TrainedConfig(schedule="constant", warmup=0.1, later_warmup=0.0)
+    assert [learning_rate_factor(0, 100, config, task) for task in (0, 1, 2)] == [0.1, 1.0, 1.0]
+    assert learning_rate_factor(0, 100, TrainedConfig(schedule="constant", warmup=0.1), 1) == 0.1
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_the_first_step_is_adams_with_the_configs_epsilon_and_warm_up(task: int) -> None:
+    """Adam's first step is g / (|g| + epsilon) times the rate; with a large epsilon the gradient's size is seen."""
+    values = {
+        "weight_decay": 0.0,
+        "warmup": 0.5,
+        "later_warmup": 0.0,
+        "schedule": "constant",
+        "dropout": 0.0,
+        "lr": 1e-2,
+    }
+    method = make("finetune", epochs=1, batch_size=1000, epsilon=0.5, clip_norm=1e3, **values)
+    data = train_pairs(0)
+    method.begin_task(TaskInfo(task, len(data), (0, 1)))
+    before = [parameter.detach().clone() for parameter in method.parameters()]
+    batch = method.prepare(data.pairs(torch.arange(len(data))), generator_for(0, "draws", task))
+    torch.stack(list(method.loss(batch).values())).sum().backward()
+    slopes = [parameter.grad for parameter in method.parameters()]
+    train_task(method, data, 0, task)
+    for old, slope, new in zip(before, slopes, method.parameters(), strict=True):
+        if slope is not None:
+            torch.testing.assert_close(new, old - 1e-2 * slope / (slope.abs() + 0.5), rtol=1e-4, atol=1e-7)
+
+
 def test_constant_stays() -> None:
     assert set(factors(50, schedule="constant", warmup=0.0)) == {1.0}
 

@@ -81,6 +81,8 @@ def test_the_candidates_of_a_search_share_stacks() -> None:
 def test_runs_that_differ_in_anything_else_are_not_one_stack() -> None:
     other = {"name": "finetune", "set": {"batch_size": 8, "lr": 1e-2}}
     assert sizes(jobs_of("finetune", other, "lwf", seeds=5, sweep=True)) == [5, 5, 5]
+    epsilons = [{"name": "finetune", "set": {"epsilon": value}} for value in (1e-8, 1e-6)]
+    assert sizes(jobs_of(*epsilons, seeds=5, sweep=True)) == [5, 5]
     assert sizes(jobs_of("finetune", seeds=5, orders=2)) == [5, 5]
 
 
