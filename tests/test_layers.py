@@ -10,12 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("features", "methods", "bench")
-WINGS = ("leaves", "records", "run", "suite", "authoring", "analysis", "report", "gate", "cli")
+WINGS = ("leaves", "records", "run", "suite", "authoring", "analysis", "report", "gate", "api", "cli")
 """Of `bench`, from the lowest up; its leaves are the files beside its folders."""
 OWNERS = {
     "h5py": {"features/hdf5.py"},
     "faiss": {"bench/run/search.py"},
     "matplotlib": {"bench/report/plots.py"},
+    "pandas": {"bench/api/results.py"},
     "av": {"features/video.py"},
     "tensorboard": {"bench/report/tensorboard.py"},
 }

@@ -148,20 +148,20 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     below = [c for c in found.against_zero_shot if c.interval.estimate < 0]
     if below:
         each = [f"{c.first} ({c.interval.estimate:.2f} points{_how_sure(c)})" for c in below]
-        said.append(f"Trained and below the same features without training: {_list(each)}.")
+        said.append(f"Trained and below the same features without training: {listed(each)}.")
     if rows:
         best, interval = rows[0].label, found.intervals[rows[0].label][HEADLINE]
         said.append(
             f"{best} has the highest R@1 of the continual methods: {interval.estimate:.2f} %, "
-            f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {_over(interval)}."
+            f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {over(interval)}."
         )
         behind = [c.second for c in found.against_best if c.differs]
         if behind:
-            said.append(f"It is ahead of {_list(behind)} beyond noise ({TEST}).")
+            said.append(f"It is ahead of {listed(behind)} beyond noise ({TEST}).")
         here = [c for c in found.against_best if c.differs_here]
         if here:
             too = " also" if behind else ""
-            said.append(f"{_where(results, here[0])} it is{too} ahead of {_list([c.second for c in here])}.")
+            said.append(f"{_where(results, here[0])} it is{too} ahead of {listed([c.second for c in here])}.")
         said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
         said += _smallest(found.against_best)
     gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
@@ -175,7 +175,7 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     ):
         if chosen:
             where = f"{_where(results, chosen[0])} " if verdict[0].islower() else ""
-            said.append(f"{where}{verdict} {_list([c.first for c in chosen])}.")
+            said.append(f"{where}{verdict} {listed([c.first for c in chosen])}.")
     if rows and min(len(row.runs) for row in rows) < 3:
         said.append("With fewer than three runs of a method an interval says little about seeds; use three or more.")
     return said + (found.ambiguity.sentences() if found.ambiguity else [])
@@ -228,17 +228,17 @@ def _open_questions(best: str, undecided: Sequence[Comparison]) -> list[str]:
     said = []
     unknown = [c.second for c in undecided if c.p is None]
     if unknown:
-        said.append(f"One run of {best} and of {_list(unknown)} says nothing about seeds; run at least three.")
+        said.append(f"One run of {best} and of {listed(unknown)} says nothing about seeds; run at least three.")
     feasible = [c for c in undecided if c.p is not None and c.needed is not None]
     if feasible:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points, about {c.needed} runs)" for c in feasible]
         said.append(
-            f"More runs of each are needed to tell {best} from {_list(each)}, if the difference is what it seems."
+            f"More runs of each are needed to tell {best} from {listed(each)}, if the difference is what it seems."
         )
     hopeless = [c for c in undecided if c.p is not None and c.needed is None]
     if hopeless:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points)" for c in hopeless]
-        said.append(f"No number of runs would tell {best} from {_list(each)} on these test queries alone.")
+        said.append(f"No number of runs would tell {best} from {listed(each)} on these test queries alone.")
     return said
 
 
@@ -298,10 +298,12 @@ def _scoring(row: Row) -> str:
     return str(row.runs[0].record.config.config.get("scoring", ""))
 
 
-def _over(interval: Interval) -> str:
+def over(interval: Interval) -> str:
+    """What an interval speaks of beyond the runs that were made."""
     levels = ["orders"] * interval.orders + ["seeds"] * interval.seeds + ["queries"]
-    return _list(levels)
+    return listed(levels)
 
 
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -13,7 +13,7 @@ from ctvr_bench.bench.forgetting import intransigence
 from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.record import RunConfig, RunRecord
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
-from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.errors import InputError, unknown_name
 
 OWN = "t2v/stored/own/R@1"
 
@@ -37,8 +37,11 @@ class Run:
         return np.array(self.metrics["matrices"][key], np.float64)
 
     def curve(self, key: str) -> list[float]:
-        """A retrieval metric after every task, [T]."""
-        return [stage[key] for stage in self.metrics["stages"]]
+        """A retrieval metric after every task, [T]. Raises InputError for one that no stage has."""
+        stages = self.metrics["stages"]
+        if any(key not in stage for stage in stages):
+            raise unknown_name("metric of every stage", key, stages[0])
+        return [stage[key] for stage in stages]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -76,20 +77,34 @@ def accuracy_against_tasks(results: SuiteResults) -> Figure:
     with _style():
         height = max(4.2, 0.17 * len(results.rows) + 1.4)
         figure = Figure((7.6, height), layout="constrained")
-        axes = figure.add_subplot()
-        for row in results.rows:
-            curve_RT = np.array([run.curve(HEADLINE) for run in row.runs])
-            task_T, mean_T, look = np.arange(1, curve_RT.shape[1] + 1), curve_RT.mean(0), style[row.label]
-            axes.plot(task_T, mean_T, **look.drawing)
-            if len(curve_RT) > 1 and look.highlighted and not is_reference(row):
-                std_T = curve_RT.std(0, ddof=1)
-                axes.fill_between(task_T, mean_T - std_T, mean_T + std_T, color=look.colour, alpha=0.12, linewidth=0)
-        task_axis(axes, "tasks learned", len(task_T))
+        axes = draw_curves(results, HEADLINE, figure.add_subplot())
         axes.set_ylabel("R@1 of all queries seen so far (%)")
         label_ends(axes, results.rows, style, height - 1.2)
         note = "stored galleries, seen scope; line: mean, band: ±1 standard deviation over runs (seeds and orders)"
         finish(figure, results, "Accuracy against tasks", note)
     return figure
+
+
+def draw_curves(results: SuiteResults, metric: str = HEADLINE, axes: Axes | None = None) -> Axes:
+    """A metric of the stages after every task, a line for each row, into these axes (default: a new figure of pyplot).
+
+    Raises InputError for an unknown metric.
+    """
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.figure(layout="constrained").add_subplot()
+    style = looks(results)
+    for row in results.rows:
+        curve_RT = np.array([run.curve(metric) for run in row.runs])
+        task_T, mean_T, look = np.arange(1, curve_RT.shape[1] + 1), curve_RT.mean(0), style[row.label]
+        axes.plot(task_T, mean_T, label=row.label, **look.drawing)
+        if len(curve_RT) > 1 and look.highlighted and not is_reference(row):
+            std_T = curve_RT.std(0, ddof=1)
+            axes.fill_between(task_T, mean_T - std_T, mean_T + std_T, color=look.colour, alpha=0.12, linewidth=0)
+    task_axis(axes, "tasks learned", len(task_T))
+    axes.set_ylabel(metric)
+    return axes
 
 
 def forgetting_heat_maps(results: SuiteResults) -> Figure:

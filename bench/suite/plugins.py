@@ -2,6 +2,7 @@
 
     lwf      my_method.py:MyMethod      my_method.py (if it defines one)      a name of the group ctvr_bench.methods
 
+or by its class, wherever that was written (`known_as`).
 A method from outside carries a digest of its code, so that a run made with an earlier version is never taken for one of
 the present version.
 """
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 
 from ctvr_bench.bench.records.code import digest_of_source
+from ctvr_bench.bench.suite.classes import source_of_class
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.methods.shared.base import Method, MethodConfig
 from ctvr_bench.methods.shared.registry import Entry, apart, known_methods
@@ -44,6 +46,8 @@ _GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_GIVEN: dict[str, Entry] = {}
+"""Classes that were handed over, by the name that `known_as` gave them."""
 
 
 def names_a_file(name: str) -> bool:
@@ -59,12 +63,37 @@ def find_method(name: str) -> Entry:
     """The method that a user names. Raises InputError with the nearest known name, or what is wrong in the file."""
     if match := _FILE.fullmatch(name):
         return method_of_file(Path(match["path"]), match["name"] or None)
+    if name in _GIVEN:
+        return _GIVEN[name]
     known, points = known_methods(), _entry_points()
     if name in known:
         return known[name]
     if name in points:
         return _installed(points[name])
     raise unknown_name("method", name, {*known, *points})
+
+
+def known_as(method: type[Method], *, plainly: bool = False) -> str:
+    """The name under which `find_method` finds a class from now on, in this process.
+
+    That of a method of the suite is its own. Any other is read as if it stood in a file, with what it uses of its
+    module (bench.suite.classes), and is known by its name and digest, with `plainly` by its name alone as well. Raises
+    InputError where its source cannot be had, or breaks the rules of a method's file.
+    """
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise InputError(f"a method is a class that inherits methods.shared.base.Method; got {method!r}")
+    for name, entry in known_methods().items():
+        if entry.method is method and not entry.preset:
+            return name
+    module = sys.modules.get(method.__module__)
+    path = getattr(module, "__file__", None)
+    if path and method.__module__ != "__main__" and "." not in method.__module__:
+        entry = method_of_file(Path(path), method.__name__)
+    else:
+        entry = _load(f"<{method.__module__}>", source_of_class(method).encode(), method.__name__)
+    name = f"{entry.name}@{entry.code[:12]}"
+    _GIVEN.update({name: entry, entry.name: entry} if plainly else {name: entry})
+    return name
 
 
 def sources_of(entry: Entry) -> list[bytes]:

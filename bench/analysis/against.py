@@ -1,0 +1,45 @@
+"""One row against all others, in sentences: is mine better? The tests are those of every table (bench.all_pairs)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ctvr_bench.bench.analysis.contributions import row_intervals
+from ctvr_bench.bench.analysis.findings import TEST, Comparison, against, listed, over
+from ctvr_bench.bench.records.aggregate import SuiteResults
+from ctvr_bench.bench.records.summary import HEADLINE
+
+
+def sentences_against(results: SuiteResults, label: str) -> list[str]:
+    """What the row reaches, whom it is ahead of, behind, and not told from. Raises InputError for an unknown label."""
+    compared = against(results, label)
+    (row,) = (row for row in results.rows if row.label == label)
+    found = row_intervals(row, [HEADLINE])[HEADLINE]
+    told = [c for c in compared if c.differs]
+    here = [c for c in compared if c.differs_here]
+    left = [c for c in compared if not (c.differs or c.differs_here)]
+    groups = (
+        ("It is ahead of", [c for c in told if c.interval.estimate < 0], f" beyond noise ({TEST})"),
+        ("It is behind", [c for c in told if c.interval.estimate > 0], f" beyond noise ({TEST})"),
+        ("In the runs that were made, but not beyond them, it is ahead of", [c for c in here if _gain(c) > 0], ""),
+        ("In the runs that were made, but not beyond them, it is behind", [c for c in here if _gain(c) < 0], ""),
+        ("It is not told from", left, ""),
+    )
+    first = f"{label}: R@1 {found.estimate:.2f} %, 95 % interval {found.low:.2f} to {found.high:.2f}"
+    said = [f"{first} over {over(found)}."]
+    return said + [f"{words} {_each(chosen)}{end}." for words, chosen, end in groups if chosen]
+
+
+def _gain(c: Comparison) -> float:
+    """Points by which the row that is asked about is above the other: comparisons are the other minus it."""
+    return -c.interval.estimate
+
+
+def _each(chosen: Sequence[Comparison]) -> str:
+    return listed([f"{c.first} ({_gain(c):+.2f} points{_sure(c)})" for c in chosen])
+
+
+def _sure(c: Comparison) -> str:
+    p = c.p if c.p is not None else c.p_here
+    needed = f", about {c.needed} runs would" if c.needed is not None and not (c.differs or c.differs_here) else ""
+    return ("" if p is None else ", p < 0.001" if p < 0.001 else f", p {p:.3f}") + needed
