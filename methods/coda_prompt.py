@@ -3,9 +3,9 @@
 p(x) = sum_m alpha_m P_m,   alpha_m = cosine(x * A_m, K_m),   x the frozen pooled feature, * elementwise
 Each task adds its share of the components and freezes those before it. L = L_contrastive + ortho (O(P) + O(K) + O(A)),
 O(B) = mean (B B' - I)^2 over all components so far                                        Smith et al. 2023, CVPR
-All components are drawn as one orthonormal set. With orthogonal_to = "trained" those of a later task are made
-orthonormal again when it begins, to the components before it as training left them (the authors' Gram-Schmidt); with
-"drawn" they are orthogonal to what those were at first. Prompt tokens are scaled to the layer-normed tokens they join.
+All components are drawn as one orthonormal set; those of a later task are made orthonormal again when it begins, to
+the components before it as training left them (the authors' Gram-Schmidt). With orthogonal_to = "drawn" they are
+orthogonal to what those were at first. Prompt tokens are scaled to the layer-normed tokens they join.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CODAPromptConfig(AttentionConfig):
     pool: Count = 100
     length: Count = 8
     ortho: NotNegative = 0.1
-    orthogonal_to: Literal["drawn", "trained"] = "drawn"
+    orthogonal_to: Literal["drawn", "trained"] = "trained"
 
 
 @register()
@@ -51,10 +51,9 @@ class CODAPrompt(Attending):
     fidelity = "adapted"
     deviations = (
         "the prompt joins one trained attention block over frozen tokens, not layers of a frozen transformer; it "
-        "serves as keys and values, which there take half of it each; new components start orthogonal to the old "
-        "ones as drawn, there as trained (`orthogonal_to`)"
+        "serves as keys and values, which there take half of it each; the block learns in every task (`block`)"
     )
-    published = "orthogonal_to=trained"
+    published = "block=first_task, prompt_rate=5.0"
     idea = "Compose the prompt from many parts instead of choosing one; new tasks add parts and leave old ones alone."
     control = "attention_head"
     Config = CODAPromptConfig

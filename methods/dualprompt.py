@@ -44,8 +44,10 @@ class DualPrompt(Attending):
     fidelity = "adapted"
     deviations = (
         "both prompts join one trained attention block over frozen tokens, not layers of a frozen transformer, "
-        "and serve as keys and values, which there have prompts of their own"
+        "and serve as keys and values, which there have prompts of their own; the block learns in every task "
+        "(`block`)"
     )
+    published = "block=first_task, prompt_rate=18.75, schedule=constant, warmup=0.0"
     idea = "What all tasks share goes into one prompt, what is a task's own into another, found again by its key."
     control = "attention_head"
     Config = DualPromptConfig

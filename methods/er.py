@@ -1,8 +1,8 @@
 """Experience replay: stored pairs of earlier tasks join every batch.
 
 L = L_contrastive(batch + replayed pairs), so that stored and current pairs are negatives of each other (Chaudhry et al.
-2019, tiny memories). A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen; it is filled when a
-task ends, or as the stream runs: with each batch of a task's first epoch, after that batch was trained on.
+2019, tiny memories). A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen; it is filled as the
+stream runs, with each batch of a task's first epoch once it was trained on, or when a task ends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from ctvr_bench.methods.shared.views import MeanWords
 class ERConfig(FinetuneConfig):
     """buffer: pairs kept. replay: pairs drawn into every batch (None: as many as the batch holds).
 
-    filled: when pairs are offered to the buffer. With `stream` a task is rehearsed while it is learned.
+    filled: when pairs are offered to the buffer. With `stream` a task is rehearsed while it is learned, as the authors
+        do; with `task_end` only earlier tasks are.
     """
 
     buffer: Count = 320
     replay: Count | None = None
-    filled: Literal["task_end", "stream"] = "task_end"
+    filled: Literal["task_end", "stream"] = "stream"
 
 
 @register()
@@ -42,8 +43,7 @@ class ER(MeanWords, Finetune):
     paper = "Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning"
     source = "aimagelab/mammoth@e75a491 models/er.py"
     fidelity = "adapted"
-    deviations = "the buffer is filled when a task ends, the authors' at every step (`filled`)"
-    published = "filled=stream"
+    deviations = "a pair is offered to the buffer once, in its task's first epoch, there in every epoch"
     idea = "Rehearse a small uniform sample of everything seen."
     stores_samples = "features of `buffer` training pairs"
     ensembles = False  # measured: stacking replayed pairs takes what it saves
@@ -63,10 +63,14 @@ class ER(MeanWords, Finetune):
         joined = batch
         if len(self.memory):
             joined = _append(batch, self.memory.draw(self.config.replay or len(batch), generator))
+        seed = torch.randint(2**62, (), generator=generator)
+        return super().prepare(joined, generator).with_replayed(own=batch.with_draws(seed=seed))
+
+    def after_step(self, batch: PairBatch) -> None:
+        own = batch.replayed["own"]
         if self.config.filled == "stream" and self.offered < self.task.num_pairs:
-            self.memory.add(pair_items(batch), generator)
-            self.offered += len(batch)
-        return super().prepare(joined, generator)
+            self.memory.add(pair_items(own), torch.Generator().manual_seed(int(own.draws["seed"])))
+            self.offered += len(own)
 
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:
         if self.config.filled == "task_end":

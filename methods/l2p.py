@@ -35,7 +35,7 @@ class L2PConfig(AttentionConfig):
     length: Count = 5
     chosen: Count = 5
     pull: NotNegative = 0.1
-    key_bound: Positive | None = None
+    key_bound: Positive | None = 0.01
 
     def __post_init__(self) -> None:
         at_most(self.chosen, self.pool, "chosen", "pool")
@@ -54,12 +54,10 @@ class L2P(Attending):
     deviations = (
         "prompts join one trained attention block over frozen tokens instead of a frozen transformer's input; "
         "every sample picks for itself, there a whole batch together; the caption's own output is scored, there "
-        "the mean of the prompts' outputs"
+        "the mean of the prompts' outputs; keys are pulled as in the PyTorch port (`pull`), ten times as hard in "
+        "Google's; the block learns in every task (`block`)"
     )
-    published = (
-        "length=10, chosen=4, pull=1.0, key_bound=0.01, block=first_task, prompt_rate=18.75, prompt_decay=0.0, "
-        "schedule=constant, warmup=0.0"
-    )
+    published = "length=10, chosen=4, pull=1.0, block=first_task, prompt_rate=18.75, schedule=constant, warmup=0.0"
     idea = "Tasks share a pool of prompts; the input itself chooses which to use."
     control = "attention_head"
     Config = L2PConfig

@@ -1,9 +1,10 @@
 """Mod-X: keep the off-diagonal part of the old model's similarity matrix, where the old model was right.
 
 L = L_contrastive + weight [ KL(R, C) + KL(R', C') ],   R = softmax of rows of r v' t' (old),  C of r v t (new)
-A row of R whose largest entry is not its own pair is replaced by the row of C, so that it pulls nowhere. r is
-`relation_scale`: at 1, as the authors take it, rows are nearly even and all off-diagonal entries weigh alike; at the
-contrastive loss's scale the nearest neighbours weigh most.                              Ni et al. 2023, ICML
+KL sums over a batch's rows. A row of R whose largest entry is not its own pair is replaced by the row of C, so that it
+pulls nowhere. r is `relation_scale`: at 1, raw cosines as the authors take them, rows are nearly even and all
+off-diagonal entries weigh alike; at the contrastive loss's scale the nearest neighbours weigh most.
+                                                                                         Ni et al. 2023, ICML
 Captions of one video in a batch are all right answers. The old model is the previous task's.
 """
 
@@ -31,9 +32,9 @@ class ModXConfig(FinetuneConfig):
     reduction: over the rows of a batch.
     """
 
-    weight: NotNegative = 5.0
-    relation_scale: Positive | None = None
-    reduction: Literal["mean", "sum"] = "mean"
+    weight: NotNegative = 20.0
+    relation_scale: Positive | None = 1.0
+    reduction: Literal["mean", "sum"] = "sum"
 
 
 @register()
@@ -44,11 +45,7 @@ class ModX(KeepsTeacher, Finetune):
     paper = "Ni et al. 2023, Continual Vision-Language Representation Learning with Off-Diagonal Information"
     source = "ZixuanNi/Mod-X@a6a2f6c ModX_Training/continue_train_model.py"
     fidelity = "adapted"
-    deviations = (
-        "the off-diagonal term compares scaled cosines and averages over rows, the authors' raw cosines and sums "
-        "(`relation_scale`, `reduction`); captions of one video are all right answers"
-    )
-    published = "relation_scale=1.0, reduction=sum, weight=20.0"
+    deviations = "captions of one video are all right answers, there each has its own alone"
     idea = "How a pair relates to all others is knowledge too; keep it wherever the old model ranked its pair first."
     Config = ModXConfig
     config: ModXConfig

@@ -52,11 +52,11 @@ class SPrompts(Method):
     source = "iamwangyabin/S-Prompts@a26e822 methods/sprompt.py"
     fidelity = "adapted"
     deviations = (
-        "each task's prompts join an attention block of its own over frozen tokens, not a frozen transformer; the"
-        " nearest centroid is that of least squared differences of unit vectors, there of least absolute ones of "
-        "features (`distance`)"
+        "each task's prompts join an attention block of its own over frozen tokens (`block`), not a frozen "
+        "transformer; the nearest centroid is that of least squared differences of unit vectors, there of least "
+        "absolute ones of features (`distance`)"
     )
-    published = "distance=manhattan"
+    published = "distance=manhattan, block=first_task"
     idea = "Learn tasks apart from each other and let the frozen features say which one a sample belongs to."
     stores_samples = "`centroids` centroids of frozen features per task and modality"
     control = "attention_head"

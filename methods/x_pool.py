@@ -3,9 +3,10 @@
 a_f = softmax_f( (W_q LN(t)) . (W_k k_f) / sqrt(D) ),   video as caption t sees it: video + sum_f (a_f - 1/F) u_f,
 t and frames from the residual adapters of `finetune`; score = cosine.  L = finetune's on these scores
                                                                                      Gorti et al. 2022, CVPR
-keys = unit: k_f = u_f the frame at unit length. keys = layer_norm: k_f = LN(frame) as the authors' keys and values, and
-u_f the same at unit length; logits are sqrt(D) times as large. W_k = 1 at first as in the authors' code; W_q = 0
-to start from mean pooling. W_k' W_q LN(t) is made with the caption: scoring a stored gallery of frames needs no weight.
+k_f = LN(frame), as the authors' keys and values, and u_f the same at unit length. With keys = unit both are the frame
+at unit length, and logits smaller by sqrt(D). W_k = 1 at first as in the authors' code; W_q = 0 to start from mean
+pooling. W_k' W_q LN(t) is made with the caption: scoring a stored gallery of frames needs no weight. Where words are
+scored, which compares the frames as they are, LN leaves their mean over dimensions in them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class XPoolConfig(FinetuneConfig):
     """keys: what a caption's attention looks at. dropout: in the residual adapters. Word-frame scores do not pool."""
 
     lr: NotNegative = 6e-4
-    keys: Literal["unit", "layer_norm"] = "unit"
+    keys: Literal["unit", "layer_norm"] = "layer_norm"
 
 
 @register()
@@ -45,9 +46,8 @@ class XPool(Finetune):
     fidelity = "adapted"
     deviations = (
         "attention is even at first and shifts the mean frame, there captions and frames are compared as they are; "
-        "no output layers; keys are unit frames, which softens attention, there layer-normed (`keys`)"
+        "no output layers"
     )
-    published = "keys=layer_norm"
     idea = "A caption tells about part of a video: let it pick the frames it is about."
     Config = XPoolConfig
     config: XPoolConfig
@@ -75,6 +75,7 @@ class XPool(Finetune):
         return text._replace(attend_ND=query_ND @ self.key_DD)
 
     def _with_frames(self, video: AdaptedVideo) -> VideoEmbedding:
-        kept_MFD = layer_norm(video.frames_MFD) if self.config.keys == "layer_norm" else video.frames_MFD
-        frames_MFD = normalise(kept_MFD) * video.frame_mask_MF[..., None]
+        normed = self.config.keys == "layer_norm" and self.config.scoring == "cosine"
+        frames_MFD = normalise(layer_norm(video.frames_MFD) if normed else video.frames_MFD)
+        frames_MFD = frames_MFD * video.frame_mask_MF[..., None]
         return VideoEmbedding(embed_video(video, self.config).pooled_MD, frames_MFD, video.frame_mask_MF)

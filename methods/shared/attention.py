@@ -29,15 +29,16 @@ class AttentionConfig(TrainedConfig):
     """width: dimensions inside the attention, over all heads. heads: attention heads. rank, dropout: not used.
 
     block: whether attention is trained in every task or held after the first one, as the originals hold their encoder.
-    prompt_rate: factor on lr for prompts and keys. prompt_decay: their weight decay (None: the block's).
+    prompt_rate: factor on lr for prompts and keys, which the originals step 5 (CODA-Prompt) to 20 times (L2P) as far as
+        the block is here. prompt_decay: their weight decay (None: the block's).
     """
 
     lr: NotNegative = 2e-4
     width: Count = 128
     heads: Count = 4
     block: Literal["trained", "first_task"] = "trained"
-    prompt_rate: NotNegative = 1.0
-    prompt_decay: NotNegative | None = None
+    prompt_rate: NotNegative = 30.0
+    prompt_decay: NotNegative | None = 0.0
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

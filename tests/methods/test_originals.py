@@ -50,9 +50,9 @@ def divergence(teacher_K: Tensor, student_K: Tensor) -> float:
 # --- Mod-X
 
 
-@pytest.mark.parametrize(("values", "scale"), [({}, 17.6), ({"relation_scale": 1.0, "reduction": "sum"}, 1.0)])
+@pytest.mark.parametrize(("values", "scale"), [({}, 1.0), ({"relation_scale": None, "reduction": "mean"}, 17.6)])
 def test_mod_x_compares_cosines_at_its_own_scale_and_sums_where_asked(values: dict[str, object], scale: float) -> None:
-    method = make("mod_x", dropout=0.0, weight=20.0, **values)
+    method = make("mod_x", dropout=0.0, **values)
     assert isinstance(method, ModX)
     learn(method, 0)
     begin(method, 1)
@@ -72,7 +72,7 @@ def test_mod_x_compares_cosines_at_its_own_scale_and_sums_where_asked(values: di
             if batch.video_N[int(old[i].argmax())] == batch.video_N[i]:
                 total, right = total + divergence(scale * old[i], scale * new[i]), right + 1
     assert 4 < right < 24
-    assert term == pytest.approx(20 * total / (1 if values else 12), rel=1e-3)
+    assert term == pytest.approx(20 * total / (12 if values else 1), rel=1e-3)
 
 
 # --- X-Pool
@@ -223,11 +223,11 @@ def test_er_joins_stored_pairs_of_earlier_tasks_to_the_batch(replay: int | None,
     assert len(prepared(method, 0)) == 12  # nothing is stored yet
     learn(method, 0)
     begin(method, 1)
+    stored = method.memory.state_dict()
     own, joined = train_pairs(1).pairs(torch.arange(12)), prepared(method)
     assert len(joined) == 12 + drawn
     assert torch.equal(joined.text.pooled_ND[:12], own.text.pooled_ND)
     assert torch.equal(joined.video_N[:12], own.video_N)
-    stored = method.memory.state_dict()
     assert len(stored["item_video_N"]) == 20
     rows = [
         (stored["item_pooled_ND"] == text_D).all(1) & (stored["item_frames_MFD"] == frames_FD).flatten(1).all(1)
@@ -259,6 +259,7 @@ class Watched(ER):
     """ER that notes how many pairs each step was made on and which ones were its own."""
 
     def after_step(self, batch: PairBatch) -> None:
+        super().after_step(batch)
         self.steps_made = [*getattr(self, "steps_made", []), (len(batch), batch.text.pooled_ND.clone())]
 
 
@@ -271,7 +272,7 @@ def watched(**values: object) -> Watched:
 
 
 def test_ers_reservoir_fills_when_a_task_ends_or_as_the_stream_runs() -> None:
-    later, running = watched(), watched(filled="stream")
+    later, running = watched(filled="task_end"), watched()
     assert [size for size, _ in later.steps_made] == [16] * 6  # 48 pairs twice, nothing to rehearse yet
     assert [size for size, _ in running.steps_made] == [16] + [32] * 5
     for method in (later, running):
@@ -326,7 +327,7 @@ def test_l2p_pulls_chosen_keys_to_what_chose_them() -> None:
 def test_l2ps_keys_start_within_their_bound_and_small_ones_turn_further() -> None:
     turned = {}
     for bound in (None, 1e-4):
-        method = l2p(key_bound=bound, pull=1.0, lr=1e-3)
+        method = l2p(key_bound=bound, pull=1.0, lr=1e-3, prompt_rate=1.0)
         before_KD = method.text_pool.keys_KD.detach().clone()
         assert 0.8 * (bound or 32**-0.5) < before_KD.abs().max() <= (bound or 32**-0.5)
         learn(method, 0)

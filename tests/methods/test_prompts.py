@@ -247,15 +247,15 @@ def is_prompt(name: str) -> bool:
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_prompts_and_keys_are_a_group_with_rate_and_decay_of_its_own(name: str) -> None:
-    method = make(name, prompt_rate=30.0, prompt_decay=0.0)
+    method = make(name, prompt_rate=7.0, prompt_decay=0.1)
     begin(method, 0)
     of = {id(parameter): key for key, parameter in method.named_parameters()}
     blocks, prompts = method.parameter_groups()
-    assert (blocks.rate, blocks.decay, prompts.rate, prompts.decay) == (1.0, None, 30.0, 0.0)
+    assert (blocks.rate, blocks.decay, prompts.rate, prompts.decay) == (1.0, None, 7.0, 0.1)
     assert {is_prompt(of[id(parameter)]) for parameter in prompts.parameters} == {True}
     assert {is_prompt(of[id(parameter)]) for parameter in blocks.parameters} == {False}
     plain = make(name).parameter_groups()
-    assert [(group.rate, group.decay) for group in plain] == [(1.0, None)] * 2
+    assert [(group.rate, group.decay) for group in plain] == [(1.0, None), (30.0, 0.0)]  # prompts do not decay
 
 
 @pytest.mark.parametrize("name", PROMPTED)
@@ -284,22 +284,40 @@ def test_the_block_may_be_held_after_the_first_task(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROMPTED)
-def test_prompts_replaced_by_noise_change_what_is_retrieved(name: str) -> None:
-    """With the block held after the first task and rates like the originals', prompts carry what was learned."""
-    method = make(name, epochs=4, lr=1e-3, block="first_task", prompt_rate=100.0, prompt_decay=0.0)
-    learn(method, 0, 1)
-    batch = train_pairs(1).pairs(torch.arange(48))
+def test_prompts_replaced_by_noise_or_by_what_they_were_at_first_change_what_is_retrieved(name: str) -> None:
+    """At the default rates of prompts and block, in a few larger steps; at the block's rate prompts hardly move."""
+    found = {}
+    for rate in (1.0, None):
+        method = make(name, lr=1e-3, steps=20, **({"prompt_rate": rate} if rate else {}))
+        first = [prompt.detach().clone() for prompt in prompts_of(method)]
+        learn(method, 0)
+        learned_NK, generator = nearest(method), torch.Generator().manual_seed(0)
+        noise = [torch.randn(prompt.shape, generator=generator) for prompt in first]
+        others = (first, [x * old.norm() / x.norm() for x, old in zip(noise, first, strict=True)])
+        found[rate] = [share_changed(method, learned_NK, prompts) for prompts in others]
+    at_first, by_noise = found[None]
+    assert by_noise > 0.1
+    assert at_first > 0.1
+    assert at_first > found[1.0][0] + 0.1
 
-    @torch.no_grad()
-    def nearest() -> Tensor:
-        text, video = method.encode_text(batch.text, 1), method.encode_video(batch.video)
-        return (text.pooled_ND @ video.pooled_MD[::4].T).topk(5).indices  # each video once
 
-    learned_N = nearest()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, parameter in method.named_parameters():
-            if "prompts" in key and "keys" not in key:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(noise * parameter.norm() / noise.norm())
-    assert (nearest() != learned_N).any(1).float().mean() > 0.1
+def prompts_of(method: Method) -> list[torch.nn.Parameter]:
+    """Prompts without the keys and attention vectors that find them."""
+    named = [(key, value) for key, value in method.named_parameters() if is_prompt(key)]
+    return [value for key, value in named if "keys" not in key and "attentions" not in key]
+
+
+@torch.no_grad()
+def nearest(method: Method) -> Tensor:
+    """The five nearest of a task's videos for each of its captions."""
+    batch = train_pairs(0).pairs(torch.arange(48))
+    text, video = method.encode_text(batch.text, 0), method.encode_video(batch.video)
+    return (text.pooled_ND @ video.pooled_MD[::4].T).topk(5).indices  # each video once
+
+
+@torch.no_grad()
+def share_changed(method: Method, learned_NK: Tensor, prompts: list[Tensor]) -> float:
+    """Captions whose nearest videos are others with these prompts in place of the learned ones."""
+    for parameter, value in zip(prompts_of(method), prompts, strict=True):
+        parameter.copy_(value)
+    return (nearest(method) != learned_NK).any(1).float().mean().item()
