@@ -45,8 +45,7 @@ class XPool(Finetune):
     source = "layer6ai-labs/xpool@bc88718 modules/transformer.py"
     fidelity = "adapted"
     deviations = (
-        "attention is even at first and shifts the mean frame, there captions and frames are compared as they are; "
-        "no output layers"
+        "attention is even at first and shifts the mean frame, there both are compared as they are; no output layers"
     )
     idea = "A caption tells about part of a video: let it pick the frames it is about."
     Config = XPoolConfig
