@@ -8,6 +8,7 @@ The lower bound of a continual method, and the base of those that add a term to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Finetune(Method):
     published = "scale=99.484"
     idea = "Keep training on whatever task is current."
     ensembles = True
-    Config = FinetuneConfig
+    Config: ClassVar[type[TrainedConfig]] = FinetuneConfig
     config: TrainedConfig
 
     def __init__(self, config: TrainedConfig, spec: FeatureSpec, generator: torch.Generator) -> None:

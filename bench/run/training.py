@@ -89,6 +89,8 @@ def lessons_of_task(
         method.task = task
         return
     method.begin_task(task)
+    with torch.no_grad():
+        method.survey(data)
     if is_trained(type(method)):
         on_taught((yield Lesson(method, data, seed, task.position, on_epoch)))
     with timed():

@@ -180,6 +180,13 @@ class Method(nn.Module):
         """Called before the first step of a task: take a snapshot as teacher, grow. Overrides call super()."""
         self.task = task
 
+    def survey(self, data: PairTable) -> None:
+        """Called after `begin_task` with the task's pairs, without gradients, where the method learns from them.
+
+        For what follows from a task's frozen features before any step: category means, the span of its inputs. Kept in
+        buffers; `loss` must also stand without it.
+        """
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """What the task's optimiser steps, asked for after `begin_task`; its gradient is what is clipped.
 

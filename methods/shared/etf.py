@@ -25,18 +25,26 @@ def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tenso
     >>> (etf_CD @ etf_CD.T)[0, 1].round(decimals=4)
     tensor(-0.5000)
     """
-    if num_classes < 2:
-        raise InputError(f"a simplex ETF needs at least 2 categories, got {num_classes}; merge or add categories")
-    if num_classes > dim + 1:
-        raise InputError(
-            f"a simplex ETF of {num_classes} categories needs features of at least {num_classes - 1} dimensions, "
-            f"got {dim}; set etf_basis=random_projection, or leave the method out"
-        )
+    _check_size(num_classes, dim)
     gaussian = torch.randn(dim, num_classes - 1, generator=generator, device=generator.device, dtype=torch.float64)
-    basis, triangle = torch.linalg.qr(gaussian.cpu())
-    basis = basis * triangle.diagonal().sign()  # QR is unique only up to column signs, which LAPACK builds choose
-    etf_CD: Tensor = (num_classes / (num_classes - 1)) ** 0.5 * _helmert_basis(num_classes) @ basis.T
-    return etf_CD.to(generator.device, torch.float32)
+    return _simplex_along(_orthonormal(gaussian.cpu())).to(generator.device, torch.float32)
+
+
+def simplex_in_directions_of(rows_RD: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+    """An exact simplex like `simplex_etf`'s, [C, D] float32, that lies where the rows vary most.
+
+    Q of `simplex_etf` is the first C-1 principal directions of the rows (about zero, as they come; centre them first).
+    Rows that span fewer leave the rest to random directions orthogonal to theirs. Raises InputError as `simplex_etf`.
+    """
+    dim = rows_RD.shape[1]
+    _check_size(num_classes, dim)
+    value_K, direction_DK = torch.linalg.eigh(rows_RD.T.double() @ rows_RD.double())  # ascending
+    spanned_DK = direction_DK.flip(1)[:, value_K.flip(0) > 1e-9 * value_K.max()][:, : num_classes - 1]
+    largest_1K = spanned_DK.gather(0, spanned_DK.abs().argmax(0, keepdim=True))
+    spanned_DK = spanned_DK * largest_1K.sign()  # as in _orthonormal: a direction's sign is LAPACK's choice
+    missing = num_classes - 1 - spanned_DK.shape[1]
+    gaussian = torch.randn(dim, missing, generator=generator, device=generator.device, dtype=torch.float64)
+    return _simplex_along(_orthonormal(torch.cat([spanned_DK, gaussian.to(spanned_DK)], 1))).to(rows_RD)
 
 
 def random_projection_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -50,6 +58,30 @@ def random_projection_etf(num_classes: int, dim: int, generator: torch.Generator
         raise InputError(f"centred directions need at least 2 categories, got {num_classes}; add categories")
     gaussian_DC = torch.randn(dim, num_classes, generator=generator, device=generator.device)
     return normalise((gaussian_DC - gaussian_DC.mean(1, keepdim=True)).T)
+
+
+def _check_size(num_classes: int, dim: int) -> None:
+    if num_classes < 2:
+        raise InputError(f"a simplex ETF needs at least 2 categories, got {num_classes}; merge or add categories")
+    if num_classes > dim + 1:
+        raise InputError(
+            f"a simplex ETF of {num_classes} categories needs features of at least {num_classes - 1} dimensions, "
+            f"got {dim}; set etf_basis=random_projection, or leave the method out"
+        )
+
+
+def _orthonormal(columns_DK: Tensor) -> Tensor:
+    basis_DK, triangle_KK = torch.linalg.qr(columns_DK)
+    # QR is unique only up to column signs, which LAPACK builds choose
+    turned_DK: Tensor = basis_DK * triangle_KK.diagonal().sign()
+    return turned_DK
+
+
+def _simplex_along(basis_DK: Tensor) -> Tensor:
+    """The simplex of C = K + 1 vertices whose span these orthonormal columns are, [C, D] float64."""
+    num_classes = basis_DK.shape[1] + 1
+    simplex_CD: Tensor = (num_classes / (num_classes - 1)) ** 0.5 * _helmert_basis(num_classes) @ basis_DK.T
+    return simplex_CD
 
 
 def _helmert_basis(size: int) -> Tensor:

@@ -211,6 +211,17 @@ def frames_alone(frames_MD: Tensor) -> VideoBatch:
     return VideoBatch(frames_MD[:, None], torch.ones(len(frames_MD), 1, dtype=torch.bool, device=frames_MD.device))
 
 
+def category_means(x_ND: Tensor, category_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """mean_CD of the rows of each of `count` categories, zero for one without rows; present_C, whether it has any.
+
+    x may have any shape [N, ...]. Sums are matrix products: the same on a GPU, and safe under `torch.func.vmap`.
+    """
+    member_CN = (torch.arange(count, device=category_N.device)[:, None] == category_N).to(x_ND)
+    size_C = member_CN.sum(1)
+    mean_CK = member_CN @ x_ND.flatten(1) / size_C.clamp(min=1)[:, None]
+    return mean_CK.view(count, *x_ND.shape[1:]), size_C > 0
+
+
 def k_means(x_ND: Tensor, count: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
     """Centroids [count, D] by Lloyd's algorithm from random distinct rows; a row twice where there are fewer rows.
 

@@ -19,6 +19,7 @@ _REPLAY, _EXPERTS = "tests/methods/test_replay.py", "tests/methods/test_experts.
 _STRUCTALIGN, _CONTRACT = "tests/methods/test_structalign.py", "tests/methods/test_contract.py"
 _RECORDED = "recorded outputs"
 _READ = "code read, equation by loops"
+_GALLERIES, _ANCHORED = "tests/methods/test_galleries.py", "tests/methods/test_anchored.py"
 
 COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
     "adapter_per_task": (
@@ -39,6 +40,14 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
         "one sample at a time",
         (f"{_PROMPTS}::test_the_block_is_attention_over_each_samples_own_prompts_and_tokens",),
     ),
+    "bc_aligner": (
+        _READ,
+        (
+            f"{_GALLERIES}::test_a_query_goes_through_the_product_of_the_maps_to_its_gallerys_task",
+            f"{_GALLERIES}::test_alignment_is_the_squared_error_of_every_gallery_that_is_led_to",
+        ),
+    ),
+    "bct": (_READ, (f"{_GALLERIES}::test_bct_asks_new_captions_for_old_videos",)),
     "c_clip": (
         "equations by loops",
         (
@@ -65,11 +74,25 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "cumulative": ("the definition", (f"{_CONTRACT}::test_it_keeps_its_promise",)),
+    "d_simplex_hoc": (
+        _READ,
+        (
+            f"{_GALLERIES}::test_hoc_is_the_papers_sum_without_entries_of_the_same_category",
+            f"{_GALLERIES}::test_the_simplex_is_fixed_and_classifies_captions_and_videos",
+        ),
+    ),
     "der_pp": (
         _READ,
         (
             f"{_REPLAY}::test_der_pps_loss_is_the_sum_of_its_three_terms",
             f"{_REPLAY}::test_der_pps_two_draws_are_independent",
+        ),
+    ),
+    "dkr": (
+        "the abstract's three cases by loops",
+        (
+            f"{_DISTILLATION}::test_dkr_keeps_right_rows_and_puts_the_truth_where_neither_model_is_right",
+            f"{_DISTILLATION}::test_dkrs_three_cases_of_a_row",
         ),
     ),
     "dualprompt": (
@@ -138,6 +161,15 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_MERGING}::test_packnets_last_task_may_keep_all_that_is_free",
         ),
     ),
+    "proof": (
+        _READ,
+        (
+            f"{_GALLERIES}::test_proof_adds_a_projection_a_task_and_keeps_the_old_ones",
+            f"{_GALLERIES}::test_proof_scores_the_sum_of_projections_after_attention_to_prototypes_and_context",
+            f"{_GALLERIES}::test_proofs_prototype_term_knows_the_categories_met_alone",
+        ),
+    ),
+    "ract": (_READ, (f"{_GALLERIES}::test_ract_prefers_the_old_video_to_the_nearest_others_old_and_new",)),
     "ridge": (
         f"{_READ}, least squares by another solver",
         (
@@ -165,6 +197,14 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_STRUCTALIGN}::test_the_total_is_the_weighted_sum_of_the_papers_terms",
         ),
     ),
+    "structalign_anchored": (
+        "equations by loops, assignment by brute force",
+        (
+            f"{_ANCHORED}::test_the_anchored_term_is_the_category_mean_of_a_softmax_over_categories_met",
+            f"{_ANCHORED}::test_vertices_are_assigned_as_brute_force_would",
+            f"{_ANCHORED}::test_the_residual_term_by_hand",
+        ),
+    ),
     "structalign_released": (
         f"{_RECORDED} of every loss, the bank and the experts; trainer read line by line",
         (
@@ -177,6 +217,21 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
         (f"{_MERGING}::test_task_arithmetic_adds_changes_of_tasks_trained_apart",),
     ),
     "ties": ("by hand", (f"{_MERGING}::test_ties_elects_signs_and_averages_who_agrees",)),
+    "video_anchor": (
+        "equation by loops",
+        (
+            f"{_GALLERIES}::test_video_anchor_is_how_far_videos_have_turned",
+            f"{_GALLERIES}::test_video_anchor_holds_real_frames_where_they_are_compared",
+        ),
+    ),
+    "video_frozen": (
+        "galleries bit for bit",
+        (f"{_GALLERIES}::test_a_held_video_side_leaves_every_gallery_bit_for_bit",),
+    ),
+    "video_frozen_always": (
+        "galleries bit for bit",
+        (f"{_GALLERIES}::test_a_held_video_side_leaves_every_gallery_bit_for_bit",),
+    ),
     "vr_lwf": (
         "equation by loops",
         (f"{_DISTILLATION}::test_vr_lwf_distils_the_batchs_videos_against_replayed_sentences",),

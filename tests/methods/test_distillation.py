@@ -1,4 +1,4 @@
-"""LwF, VR-LwF, ZSCL, Mod-X and CTP: each distillation term against plain loops or the authors' recorded values."""
+"""LwF, VR-LwF, ZSCL, Mod-X, CTP and DKR: each distillation term against plain loops or the authors' recorded values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from ctvr_bench.bench.run.training import generator_for
 from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.ctp import CTP
+from ctvr_bench.methods.dkr import rectified
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.mod_x import off_diagonal
 from ctvr_bench.methods.shared.base import Method
@@ -251,6 +252,44 @@ def test_ctp_preserves_topology_from_the_second_task_on() -> None:
     assert method.loss(prepared(method))["topology"].item() == pytest.approx(0, abs=1e-5)
     _shift(method, 0.05)
     assert method.loss(prepared(method))["topology"].item() > 1e-3
+
+
+# --- DKR
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_dkr_keeps_right_rows_and_puts_the_truth_where_neither_model_is_right(temperature: float) -> None:
+    method = taught("dkr", weight=0.7, temperature=temperature)
+    batch = prepared(method)
+    videos = batch.video_N.tolist()
+    text, video = method.embed_batch(batch)
+    new_NN = SCALE * cosines(text.pooled_ND, video.pooled_MD)
+    old_NN = SCALE * cosines(*embedded_before(method, batch))
+    total, cases = 0.0, set()
+    for new, old in ((new_NN, old_NN), (new_NN.T, old_NN.T)):
+        for i in range(8):
+            right = [k for k in range(8) if videos[k] == videos[i]]
+            case = "old" if int(old[i].argmax()) in right else "new" if int(new[i].argmax()) in right else "neither"
+            cases.add(case)
+            student = (new[i] / temperature).log_softmax(0).tolist()
+            teacher = (old[i] / temperature).softmax(0).tolist()
+            if case == "neither":
+                teacher = [1 / len(right) if k in right else 0.0 for k in range(8)]
+            if case != "new":
+                kept = zip(teacher, student, strict=True)
+                total += temperature**2 * sum(p * (math.log(p) - q) for p, q in kept if p > 0) / 8
+    assert {"old", "neither"} <= cases
+    assert method.loss(batch)["rectified"].item() == pytest.approx(0.7 * total, rel=1e-3)
+
+
+def test_dkrs_three_cases_of_a_row() -> None:
+    right = torch.eye(3, dtype=torch.bool)
+    old = torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])  # right, wrong, wrong
+    new = torch.tensor([[0.0, 1.0, 0.0], [0.0, 4.0, 0.0], [5.0, 0.0, 1.0]])  # wrong, right, wrong
+    found = rectified(old, new, right)
+    assert torch.equal(found[0], old[0])
+    assert torch.equal(found[1], new[1])
+    assert_close(found[2].softmax(0), torch.tensor([0.0, 0.0, 1.0]))
 
 
 # --- the cross-task term

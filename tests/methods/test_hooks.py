@@ -75,7 +75,7 @@ def test_only_methods_that_declare_it_are_handed_the_bank(tmp_path: Path) -> Non
         assert (make_method(Job(entry, run, name, 0), spec, "cpu").spec.reference is not None) == expected
 
 
-@pytest.mark.parametrize("name", ["zscl", "vr_lwf"])
+@pytest.mark.parametrize("name", ["zscl", "vr_lwf", "structalign_anchored"])
 def test_a_store_without_a_bank_is_refused_before_the_first_run(name: str, tmp_path: Path) -> None:
     store = open_store(banked_store(tmp_path / "a.h5", reference=0))
     suite = make_suite({"store": store.path, "methods": [{"name": "finetune"}, {"name": name}]}, "test")
@@ -130,6 +130,23 @@ def test_routing_accuracy_is_the_share_of_queries_sent_to_their_task() -> None:
     ]
     assert judge.routing_accuracy(method) == pytest.approx(100 * sum(right) / len(right))
     assert judge.routing_accuracy(make("finetune")) is None
+
+
+# --- before a task's first step
+
+
+class Surveyor(Finetune):
+    """Fine-tuning that writes down when it was shown its task's pairs."""
+
+    def survey(self, data: PairTable) -> None:
+        position, up = self.task.position, self.head.caption.up
+        self.seen = [*getattr(self, "seen", []), (position, len(data), torch.is_grad_enabled(), bool(up.any()))]
+
+
+def test_a_survey_is_made_once_a_task_between_its_begin_and_its_first_step() -> None:
+    method = Surveyor(FinetuneConfig(epochs=1), small_spec(), generator_for(0, "init"))
+    learn(method, 0, 1)
+    assert method.seen == [(0, 48, False, False), (1, 48, False, True)]
 
 
 # --- hooks of a step
