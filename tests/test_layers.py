@@ -19,6 +19,8 @@ OWNERS = {
     "pandas": {"bench/api/results.py"},
     "av": {"features/video.py"},
     "tensorboard": {"bench/report/tensorboard.py"},
+    "dask": {"bench/suite/cluster.py"},
+    "distributed": {"bench/suite/cluster.py"},
 }
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py", "features/geometry.py")
 

@@ -21,8 +21,9 @@ from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation,
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore
 from ctvr_bench.bench.run.stacks.planning import units
+from ctvr_bench.bench.suite.cluster import opened
 from ctvr_bench.bench.suite.code import why_again
-from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, pick_device, plan
+from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, plan
 from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
@@ -105,7 +106,7 @@ def search(
         mine = [trial for trial in trials if key_of(entry, trial.config.config, grid) == key]
         scores, stacks = tuple(trial.score for trial in mine), tuple(trial.together for trial in mine)
         candidates.append(Candidate({**default, **values}, scores, stacks))
-    chosen, device = choose(candidates, default), pick_device(suite.device)
+    chosen, device = choose(candidates, default), suite.chosen_device
     return Search(entry, grid, default, tuple(candidates), chosen, tuple(trials), device)
 
 
@@ -177,12 +178,13 @@ def _trials(
         found.pop(job.config.run_id, None)  # a stack is made whole
     if again := why_again(begun, lambda job: _earlier(suite.directory, job)):
         tell(again)
-    where = (suite.store, suite.directory, pick_device(suite.device))
+    where = (suite.store, suite.directory, suite.chosen_device)
     shop = Workshop(evaluate_on_validation, *where, suite.jobs, suite.threads, watch, partial(_lost, suite.directory))
-    for made in run_jobs(missing, shop):
-        for trial in made:
-            found[trial.run_id] = trial
-            on_trial(len(found), len(jobs), trial)
+    with opened(suite.cluster) as executor:
+        for made in run_jobs(missing, shop, executor):
+            for trial in made:
+                found[trial.run_id] = trial
+                on_trial(len(found), len(jobs), trial)
     return [found[job.config.run_id] for job in jobs]
 
 

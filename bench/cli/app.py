@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ctvr_bench.bench.cli.features import features
+from ctvr_bench.bench.cli.folders import merge, status
 from ctvr_bench.bench.cli.methods import add_commands
 from ctvr_bench.bench.cli.results import check, compare, report, say_findings, say_others, show
+from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 
 app = typer.Typer(
     add_completion=False,
@@ -75,6 +77,9 @@ def run(
     rerank: Annotated[
         int | None, typer.Option(help="Items of the index that the method's own scores order again (default: none).")
     ] = None,
+    executor: Executor = None,
+    scheduler: Scheduler = None,
+    stage: Stage = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
@@ -110,6 +115,9 @@ def run(
         "engine": engine,
         "index": index,
         "rerank": rerank,
+        "executor": executor,
+        "scheduler": scheduler,
+        "stage": stage,
         "out": out,
         **parse_variant(variant or []),
     }
@@ -158,6 +166,8 @@ def run(
 app.command()(report)
 app.command()(compare)
 app.command()(check)
+app.command()(status)
+app.command()(merge)
 
 
 add_commands(app)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 from ctvr_bench.features.errors import InputError
 
 Named = "A registered name, FILE.py:CLASS, or an installed entry point."
@@ -85,6 +86,9 @@ def tune(
     ensemble: Annotated[
         str, typer.Option(help="auto: trials that differ in seed or numbers train as one stack; off: each alone.")
     ] = "auto",
+    executor: Executor = None,
+    scheduler: Scheduler = None,
+    stage: Stage = None,
     out: Annotated[Path, typer.Option(help="Folder of the evidence.")] = Path("results/tuning"),
     runs: Annotated[Path, typer.Option(help="Folder of the trials, which are made only once.")] = Path("results/runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the tables.")] = False,
@@ -114,6 +118,8 @@ def tune(
         checked_grid(entry, wanted[method])
     options: dict[str, Any] = {"name": "tuning", "stream": stream, "seeds": seeds, "validation": validation}
     options |= {"device": device, "jobs": jobs, "ensemble": ensemble, "out": runs}
+    places = {"executor": executor, "scheduler": scheduler, "stage": stage}
+    options |= {field: value for field, value in places.items() if value is not None}
     check_values(options, "command line")
     with StageBars(quiet) as stages:
         path = store_path(store or TUNING_WORLD, stages.show)

@@ -27,7 +27,7 @@ from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.tables import read_toml
 
-_FOLDERS = {"store", "out", "jobs", "against", "ensemble"}
+_FOLDERS = {"store", "out", "jobs", "against", "ensemble", "executor", "scheduler", "stage"}
 _FACTS = ("torch", "numpy", "faiss-cpu", "device", "threads")
 
 

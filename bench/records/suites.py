@@ -66,7 +66,7 @@ def read_suite_records(place: Path) -> list[RunRecord]:
     named = place if place != folder else folder / LAST
     if not named.is_file():
         return [read_record(each) for each in folders]
-    suite = _read(named)
+    suite = read_suite(named)
     wanted = {run.run_id for run in suite.runs}
     return suite.shown([read_record(each) for each in folders if each.name in wanted])
 
@@ -82,12 +82,18 @@ def other_suites(place: Path) -> list[str]:
     shown = place if place != folder else folder / LAST
     if not shown.is_file():
         return []
-    key = _read(shown).key
-    others = [(path, _read(path)) for path in sorted((folder / "suites").glob("*.json")) if path.stem != key]
+    key = read_suite(shown).key
+    others = [(path, read_suite(path)) for path in sorted((folder / "suites").glob("*.json")) if path.stem != key]
     return [f"{path}: {len(suite.runs)} runs{f', {suite.setting}' if suite.setting else ''}" for path, suite in others]
 
 
-def _read(path: Path) -> Suite:
+def last_suite(folder: Path) -> Suite | None:
+    """The suite that was run last in a folder; None where none is remembered."""
+    return read_suite(folder / LAST) if (folder / LAST).is_file() else None
+
+
+def read_suite(path: Path) -> Suite:
+    """A suite as a folder remembers it. Raises InputError where it cannot be read."""
     try:
         return Suite.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:

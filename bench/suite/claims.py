@@ -2,11 +2,13 @@
 
 A claim names host, boot, process and its start, and its file is touched every few seconds. It is stale, and taken over,
 where its process is gone, where the host was started again since, or where another host has been silent for long.
-On a shared disk this needs renames and links within one folder to be atomic, as they are on NFS.
+On a shared disk this needs renames and links within one folder to be atomic, as they are on NFS, or, where it has no
+links, that of two who make a file only one succeeds.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -24,6 +26,7 @@ import pydantic
 from ctvr_bench.features.errors import InputError
 
 _RENEWED = 10.0  # seconds between two signs of life
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _SILENT = 180.0  # seconds without one, after which another host's claim is stale
 
 
@@ -64,7 +67,7 @@ def claimed(directories: Sequence[Path]) -> Iterator[Owner | None]:
         held = []
     over = threading.Event()
     if held:
-        threading.Thread(target=_renew, args=(held, over), daemon=True).start()
+        threading.Thread(target=_renew, args=(held, mine, over), daemon=True).start()
     try:
         yield other
     finally:
@@ -77,6 +80,13 @@ def owner_of(directory: Path) -> Owner | None:
     path = claim_file(directory)
     found = _read(path)
     return None if found is None or _is_stale(path, found) else found
+
+
+def is_left_behind(directory: Path) -> bool:
+    """Whether a process that is gone left its claim on the run of a folder, as one that is killed does."""
+    path = claim_file(directory)
+    found = _read(path)
+    return found is not None and _is_stale(path, found)
 
 
 def _take(path: Path, mine: Owner) -> Owner | None:
@@ -104,8 +114,22 @@ def _create(path: Path, mine: Owner) -> bool:
         os.link(draft, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_alone(path, mine)
     finally:
         draft.unlink()
+    return True
+
+
+def _create_alone(path: Path, mine: Owner) -> bool:
+    """The same where the file system has no links; one that is read before it is written counts as another host's."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(mine.model_dump_json())
+    except FileExistsError:
+        return False
     return True
 
 
@@ -116,11 +140,12 @@ def _release(paths: Sequence[Path], mine: Owner) -> None:
                 path.unlink()
 
 
-def _renew(paths: Sequence[Path], over: threading.Event) -> None:
+def _renew(paths: Sequence[Path], mine: Owner, over: threading.Event) -> None:
     while not over.wait(_RENEWED):
         for path in paths:
             with suppress(OSError):
-                os.utime(path)
+                if _read(path) == mine:  # not one that was taken over while this process was stopped
+                    os.utime(path)
 
 
 def _read(path: Path) -> Owner | None:

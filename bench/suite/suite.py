@@ -21,16 +21,16 @@ from ctvr_bench.bench.records.record import (
     RunRecord,
     Selection,
     finished_record,
-    save_record,
 )
-from ctvr_bench.bench.records.suites import LAST, PlannedRun, Suite, write_suite
+from ctvr_bench.bench.records.suites import PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
-from ctvr_bench.bench.suite.claims import owner_of
+from ctvr_bench.bench.suite.cluster import Cluster, opened
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, short_name, store_path
+from ctvr_bench.bench.suite.unfinished import lost_runs, remove_begun
 from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
@@ -84,8 +84,11 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     defaults were made, and auto elsewhere.
     shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
-    machine, since the last bits of sums depend on it. against: the label of a row from which all others' differences
-    are shown, over all stores. engine: what makes exact ranks: FAISS's exact index where one vector a side is compared,
+    machine, since the last bits of sums depend on it. executor: local processes, or the workers of a Dask cluster, at
+    the address or in the file `scheduler`, else one of this machine's own; the bits are the same. stage: folder of each
+    node's own disk to which the store is copied once (docs/cluster.md). against: the label of a row from which all
+    others' differences are shown, over all stores.
+    engine: what makes exact ranks: FAISS's exact index where one vector a side is compared,
     or counting, as auto does; the ranks are the same. index: a FAISS index that is asked beside exact search, its loss
     shown next to R@K, for methods that compare one vector a side; rerank: items of it that the method scores again,
     then for all whose queries do not depend on the gallery.
@@ -112,6 +115,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     rerank: int = pydantic.Field(default=0, ge=0)
     jobs: int = pydantic.Field(default=0, ge=0, le=MOST)
     threads: int = pydantic.Field(default=1, ge=1, le=MOST)
+    executor: Literal["local", "dask"] = "local"
+    scheduler: str | None = None
+    stage: Path | None = None
     out: Path = Path("results/runs")
     against: str | None = None
 
@@ -133,6 +139,22 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
         if self.rerank and self.index is None:
             raise ValueError("rerank needs an index to take its first items from, as in index = 'hnsw'")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_cluster(self) -> SuiteConfig:
+        if self.executor == "local" and (self.scheduler is not None or self.stage is not None):
+            raise ValueError("scheduler and stage are of a cluster; add executor = 'dask'")
+        return self
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Where runs are made; None for processes of this machine."""
+        return None if self.executor == "local" else Cluster(self.scheduler, self.stage)
+
+    @property
+    def chosen_device(self) -> str:
+        """'cpu' or 'cuda'. A cluster's workers say themselves whether they have a GPU."""
+        return self.device if self.scheduler and self.device != "auto" else pick_device(self.device)
 
     @property
     def first_stage(self) -> FirstStage | None:
@@ -196,7 +218,7 @@ def check_values(values: dict[str, Any], where: str) -> None:
     """Everything that can be known without a store, before one is built. Raises InputError."""
     config = make_suite({**values, "store": Path()}, where)
     _configured(config)
-    _ = config.stream_options, pick_device(config.device)
+    _ = config.stream_options, config.chosen_device
 
 
 def run_suite(
@@ -208,7 +230,7 @@ def run_suite(
     record) follows each run; tell gets a line where runs are made again. Raises InputError for anything wrong with the
     input, before the first run where it can be known then.
     """
-    device = pick_device(config.device)
+    device = config.chosen_device
     store = open_store(config.store)
     jobs = plan(config, store)
     check_content(store)
@@ -233,38 +255,15 @@ def run_suite(
     try:
         where = (config.store, config.directory, device)
         shop = Workshop(run_together, *where, config.jobs, config.threads, watch, partial(lost_runs, config.directory))
-        for made in run_jobs(missing, shop):
-            for record in made:
-                records[record.run_id] = record
-                on_run(len(records), len(jobs), record)
+        with opened(config.cluster) as executor:
+            for made in run_jobs(missing, shop, executor):
+                for record in made:
+                    records[record.run_id] = record
+                    on_run(len(records), len(jobs), record)
     except InputError:
-        _remove_begun(config.directory, begun)
+        remove_begun(config.directory, begun)
         raise
     return suite.shown(list(records.values()))
-
-
-def lost_runs(directory: Path, unit: Job, reason: str) -> list[RunRecord]:
-    """The records of runs whose process was killed."""
-    return [
-        save_record(
-            directory / job.config.run_id,
-            RunRecord(
-                label=job.label,
-                position=job.position,
-                config=job.config,
-                run_id=job.config.run_id,
-                status="failed",
-                reason=reason,
-                source=job.entry.written_as,
-                sees=job.entry.method.sees,
-                stores_samples="",
-                fidelity=job.entry.method.fidelity,
-                deviations=job.entry.method.deviations,
-                made_by=dict(job.made_by),
-            ),
-        )
-        for job in unit.group
-    ]
 
 
 def _suite_of(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
@@ -289,26 +288,12 @@ def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
             built.add(key)
 
 
-def _remove_begun(directory: Path, jobs: Sequence[Job]) -> None:
-    """After wrong input: no folder of a run without a finished task stays, nor an empty one above it."""
-    for folder in (directory / job.config.run_id for job in jobs):
-        begun = (folder / "run.json").is_file() and not (folder / "state").exists()
-        if begun and owner_of(folder) is None and finished_record(folder) is None:
-            shutil.rmtree(folder)
-    if not any(directory.glob("*/run.json")):
-        (directory / LAST).unlink(missing_ok=True)
-        shutil.rmtree(directory / "suites", ignore_errors=True)
-    for folder in (directory, directory.parent):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> list[Job]:
     """The suite's runs, every configuration checked; a run that appears twice is planned once.
 
     sweep: stacks may hold runs of several rows, as a search's trials (bench.run.stacks.planning).
     """
-    device = pick_device(config.device)
+    device = config.chosen_device
     stream = store.stream(config.stream).name
     options = config.stream_options
     jobs: dict[str, Job] = {}

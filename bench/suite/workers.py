@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -39,7 +40,7 @@ _reports: multiprocessing.Queue[Progress | int] | None = None
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """A job that somebody else makes."""
 
     job: Job
@@ -64,11 +65,28 @@ class Workshop(Generic[Made]):
 
     def say(self, job: Job, note: str) -> None:
         """Tell a person something about a job."""
-        self.watch(Progress(job.label, 0, 0, note=f"{_named(job)}: {note}"))
+        self.tell(f"{_named(job)}: {note}")
+
+    def tell(self, note: str) -> None:
+        """Tell a person something."""
+        self.watch(Progress("", 0, 0, note=note))
+
+    def give_up(self, job: Job, reason: str) -> Made | Taken:
+        """Record a job as lost, unless somebody else has taken it up meanwhile."""
+        with claimed([self.directory / each.config.run_id for each in job.group]) as owner:
+            return self.lost(job, reason) if owner is None else Taken(job, owner)
 
 
-def run_jobs(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made]:
-    """What is made of each job, as they finish.
+class Executor(Protocol):
+    """Who makes jobs, where that is not a pool of this machine: the seam for an engine (bench.suite.cluster)."""
+
+    def attempts(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
+        """What is made of each job, as they finish, each once; a job that somebody else makes is Taken."""
+        ...
+
+
+def run_jobs(jobs: Sequence[Job], shop: Workshop[Made], executor: Executor | None = None) -> Iterator[Made]:
+    """What is made of each job, as they finish. executor: None is a pool of processes on this machine.
 
     A job that another process makes is left to it: the others come first, then this waits, and takes the job over
     where that process ends without having finished it. A job whose process is killed is tried again from its last
@@ -77,9 +95,10 @@ def run_jobs(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made]:
     """
     left, told = list(jobs), set[str]()
     while left:
-        taken: list[_Taken] = []
-        for made in _attempts(left, shop):
-            if isinstance(made, _Taken):
+        taken: list[Taken] = []
+        attempts: Callable[..., Iterator[Made | Taken]] = executor.attempts if executor else _attempts
+        for made in attempts(left, shop):
+            if isinstance(made, Taken):
                 taken.append(made)
             else:
                 yield made
@@ -92,7 +111,7 @@ def run_jobs(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made]:
             time.sleep(_PATIENCE)
         if left:
             later = [job for job in left if job not in free]
-            yield from run_jobs(free, shop)
+            yield from run_jobs(free, shop, executor)
             left = later
 
 
@@ -100,7 +119,7 @@ def _is_owned(job: Job, directory: Path) -> bool:
     return any(owner_of(directory / each.config.run_id) is not None for each in job.group)
 
 
-def _attempts(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | _Taken]:
+def _attempts(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
     workers = min(shop.workers or (1 if shop.device != "cpu" else cores()), len(jobs))
     if workers <= 1:
         yield from _here(jobs, shop)
@@ -130,28 +149,28 @@ def _attempts(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | _Tak
                     shop.say(job, "its process, or one beside it, was killed, perhaps for want of memory; tried again")
                     batches.append(([job], 1))
                 else:
-                    yield shop.lost(job, f"its process was killed {_TRIES} times, perhaps for want of memory")
+                    yield shop.give_up(job, f"its process was killed {_TRIES} times, perhaps for want of memory")
 
 
-def _here(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | _Taken]:
+def _here(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
     before = torch.get_num_threads()
-    _set_threads(shop.threads)
+    set_threads(shop.threads)
     try:
         for job in jobs:
-            yield _run(shop.make, job, shop.store, shop.directory, shop.device, shop.watch)
+            yield make_one(shop.make, job, shop.store, shop.directory, shop.device, shop.watch)
     finally:
-        _set_threads(before)
+        set_threads(before)
 
 
 def _in_pool(
     jobs: Sequence[Job], shop: Workshop[Made], workers: int, began: set[int]
-) -> Iterator[tuple[int, Made | _Taken]]:
+) -> Iterator[tuple[int, Made | Taken]]:
     """Numbers of jobs with what was made of them; `began` gets those that were taken up. Raises BrokenProcessPool."""
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[Progress | int] = context.Queue()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, shop.threads))
     try:
-        pending: dict[Future[Made | _Taken], int] = {
+        pending: dict[Future[Made | Taken], int] = {
             pool.submit(_run_there, number, shop.make, job, shop.store, shop.directory, shop.device): number
             for number, job in enumerate(jobs)
         }
@@ -172,19 +191,34 @@ def _in_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_there(number: int, make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made | _Taken:
+def _run_there(number: int, make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made | Taken:
     assert _reports is not None
     _reports.put(number)
-    return _run(make, job, store, directory, device, _reports.put)
+    return make_one(make, job, store, directory, device, _reports.put)
 
 
-def _run(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made | _Taken:
-    store = open_store(store_path)
+def make_one(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made | Taken:
+    """What is made of a job, here and now, unless somebody else makes it."""
+    store = _opened(store_path)
     stream = make_stream(store, job.config.stream, StreamOptions(**job.config.options))
     with claimed([directory / each.config.run_id for each in job.group]) as owner:
         if owner is not None:
-            return _Taken(job, owner)
+            return Taken(job, owner)
         return make(job, store, stream, directory / job.config.run_id, device, watch)
+
+
+def _opened(path: Path) -> FeatureStore:
+    """The store of a file, opened once for as long as the file stays what it is."""
+    try:
+        state = path.stat()
+    except OSError:
+        return open_store(path)  # says what is wrong
+    return _opened_as(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(1)
+def _opened_as(path: Path, *_: int) -> FeatureStore:
+    return open_store(path)
 
 
 def _named(job: Job) -> str:
@@ -195,7 +229,7 @@ def _named(job: Job) -> str:
 def _start_worker(reports: multiprocessing.Queue[Progress | int], threads: int) -> None:
     global _reports
     _reports = reports
-    _set_threads(threads)
+    set_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -207,7 +241,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _set_threads(count: int) -> None:
+def set_threads(count: int) -> None:
+    """How many threads this process computes with."""
     torch.set_num_threads(count)
     set_search_threads(count)
 

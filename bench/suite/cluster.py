@@ -1,0 +1,206 @@
+"""Jobs made by the workers of a Dask cluster, as bench.suite.dispatch hands them out.
+
+The only file that imports dask or distributed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ctvr_bench.bench.records.environment import cores
+from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.run.jobs import Job, Progress
+from ctvr_bench.bench.suite.dispatch import PATIENCE, Calls, Session
+from ctvr_bench.bench.suite.node import LeavingError, Node, Site, is_at_work, look_around, make_there
+from ctvr_bench.bench.suite.order import LongestFirst, measured_seconds
+from ctvr_bench.bench.suite.plugins import names_a_file
+from ctvr_bench.bench.suite.workers import Made, Make, Taken, Workshop
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import open_store
+
+_AGAIN = 1.0  # seconds between two tries to reach a scheduler
+_START = 60.0  # seconds for a scheduler to answer
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which cluster. scheduler: an address or a scheduler file; None: a cluster of this machine's own.
+
+    stage: folder of each node's own disk to which the store is copied once.
+    """
+
+    scheduler: str | None = None
+    stage: Path | None = None
+
+
+@contextmanager
+def opened(cluster: Cluster | None) -> Iterator[DaskExecutor | None]:
+    """The executor for this cluster while the block lasts; None for none. Raises InputError without Dask."""
+    if cluster is None:
+        yield None
+        return
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise InputError("executor 'dask' needs Dask; install it with: pip install 'ctvr-bench[cluster]'") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what a person must know is said in our words
+    executor = DaskExecutor(cluster)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+class DaskExecutor:
+    """Makes jobs on a Dask cluster; connects when the first are to be made."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._own: Any = None
+        self._client: Any = None
+        self._was_connected = False
+        self._deaths: Counter[str] = Counter()
+        self._returns: Counter[str] = Counter()
+
+    def attempts(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
+        """What is made of each job, as they finish, each once (bench.suite.workers.Executor)."""
+        site = self._site(jobs, shop)
+        mark = shop.directory / site.mark
+        write_bytes(mark, b"")
+        left = LongestFirst(jobs, measured_seconds(shop.directory, jobs))
+        try:
+            while left:
+                self._connect(shop)
+                session = Session(self._client, Calls(_greet, _make), site, shop, left, self._deaths, self._returns)
+                try:
+                    yield from session.run()
+                finally:
+                    session.end()
+                if left:
+                    shop.tell(f"the scheduler is gone; waiting up to {PATIENCE:.0f} s for it")
+                    self._disconnect()
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the cluster; one of this machine's own ends."""
+        self._disconnect()
+        if self._own is not None:
+            with suppress(Exception):
+                self._own.close(timeout=10)
+            self._own = None
+
+    def _site(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Site:
+        code = {path: digest for job in jobs for path, digest in job.made_by.items()}
+        outside = {job.entry.name: job.entry.code for job in jobs if job.entry.code and not _is_of_a_file(job)}
+        return Site(
+            shop.store.resolve(),
+            open_store(shop.store).digest,
+            shop.directory.resolve(),
+            f".driver-{uuid.uuid4().hex}",
+            self._cluster.stage and self._cluster.stage.absolute(),
+            shop.device,
+            shop.threads,
+            code,
+            outside,
+        )
+
+    def _connect(self, shop: Workshop[Made]) -> None:
+        """A client of the cluster. Raises InputError where no scheduler answers for a while."""
+        import distributed
+
+        if self._client is not None:
+            return
+        name = self._cluster.scheduler
+        if name is None:
+            self._own = self._own or _own_cluster(shop)
+            self._client = distributed.Client(self._own)
+            return
+        deadline = time.monotonic() + (PATIENCE if self._was_connected else _START)
+        while self._client is None:
+            try:
+                where = {"scheduler_file": name} if _is_file(name) else {"address": name}
+                self._client = distributed.Client(**where, timeout=10, set_as_default=False)
+            except (OSError, ValueError, TypeError) as error:
+                if time.monotonic() > deadline or isinstance(error, TypeError):
+                    raise InputError(
+                        f"{name}: no Dask scheduler answers there ({error}); start one with "
+                        "'dask scheduler --scheduler-file FILE'; what is finished is kept, the same command goes on"
+                    ) from error
+                time.sleep(_AGAIN)
+        self._was_connected = True
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            with suppress(Exception):
+                self._client.close(timeout=5)
+            self._client = None
+
+
+def _greet(site: Site) -> Node:
+    """On a worker: who it is, from now on staying until its task is saved when it must go."""
+    from distributed import WorkerPlugin, get_worker
+
+    node = look_around(site)
+    worker = get_worker()
+
+    class _Stay(WorkerPlugin):
+        async def teardown(self, worker: Any) -> None:
+            while is_at_work():
+                await asyncio.sleep(_AGAIN / 5)
+
+    worker.loop.add_callback(worker.plugin_add, plugin=_Stay(), name="ctvr-stay")
+    return node
+
+
+def _make(site: Site, make: Make[Made], job: Job, topic: str) -> tuple[float | None, Made | Taken | None]:
+    """On a worker: the seconds that a job took and what was made of it; twice None where the worker must go."""
+    from distributed import get_worker
+    from distributed.core import Status
+
+    worker, start = get_worker(), time.monotonic()
+
+    def report(progress: Progress) -> None:
+        worker.log_event(topic, {"progress": asdict(progress)})
+
+    def leaving() -> bool:
+        return worker.status in (Status.closing_gracefully, Status.closing, Status.closed)
+
+    try:
+        made = make_there(site, make, job, report, leaving)
+    except LeavingError:
+        return None, None
+    return time.monotonic() - start, made
+
+
+def _own_cluster(shop: Workshop[Made]) -> Any:
+    """Workers on this machine, one for each core (one on CUDA), as many as the suite's `jobs` say otherwise."""
+    import dask
+    import distributed
+
+    memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause", "terminate")}
+    dask.config.set({**memory, "distributed.worker.profile.enabled": False})
+    return distributed.LocalCluster(
+        n_workers=shop.workers or (cores() if shop.device == "cpu" else 1),
+        threads_per_worker=1,
+        dashboard_address=None,
+        memory_limit=None,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _is_of_a_file(job: Job) -> bool:
+    return names_a_file(job.entry.written_as)
+
+
+def _is_file(scheduler: str) -> bool:
+    return scheduler.endswith(".json") or Path(scheduler).is_file()

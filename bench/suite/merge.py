@@ -1,0 +1,141 @@
+"""Folders of runs from several machines joined into one; nothing is written where two of them contradict each other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
+from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
+from ctvr_bench.bench.records.suites import PlannedRun, Suite, last_suite, write_suite
+from ctvr_bench.bench.suite.claims import claimed
+from ctvr_bench.features.errors import InputError
+
+_FINISHED = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """How many runs were copied, were there already, and are finished in none of the folders."""
+
+    copied: int
+    present: int
+    unfinished: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A run as one of the folders has it."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def is_finished(self) -> bool:
+        return self.record.status in _FINISHED
+
+
+def merge(sources: Sequence[Path], into: Path) -> Merged:
+    """Copy what is finished in any of the folders, and what failed in all of them, to `into`.
+
+    Everything is read and checked against its digests before anything is written. Raises InputError where a folder
+    holds no runs, a result is damaged, or one run has two results.
+    """
+    places = [*([into] if into.is_dir() else []), *(source for source in sources if source.resolve() != into.resolve())]
+    found: dict[str, list[_Found]] = {}
+    for place in places:
+        for run in _runs_of(place, may_be_empty=place == into):
+            found.setdefault(run.record.run_id, []).append(run)
+    chosen = {run_id: _best(run_id, runs) for run_id, runs in found.items()}
+    suite = _joined(places)
+    new = {run_id: run for run_id, run in chosen.items() if run is not None and run.folder.parent != into}
+    for run_id, run in new.items():
+        _copy(run.folder, into / run_id)
+    for place in places:
+        for path in sorted((place / "suites").glob("*.json")):
+            if not (into / "suites" / path.name).exists():
+                (into / "suites").mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, into / "suites" / path.name)
+    write_suite(into, suite)
+    finished = sum(run is not None and run.is_finished for run in chosen.values())
+    return Merged(len(new), len(chosen) - len(new) - list(chosen.values()).count(None), len(chosen) - finished)
+
+
+def _runs_of(place: Path, *, may_be_empty: bool) -> Iterator[_Found]:
+    folders = sorted(path.parent for path in place.glob("*/run.json"))
+    if not folders and not may_be_empty:
+        raise InputError(f"{place}: holds no runs; name a folder that 'run' wrote, e.g. results/runs/default")
+    for folder in folders:
+        run = _Found(folder, read_record(folder))
+        if run.record.status == "done":  # each of these checks its file's digest
+            read_metrics(folder), read_ranks(folder), read_log(folder)
+        yield run
+
+
+def _best(run_id: str, runs: Sequence[_Found]) -> _Found | None:
+    """The first finished one, else the first that failed; None of a run that is only begun. Raises InputError."""
+    finished = [run for run in runs if run.is_finished]
+    for first, second in combinations(finished, 2):
+        if not _is_same(first, second):
+            raise InputError(
+                f"{run_id}: has two results, in {first.folder.parent} and {second.folder.parent}; machines or "
+                "libraries that differ in the last bits made them, keep the runs of one"
+            )
+    return next(iter([*finished, *(run for run in runs if run.record.status == "failed")]), None)
+
+
+def _is_same(first: _Found, second: _Found) -> bool:
+    one, other = first.record, second.record
+    if one.status != other.status or one.tasks != other.tasks:
+        return False
+    if one.status == "diverged" or one.files.get("ranks.h5") == other.files.get("ranks.h5") is not None:
+        return one.reason == other.reason
+    return same_ranks(first.folder, second.folder)
+
+
+def same_ranks(first: Path, second: Path) -> bool:
+    """Whether two finished runs left the same ranks, whatever the bytes of their files."""
+    one, other = (_flat(read_ranks(folder)) for folder in (first, second))
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _flat(table: RankTable) -> dict[str, npt.NDArray[np.int32]]:
+    best = {f"best/{name}": values for name, values in table.best.items()}
+    return {**table.ranks, **best, "ahead": table.ahead_N, "before": table.before_N}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The folder of a run, there whole or not at all; one that is being made at the target is left to its maker."""
+    with claimed([target]) as owner:
+        if owner is not None:
+            raise InputError(f"{target}: {owner} makes this run now; merge when it has ended")
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("state", ".*"))
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def _joined(places: Sequence[Path]) -> Suite:
+    """The suites of the folders as one, rows in the order in which they come up."""
+    suites = [last_suite(place) or _suite_of_records(place) for place in places]
+    if len({suite.key for suite in suites}) == 1:
+        return suites[0]
+    runs = [run for suite in suites for run in sorted(suite.runs, key=lambda run: run.position)]
+    rows = {label: position for position, label in enumerate(dict.fromkeys(run.label for run in runs))}
+    distinct: dict[str, PlannedRun] = {}
+    for run in runs:
+        distinct.setdefault(run.run_id, run.model_copy(update={"position": rows[run.label]}))
+    setting = f"{len(rows)} rows, merged from {len(places)} folders"
+    return Suite(runs=tuple(distinct.values()), setting=setting)
+
+
+def _suite_of_records(place: Path) -> Suite:
+    records = [read_record(path.parent) for path in sorted(place.glob("*/run.json"))]
+    return Suite(runs=tuple(PlannedRun(run_id=r.run_id, label=r.label, position=r.position) for r in records))

@@ -1,0 +1,78 @@
+"""In which order runs are handed out: the longest first, by what runs like them took."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+from ctvr_bench.bench.run.jobs import Job
+
+_LOOKED_AT = 20  # earlier runs of a method
+_LATEST = 0.3  # how much the latest run's time counts beside those before
+
+
+class LongestFirst:
+    """Jobs that wait. seconds: what a run of a row took so far, by label; rows that are not there come first."""
+
+    def __init__(self, jobs: Iterable[Job], seconds: Mapping[str, float]) -> None:
+        self._waiting: dict[str, deque[Job]] = defaultdict(deque)
+        self._seconds = dict(seconds)
+        for job in jobs:
+            self._waiting[job.label].append(job)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def take(self) -> Job:
+        """The job that is expected to take longest; of equal ones that of the earliest row. Raises IndexError."""
+        label = max((label for label, jobs in self._waiting.items() if jobs), key=self._expected, default=None)
+        if label is None:
+            raise IndexError("no job waits")
+        return self._waiting[label].popleft()
+
+    def give_back(self, job: Job) -> None:
+        """Put a job back that was taken, before the others of its row."""
+        self._waiting[job.label].appendleft(job)
+
+    def learn(self, job: Job, seconds: float) -> None:
+        """Take down what a job took."""
+        mine = seconds / len(job.group)
+        before = self._seconds.get(job.label, mine)
+        self._seconds[job.label] = before + _LATEST * (mine - before)
+
+    def _expected(self, label: str) -> float:
+        return self._seconds.get(label, math.inf) * len(self._waiting[label][0].group)
+
+
+def measured_seconds(directory: Path, jobs: Iterable[Job]) -> dict[str, float]:
+    """Mean seconds of a run by label, from some finished runs of the folder; rows without one are left out."""
+    found: dict[str, float] = {}
+    by_method: dict[str, dict[str, list[float]]] = {}
+    for job in jobs:
+        method = job.config.method
+        if method not in by_method:
+            by_method[method] = _seconds_of(directory, method)
+        if seconds := by_method[method].get(job.label):
+            found[job.label] = fmean(seconds)
+    return found
+
+
+def _seconds_of(directory: Path, method: str) -> dict[str, list[float]]:
+    """Seconds of finished runs of a method, by label."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for path in islice(directory.glob(f"{method}-o*/run.json"), _LOOKED_AT):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["status"] == "done":
+                cost = record["cost"]
+                found[record["label"]].append(
+                    sum(float(cost[f"{part}_s"]) for part in ("load", "train", "evaluate", "write"))
+                )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # whoever shows the run says what is wrong with it; here it only has no say in the order
+    return found

@@ -1,0 +1,60 @@
+"""A suite on a real Dask scheduler and worker, in this process; `make test-cluster` has processes that die."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ctvr_bench.bench.records.record import read_record
+from ctvr_bench.bench.suite.merge import same_ranks
+from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.features.errors import InputError
+from tests.bench.run.test_runner import suite
+from tests.commands import fails
+from tests.stores import small_store
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    """The address of a scheduler with one worker."""
+    distributed = pytest.importorskip(
+        "distributed", reason="needs the extra `cluster`: pip install 'ctvr-bench[cluster]'"
+    )
+    with distributed.LocalCluster(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None, protocol="tcp://"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_the_same_suite_on_a_cluster_leaves_the_same_bits(scheduler: str, tmp_path: Path) -> None:
+    """And one that was begun locally goes on there, and back."""
+    said: list[str] = []
+    methods = ("zero_shot", "finetune")
+    (zero_shot,) = run_suite(suite(tmp_path / "there", "zero_shot"))
+    there = suite(tmp_path / "there", *methods, seeds=5, executor="dask", scheduler=scheduler, stage=tmp_path / "disk")
+    found = run_suite(there, lambda progress: said.append(progress.note))
+    here = run_suite(suite(tmp_path / "here", *methods, seeds=5))
+    assert [record.run_id for record in found] == [record.run_id for record in here]
+    assert found[0].model_dump() == zero_shot.model_dump()
+    for record in here:
+        other = tmp_path / "there/default" / record.run_id
+        assert read_record(other).files["metrics.json"] == record.files["metrics.json"]
+        assert same_ranks(tmp_path / "here/default" / record.run_id, other)
+        assert read_record(other).together == record.together == (1 if record.config.method == "zero_shot" else 5)
+    assert "1 worker on 1 node" in said
+    assert [path.name for path in (tmp_path / "disk").glob("*.h5")] == [f"{small_store().digest[:16]}.h5"]
+    assert not [path.name for path in (tmp_path / "there/default").iterdir() if path.name.startswith(".")]
+    again = run_suite(there.model_copy(update={"executor": "local", "scheduler": None, "stage": None}))
+    assert [record.model_dump() for record in again] == [record.model_dump() for record in found]
+
+
+def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ("run", "--store", small_store().path, "--methods", "zero_shot", "--out", tmp_path)
+    assert "add executor = 'dask'" in fails(tmp_path, *run, "--scheduler", "here:8786")
+    with pytest.raises(InputError, match=r"executor: input should be 'local' or 'dask'; got 'ray'"):
+        make_suite({"store": "a.h5", "executor": "ray"}, "test")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert "pip install 'ctvr-bench[cluster]'" in fails(tmp_path, *run, "--executor", "dask")
