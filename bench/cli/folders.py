@@ -17,7 +17,7 @@ def status(
     """What of a suite is done, running, begun, failed or missing, and how long the rest will take."""
     import json
 
-    from ctvr_bench.bench.suite.status import standing_of
+    from ctvr_bench.bench.suite.folders import standing_of
 
     found = standing_of(runs)
     if json_:
@@ -49,7 +49,7 @@ def merge(
 ) -> None:
     """Join folders of runs into one, every result checked; refused where one run has two results."""
     from ctvr_bench.bench.cli.console import say
-    from ctvr_bench.bench.suite.merge import merge as join
+    from ctvr_bench.bench.suite.folders import merge as join
 
     merged = join(runs, into)
     print(f"{into}: {merged.copied} runs copied, {merged.present} were there")

@@ -22,10 +22,10 @@ from ctvr_bench.bench.run.jobs import Job, Progress
 from ctvr_bench.bench.suite.dispatch import PATIENCE, Calls, Session
 from ctvr_bench.bench.suite.node import LeavingError, Node, Site, is_at_work, look_around, make_there
 from ctvr_bench.bench.suite.order import LongestFirst, measured_seconds
-from ctvr_bench.bench.suite.plugins import names_a_file
 from ctvr_bench.bench.suite.workers import Made, Make, Taken, Workshop
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
+from ctvr_bench.methods.shared.registry import Entry
 
 _AGAIN = 1.0  # seconds between two tries to reach a scheduler
 _START = 60.0  # seconds for a scheduler to answer
@@ -101,7 +101,7 @@ class DaskExecutor:
 
     def _site(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Site:
         code = {path: digest for job in jobs for path, digest in job.made_by.items()}
-        outside = {job.entry.name: job.entry.code for job in jobs if job.entry.code and not _is_of_a_file(job)}
+        outside = {job.entry.name: job.entry.code for job in jobs if job.entry.code and type(job.entry) is Entry}
         return Site(
             shop.store.resolve(),
             open_store(shop.store).digest,
@@ -196,10 +196,6 @@ def _own_cluster(shop: Workshop[Made]) -> Any:
         memory_limit=None,
         silence_logs=logging.CRITICAL,
     )
-
-
-def _is_of_a_file(job: Job) -> bool:
-    return names_a_file(job.entry.written_as)
 
 
 def _is_file(scheduler: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.record import read_record
-from ctvr_bench.bench.suite.merge import same_ranks
+from ctvr_bench.bench.suite.folders import same_ranks
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.errors import InputError
 from tests.bench.run.test_runner import suite

@@ -13,8 +13,7 @@ from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.suites import PlannedRun, Suite, last_suite
 from ctvr_bench.bench.records.suites import write_suite as remember
 from ctvr_bench.bench.suite.claims import claimed
-from ctvr_bench.bench.suite.merge import Merged, merge
-from ctvr_bench.bench.suite.status import standing_of
+from ctvr_bench.bench.suite.folders import Merged, merge, standing_of
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import write_suite
 from tests.commands import called, fails

@@ -15,7 +15,7 @@ from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.suite import node
 from ctvr_bench.bench.suite.claims import owner_of
-from ctvr_bench.bench.suite.merge import same_ranks
+from ctvr_bench.bench.suite.folders import same_ranks
 from ctvr_bench.bench.suite.node import LeavingError, Site, look_around, make_there
 from ctvr_bench.bench.suite.order import measured_seconds
 from ctvr_bench.bench.suite.suite import plan, run_suite
