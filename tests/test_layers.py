@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("features", "methods", "bench")
-WINGS = ("leaves", "records", "run", "suite", "authoring", "analysis", "report", "gate", "api", "cli")
+WINGS = ("leaves", "records", "run", "executors", "suite", "authoring", "analysis", "report", "gate", "api", "cli")
 """Of `bench`, from the lowest up; its leaves are the files beside its folders."""
 OWNERS = {
     "h5py": {"features/hdf5.py"},
@@ -19,8 +19,8 @@ OWNERS = {
     "pandas": {"bench/api/results.py"},
     "av": {"features/video.py"},
     "tensorboard": {"bench/report/tensorboard.py"},
-    "dask": {"bench/suite/cluster.py"},
-    "distributed": {"bench/suite/cluster.py"},
+    "dask": {"bench/executors/cluster.py"},
+    "distributed": {"bench/executors/cluster.py"},
 }
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py", "features/geometry.py")
 

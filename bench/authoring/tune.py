@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from ctvr_bench.bench.authoring.validation import Trial, evaluate_on_validation, read_trial, trial_of, write_trial
+from ctvr_bench.bench.executors.cluster import opened
+from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore
 from ctvr_bench.bench.run.stacks.planning import units
-from ctvr_bench.bench.suite.cluster import opened
 from ctvr_bench.bench.suite.code import why_again
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, plan
-from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
 from ctvr_bench.features.streams import make_stream

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctvr_bench.bench.executors.claims import claimed, owner_of
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
 from ctvr_bench.bench.records.suites import PlannedRun, Suite, folder_of, last_suite, read_suite, write_suite
-from ctvr_bench.bench.suite.claims import claimed, owner_of
 from ctvr_bench.features.errors import InputError
 
 _FINISHED = ("done", "diverged")

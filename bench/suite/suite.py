@@ -12,6 +12,8 @@ from typing import Any, Literal
 import pydantic
 import torch
 
+from ctvr_bench.bench.executors.cluster import Cluster, opened
+from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.code import digest_of_code
 from ctvr_bench.bench.records.record import (
     Engine,
@@ -26,12 +28,10 @@ from ctvr_bench.bench.records.suites import PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
-from ctvr_bench.bench.suite.cluster import Cluster, opened
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, short_name, store_path
 from ctvr_bench.bench.suite.unfinished import lost_runs, remove_begun
-from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import FeatureStore, check_content, open_store
@@ -149,7 +149,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     @property
     def cluster(self) -> Cluster | None:
         """Where runs are made; None for processes of this machine."""
-        return None if self.executor == "local" else Cluster(self.scheduler, self.stage)
+        return None if self.executor == "local" else Cluster(self.scheduler, self.stage, find_method)
 
     @property
     def chosen_device(self) -> str:

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ctvr_bench.bench.executors.claims import owner_of
 from ctvr_bench.bench.records.record import RunRecord, finished_record, save_record
 from ctvr_bench.bench.records.suites import LAST
 from ctvr_bench.bench.run.jobs import Job
-from ctvr_bench.bench.suite.claims import owner_of
 
 
 def lost_runs(directory: Path, unit: Job, reason: str) -> list[RunRecord]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctvr_bench.bench.executors.claims import claimed
 from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.suites import PlannedRun, Suite, last_suite
 from ctvr_bench.bench.records.suites import write_suite as remember
-from ctvr_bench.bench.suite.claims import claimed
 from ctvr_bench.bench.suite.folders import Merged, merge, standing_of
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import write_suite

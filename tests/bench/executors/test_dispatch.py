@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
+from ctvr_bench.bench.executors import dispatch, node
+from ctvr_bench.bench.executors.claims import claim_file, claimed
+from ctvr_bench.bench.executors.dispatch import Calls, Session
+from ctvr_bench.bench.executors.node import Node, Site, libraries_here
+from ctvr_bench.bench.executors.order import LongestFirst
+from ctvr_bench.bench.executors.workers import Taken, Workshop
 from ctvr_bench.bench.run.jobs import Job
-from ctvr_bench.bench.suite import dispatch
-from ctvr_bench.bench.suite.claims import claim_file, claimed
-from ctvr_bench.bench.suite.dispatch import Calls, Session
-from ctvr_bench.bench.suite.node import Node, Site, libraries_here
-from ctvr_bench.bench.suite.order import LongestFirst
 from ctvr_bench.bench.suite.suite import plan
-from ctvr_bench.bench.suite.workers import Taken, Workshop
 from ctvr_bench.features.errors import InputError
+from tests.bench.executors.test_claims import write_claim
 from tests.bench.run.test_runner import suite
-from tests.bench.suite.test_claims import write_claim
 from tests.stores import small_store
 
 Answer = Callable[[str, Job], Any]
@@ -254,8 +254,6 @@ def test_a_run_whose_maker_lives_is_left_to_it(tmp_path: Path) -> None:
 
 def test_only_one_call_of_many_threads_makes_a_job_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody starts workers with several threads."""
-    from ctvr_bench.bench.suite import node
-
     inside, most = [0], [0]
 
     def makes(*_: Any) -> Iterator[None]:

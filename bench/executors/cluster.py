@@ -1,4 +1,4 @@
-"""Jobs made by the workers of a Dask cluster, as bench.suite.dispatch hands them out.
+"""Jobs made by the workers of a Dask cluster, as bench.executors.dispatch hands them out.
 
 The only file that imports dask or distributed.
 """
@@ -10,19 +10,19 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ctvr_bench.bench.executors.dispatch import PATIENCE, Calls, Session
+from ctvr_bench.bench.executors.node import LeavingError, Node, Site, is_at_work, look_around, make_there
+from ctvr_bench.bench.executors.order import LongestFirst, measured_seconds
+from ctvr_bench.bench.executors.workers import Made, Make, Taken, Workshop
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.run.jobs import Job, Progress
-from ctvr_bench.bench.suite.dispatch import PATIENCE, Calls, Session
-from ctvr_bench.bench.suite.node import LeavingError, Node, Site, is_at_work, look_around, make_there
-from ctvr_bench.bench.suite.order import LongestFirst, measured_seconds
-from ctvr_bench.bench.suite.workers import Made, Make, Taken, Workshop
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.registry import Entry
@@ -35,11 +35,13 @@ _START = 60.0  # seconds for a scheduler to answer
 class Cluster:
     """Which cluster. scheduler: an address or a scheduler file; None: a cluster of this machine's own.
 
-    stage: folder of each node's own disk to which the store is copied once.
+    stage: folder of each node's own disk to which the store is copied once. find: finds methods by name, on workers
+    too, where those of installed packages must be what they are here.
     """
 
-    scheduler: str | None = None
-    stage: Path | None = None
+    scheduler: str | None
+    stage: Path | None
+    find: Callable[[str], Entry]
 
 
 @contextmanager
@@ -72,7 +74,7 @@ class DaskExecutor:
         self._returns: Counter[str] = Counter()
 
     def attempts(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
-        """What is made of each job, as they finish, each once (bench.suite.workers.Executor)."""
+        """What is made of each job, as they finish, each once (bench.executors.workers.Executor)."""
         site = self._site(jobs, shop)
         mark = shop.directory / site.mark
         write_bytes(mark, b"")
@@ -112,6 +114,7 @@ class DaskExecutor:
             shop.threads,
             code,
             outside,
+            self._cluster.find,
         )
 
     def _connect(self, shop: Workshop[Made]) -> None:

@@ -18,10 +18,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from ctvr_bench.bench.executors.claims import Owner, claimed, owner_of
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
 from ctvr_bench.bench.run.search import set_search_threads
-from ctvr_bench.bench.suite.claims import Owner, claimed, owner_of
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import Stream, StreamOptions, make_stream
@@ -78,7 +78,7 @@ class Workshop(Generic[Made]):
 
 
 class Executor(Protocol):
-    """Who makes jobs, where that is not a pool of this machine: the seam for an engine (bench.suite.cluster)."""
+    """Who makes jobs, where that is not a pool of this machine: the seam for an engine (bench.executors.cluster)."""
 
     def attempts(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
         """What is made of each job, as they finish, each once; a job that somebody else makes is Taken."""

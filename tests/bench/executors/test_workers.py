@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.run.jobs import Job, Watch
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.bench.suite.unfinished import lost_runs
-from ctvr_bench.bench.suite.workers import Workshop, run_jobs
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import Stream
 from tests.bench.run.test_runner import suite

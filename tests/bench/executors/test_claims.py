@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ctvr_bench.bench.suite import claims, workers
-from ctvr_bench.bench.suite.claims import Owner, claim_file, claimed, owner_of
+from ctvr_bench.bench.executors import claims, workers
+from ctvr_bench.bench.executors.claims import Owner, claim_file, claimed, owner_of
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
 from tests.bench.run.test_runner import suite
@@ -61,7 +61,7 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
 
 
 def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
-    script = "import os, sys; from pathlib import Path; from ctvr_bench.bench.suite.claims import claimed\n"
+    script = "import os, sys; from pathlib import Path; from ctvr_bench.bench.executors.claims import claimed\n"
     script += "with claimed([Path(sys.argv[1])]): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False).returncode == 9
     assert claim_file(tmp_path / "a").is_file()

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
+from ctvr_bench.bench.executors.workers import Made, Make, Taken, make_one, set_threads
 from ctvr_bench.bench.records.code import digests_of
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
-from ctvr_bench.bench.suite.plugins import find_method
-from ctvr_bench.bench.suite.workers import Made, Make, Taken, make_one, set_threads
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import check_content, open_store
+from ctvr_bench.methods.shared.registry import Entry
 
 _BETWEEN = 1.0  # seconds between two signs of progress
 _LIBRARIES = ("torch", "numpy", "faiss-cpu", "h5py", "scipy")
@@ -38,7 +38,7 @@ class Site:
     store, directory: absolute paths that all nodes share. digest: the store's. mark: a file in `directory` while the
     suite goes on, by which a node knows the folder from one of its own at the same path. stage: folder of a node's own
     disk for a copy of the store. code: digests of the suite's files by path. outside: digests of methods of installed
-    packages, by name.
+    packages, by the name under which `find` finds them.
     """
 
     store: Path
@@ -50,6 +50,7 @@ class Site:
     threads: int
     code: Mapping[str, str] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
+    find: Callable[[str], Entry] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def look_around(site: Site) -> Node:
     if other := sorted(path for path, digest in _code_here(site.code).items() if digest != site.code[path]):
         raise InputError(f"{host}: has another version of the suite ({', '.join(other[:3])}); install the same one")
     for name, digest in site.outside.items():
-        if find_method(name).code != digest:
+        if site.find is None or site.find(name).code != digest:
             raise InputError(f"{host}: has another version of the package that brings {name}; install the same one")
     if site.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{host}: has no GPU that torch can see; start workers where one is, or use --device cpu")

@@ -1,7 +1,7 @@
 """Jobs handed out to the workers of a cluster, which come and go.
 
 The driver says which worker makes which job. It looks at the cluster every second, asks each new worker whether it sees
-what the suite needs (bench.suite.node), and hands it two jobs, one to make and one to wait, so that a plan of any
+what the suite needs (bench.executors.node), and hands it two jobs, one to make and one to wait, so that a plan of any
 length takes the memory of a few. What a worker that is gone was making is handed to another; the claim that lies beside
 a run tells whether its maker was killed, which counts against the run, or stopped in order.
 
@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
+from ctvr_bench.bench.executors.claims import is_left_behind, owner_of
+from ctvr_bench.bench.executors.node import Node, Site, libraries_here
+from ctvr_bench.bench.executors.order import LongestFirst
+from ctvr_bench.bench.executors.workers import Made, Taken, Workshop
 from ctvr_bench.bench.run.jobs import Job, Progress
 from ctvr_bench.bench.run.training import Epoch
-from ctvr_bench.bench.suite.claims import is_left_behind, owner_of
-from ctvr_bench.bench.suite.node import Node, Site, libraries_here
-from ctvr_bench.bench.suite.order import LongestFirst
-from ctvr_bench.bench.suite.workers import Made, Taken, Workshop
 from ctvr_bench.features.errors import InputError
 
 _LOOK = 1.0  # seconds between two looks at the workers
