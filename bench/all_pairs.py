@@ -273,7 +273,8 @@ def _prior_freedom(parts: _Parts, both_P: npt.NDArray[np.bool_], freedom: float)
     """Degrees of freedom that the other methods lend to one: few where methods scatter differently (Smyth 2004).
 
     The methods' own variances come from those of their differences, by double centring; the variance of their
-    logarithms beyond trigamma(f / 2), that of a chi-square's, is trigamma(d / 2) of the prior's d.
+    logarithms beyond trigamma(f / 2), that of a chi-square's, is trigamma(d / 2) of the prior's d. From two runs its
+    standard error is added.
     """
     index, place = np.unique(np.stack([parts.first_P[both_P], parts.second_P[both_P]]), return_inverse=True)
     i, j = place.reshape(2, -1)
@@ -285,7 +286,10 @@ def _prior_freedom(parts: _Parts, both_P: npt.NDArray[np.bool_], freedom: float)
         return math.inf
     if (own_M <= 0).any():  # only where a variance of orders and seeds was added and subtracted
         own_M = np.maximum(own_M, own_M.mean() / 50)
-    beyond = float(np.log(own_M).var(ddof=1) - special.polygamma(1, freedom / 2))
+    expected = float(special.polygamma(1, freedom / 2))
+    beyond = float(np.log(own_M).var(ddof=1)) - expected
+    if freedom < 2:  # from two runs this is too uncertain to be believed where it comes out small
+        beyond += math.sqrt((float(special.polygamma(3, freedom / 2)) + 2 * expected**2) / len(own_M))
     return math.inf if beyond <= 0 else 2 * _inverse_trigamma(beyond)
 
 

@@ -59,16 +59,19 @@ def import_arrays(
 
     Rows of arrays over all captions are in the order of the caption files' entries, one file after the other; rows of
     arrays over all videos in the stream's order, unless 'videos' names them. Words [T, D] without word_count must be as
-    many as entries: one each. encoder: what is known of where the features came from. dtype: of the stored features.
+    many as entries: one each. Without words, as for images or sounds, captions are compared whole. encoder: what is
+    known of where the features came from. dtype: of the stored features.
     Raises InputError; VideosMissing, unless `allow_missing`, where videos have no frames.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
     sources = read_sources([Path(path) for path in captions], Path(stream))
     arrays = ArrayTable(Path(table))
-    for what in ("frames", "pooled", "words"):
+    for what in ("frames", "pooled"):
         if what not in arrays:
-            raise InputError(f"{table}: says nothing of {what}; a store needs frames, pooled and words. Add a line")
+            raise InputError(f"{table}: says nothing of {what}; a store needs frames and pooled. Add a line")
+    if "word_count" in arrays and "words" not in arrays:
+        raise InputError(f"{table}: counts words and names none; add a line for words, or leave word_count out")
     videos, texts = _frames_by_video(arrays, sources), _captions_by_video(arrays, sources)
     counts = {video: len(frames) for video in sources.structure.video_ids if (frames := videos(video)) is not None}
     missing = dict.fromkeys((v for v in sources.structure.video_ids if not counts.get(v)), "no frames in the arrays")
@@ -169,13 +172,21 @@ def _captions_by_video(arrays: ArrayTable, sources: Sources) -> Callable[[str], 
 
 
 class _Captions:
-    """Features of `number` captions as they were given: pooled [n, D], words [n, L, D] or [T, D], word_count [n]."""
+    """Features of `number` captions as they were given: pooled [n, D]; words [n, L, D] or [T, D], word_count [n].
+
+    Without words every count is 0.
+    """
 
     def __init__(self, arrays: ArrayTable, found: Mapping[str, Array], number: int, what: str) -> None:
-        self._pooled, self._words = found["pooled"], found["words"]
+        self._pooled = found["pooled"]
+        _expect(arrays, "pooled", self._pooled, 2, number, what)
+        if "words" not in found:
+            self._words, self._lengths = self._pooled[:0], np.zeros(number, np.int64)
+            self._offsets = np.zeros(number + 1, np.int64)
+            return
+        self._words = found["words"]
         one_each = np.ones(number, np.int64) if self._words.ndim == 2 else np.full(number, self._words.shape[1])
         self._lengths = np.asarray(found.get("word_count", one_each))
-        _expect(arrays, "pooled", self._pooled, 2, number, what)
         _expect(arrays, "word_count" if "word_count" in found else "words", self._lengths, 1, number, what)
         padded = self._words.ndim == 3
         words = number if padded else int(self._lengths.sum())

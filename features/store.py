@@ -119,6 +119,11 @@ class FeatureStore:
         return "videos/frames" in self._file.arrays
 
     @property
+    def has_words(self) -> bool:
+        """Whether any caption has word features; without them captions are compared whole."""
+        return self.has_features and len(self.feature("captions/words")) > 0
+
+    @property
     def has_reference(self) -> bool:
         """Whether it has a bank of unrelated features, captions and frames, for methods that learn with one."""
         return "reference/captions" in self._file.arrays and "reference/frames" in self._file.arrays
@@ -235,7 +240,7 @@ def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
         findings.append(Finding("warning", f"captions/text: {len(blank)} captions are empty, first row {blank[0]}"))
     if store.has_features:
         wordless = np.flatnonzero(np.diff(store.feature("captions/word_offsets")) == 0)
-        if wordless.size:
+        if store.has_words and wordless.size:
             message = f"captions/words: {wordless.size} captions have no word, first row {wordless[0]}; they score 0"
             findings.append(Finding("warning", message))
         findings += _check_leakage(store)

@@ -66,7 +66,7 @@ def columns_of(path: Path) -> list[str]:
     """The cells of a CSV's first line."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return [name.strip() for name in next(csv.reader(stream), [])]
+            return _neutral([name.strip() for name in next(csv.reader(stream), [])])
     except csv.Error:
         return []
     except (OSError, UnicodeDecodeError):
@@ -79,7 +79,12 @@ def _columns(path: Path, cells: list[str]) -> list[str]:
     twice, times = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
     if times > 1:
         raise InputError(f"{path}: names the column {twice!r} {times} times in its first line; keep one")
-    return columns
+    return _neutral(columns)
+
+
+def _neutral(columns: list[str]) -> list[str]:
+    """Column names where `item`, of files about images or sounds, says what `video` does."""
+    return columns if "video" in columns else ["video" if name == "item" else name for name in columns]
 
 
 def read_json(path: Path) -> Any:

@@ -5,6 +5,7 @@ Tables go to standard output, everything else to standard error. Exit codes: see
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +97,7 @@ def run(
 
         check_tensorboard()
     from ctvr_bench.bench.cli.values import parse_methods, parse_settings, parse_variant
-    from ctvr_bench.bench.suite.controls import with_controls
+    from ctvr_bench.bench.suite.controls import that_fit, with_controls
     from ctvr_bench.bench.suite.suite import check_values, make_suite, read_suites, run_suite
 
     options: dict[str, Any] = {
@@ -129,11 +130,12 @@ def run(
         with StageBars(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
     records, reported = [], list[Path]()
-    configs = [with_controls(config, lambda line: say(line, quiet)) for config in configs]
+    tell = partial(say, quiet=quiet)
+    configs = [with_controls(that_fit(config, tell), tell) for config in configs]
     for config in configs:
         with SuiteBars(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
-            made = run_suite(config, progress.watch, finished, lambda line: say(line, quiet))
+            made = run_suite(config, progress.watch, finished, tell)
         records += made
         if not any(record.status == "done" for record in made):
             continue  # nothing to show but the reasons, which follow

@@ -210,15 +210,19 @@ def extract(
 
 @features.command(name="import-arrays")
 def import_arrays(
-    table: Annotated[Path, typer.Argument(help="CSV that says what is what: what,file[,key][,video].")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV that says what is what: what,file[,key][,video]; words are optional.")
+    ],
     captions: Captions,
     stream: StreamFile,
     out: OutFile,
     name: StoreName = None,
     allow_missing: AllowMissing = False,
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float32",
+    encoder: Annotated[str, typer.Option(help="What made the features, such as ViT-B/32; kept in the store.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
 ) -> None:
-    """Features that you have already (npy, npz, pt, HDF5) -> a store."""
+    """Features that you have already (npy, npz, pt, HDF5) -> a store. Images and sounds are items of one frame."""
     from ctvr_bench.bench.cli.console import StageBars
     from ctvr_bench.features.arrays import import_arrays as import_features
 
@@ -229,10 +233,12 @@ def import_arrays(
             stream,
             out,
             name=name or out.stem,
+            encoder={"name": encoder} if encoder else None,
             dtype=dtype,
             allow_missing=allow_missing,
             on_stage=progress.show,
             command_line=_command_line(),
+            licence=licence,
         )
     _print_summary(summary)
     _offer_geometry(out)

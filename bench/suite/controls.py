@@ -1,11 +1,13 @@
-"""Controls: the method without its idea, which stands beside it in every suite that is run."""
+"""Which rows a suite has: the control of every method beside it, and of the default ones those that fit the store."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from ctvr_bench.bench.suite.plugins import find_method
-from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig
+from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, label_of
+from ctvr_bench.features.store import open_store
 
 
 def with_controls(config: SuiteConfig, tell: Callable[[str], None]) -> SuiteConfig:
@@ -16,6 +18,22 @@ def with_controls(config: SuiteConfig, tell: Callable[[str], None]) -> SuiteConf
     """
     present = {(choice.name, _scoring(choice, config)) for choice in config.methods}
     return config.model_copy(update={"methods": tuple(_with_missing(config, present, tell))})
+
+
+def that_fit(config: SuiteConfig, tell: Callable[[str], None]) -> SuiteConfig:
+    """The suite without those of the default methods that compare words, on a store that has none.
+
+    tell: gets one line that names them. A suite that chooses its methods itself stays as it is.
+    """
+    if "methods" in config.model_fields_set or open_store(config.store).has_words:
+        return config
+    entries = [find_method(choice.name) for choice in config.methods]
+    asked = [e.config({**c.set, **config.set.get(e.name, {})}) for e, c in zip(entries, config.methods, strict=True)]
+    fits = [not entry.method.needs_words(values) for entry, values in zip(entries, asked, strict=True)]
+    out = [label_of(c.name, c.set) for c, fit in zip(config.methods, fits, strict=True) if not fit]
+    if out:
+        tell(f"left out, since they compare words and {config.store} has none: {', '.join(out)}")
+    return config.model_copy(update={"methods": tuple(itertools.compress(config.methods, fits))})
 
 
 def _with_missing(

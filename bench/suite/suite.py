@@ -305,6 +305,8 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                 f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
                 "store has none; build it with one, or leave the method out"
             )
+        if not store.has_words and entry.method.needs_words(method_config):
+            raise InputError(without_words(store.path, entry, method_config))
         trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
         drawn = learns(entry.method)  # from the seed
         for order in range(config.orders):
@@ -336,6 +338,15 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
     if config.against is not None and config.against not in labels:
         raise unknown_name("row to compare with (against)", config.against, labels)
     return list(jobs.values()) if config.ensemble == "off" else in_stacks(list(jobs.values()), device, sweep=sweep)
+
+
+def without_words(path: Path, entry: Entry, config: MethodConfig) -> str:
+    """Why a method cannot run on a store without words, and how it could."""
+    wordless = {"scoring": "cosine", "proto_caption": "pooled"}
+    changes = {field: value for field, value in wordless.items() if getattr(config, field, value) != value}
+    said = ", ".join(f"{field}={getattr(config, field)}" for field in changes)
+    how = " ".join(f"--set {entry.name}.{field}={value}" for field, value in changes.items())
+    return f"{path}: {entry.name} ({said}) compares words and this store has none; use {how}, or leave the method out"
 
 
 def _configured(config: SuiteConfig, recipe: str = "fixed") -> list[tuple[Entry, MethodConfig]]:

@@ -77,7 +77,7 @@ def load_encoder(device: str = "cpu", path: Path = WEIGHTS) -> MovingShapesEncod
             f"{path}: cannot be read as encoder weights ({error}); train them again or reinstall"
         ) from error
     if about["vocabulary"] != _vocabulary_digest():
-        raise InputError(f"{path}: was trained with other words; run 'python -m features.worlds.pretrain'")
+        raise InputError(f"{path}: was trained with other words; run 'python -m ctvr_bench.features.worlds.pretrain'")
     towers = model.DualEncoder()
     towers.load_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
@@ -102,7 +102,8 @@ def weights_digest(path: Path = WEIGHTS) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); reinstall, or run 'python -m features.worlds.pretrain'"
+            f"{path}: cannot be read ({error.strerror}); reinstall, or run "
+            "'python -m ctvr_bench.features.worlds.pretrain'"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Train the moving-shapes encoder from nothing: `python -m features.worlds.pretrain` (ten minutes on two cores).
+"""Train the moving-shapes encoder from nothing, in ten minutes of two cores: `python -m` and this module's name.
 
 Single pictures and captions of what they show, contrasted within a batch as CLIP does; each picture with two of its
 captions. A picture has a faint trail of the moment before, as moving things leave in photographs: enough for the text
@@ -150,7 +150,8 @@ def _rate(step: int, config: Config) -> float:
 def main() -> None:
     """The command line; prints retrieval on held-out pictures."""
     parser = argparse.ArgumentParser(
-        prog="python -m features.worlds.pretrain", description="Train the moving-shapes encoder from nothing."
+        prog="python -m ctvr_bench.features.worlds.pretrain",
+        description="Train the moving-shapes encoder from nothing.",
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)

@@ -171,6 +171,11 @@ class Method(nn.Module):
         self.spec = spec
         self.task = TaskInfo(-1, 0, ())
 
+    @classmethod
+    def needs_words(cls, config: MethodConfig) -> bool:
+        """Whether captions must have word features under this Config; the harness refuses a store without them."""
+        return config.scoring != "cosine"
+
     @property
     def uses_shards(self) -> bool:
         """Whether `encode_text` depends on the gallery's shard."""

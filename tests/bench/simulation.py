@@ -15,7 +15,7 @@ from scipy import stats
 
 from ctvr_bench.bench.all_pairs import Answers, _parts, _terms, critical_values, half_widths
 from ctvr_bench.bench.crossed import pairwise, spread_of
-from ctvr_bench.bench.statistics import hierarchical_interval, run_interval
+from ctvr_bench.bench.statistics import hierarchical_interval, run_interval, unpaired_difference
 
 Floats = npt.NDArray[np.float64]
 
@@ -165,3 +165,40 @@ def coverage(world: World, times: int, seed: int = 0, *, runs_only: bool = False
             truth += shift_R.mean() - truth if interval.variance.run_freedom == 0 else 0.0
         inside += interval.low <= truth <= interval.high
     return inside / times
+
+
+def unpaired_coverage(first: World, second: World, times: int, seed: int = 0) -> float:
+    """How often the 95 % interval of a difference between two stores holds it: other queries, other runs."""
+    rng, inside = np.random.default_rng(seed), 0
+    for _ in range(times):
+        sides, truth = [], 0.0
+        for world, sign in ((first, 1), (second, -1)):
+            order_R, seed_R = (list(key) for key in zip(*world.places, strict=True))
+            order_O = world.order * rng.standard_normal(world.orders)
+            shift_R = world.run * rng.standard_normal(len(order_R)) + order_O[order_R]
+            value_N = world.ease * rng.standard_normal(world.queries)
+            sides.append(
+                (shift_R[:, None] + value_N + rng.standard_normal((len(order_R), world.queries)), order_R, seed_R)
+            )
+            fixed = shift_R if len(shift_R) == 1 else order_O if world.orders < 3 else np.zeros(1)
+            truth += sign * fixed.mean()
+        (one, order, runs), (other, other_order, other_runs) = sides
+        interval = unpaired_difference(one, order, other, other_order, seed_R=runs, other_seed_R=other_runs)
+        inside += interval.low <= truth <= interval.high
+    return inside / times
+
+
+def store_false_alarms(methods: int, stores: int, times: int, uneven: float = 0.0, seed: int = 0) -> float:
+    """How often anything is told apart over several stores, by a mean for each, among methods alike over all stores.
+
+    A method's mean is the store's, the same for all, and its own luck there. uneven: log-normal spread of that luck's
+    size over the methods.
+    """
+    rng, wrong = np.random.default_rng(seed), 0
+    size_M = np.exp(uneven * rng.standard_normal(methods))
+    for _ in range(times):
+        value_MS = 10 * rng.standard_normal(stores) + size_M[:, None] * rng.standard_normal((methods, stores))
+        known = [Answers({(0, s): np.array([value]) for s, value in enumerate(value_S)}) for value_S in value_MS]
+        estimate, half, _ = told_apart(known)
+        wrong += bool((np.abs(estimate) > half).any())
+    return wrong / times

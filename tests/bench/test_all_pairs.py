@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench.all_pairs import Answers, all_pairs, critical_values, meet, range_tail
-from tests.bench.simulation import World, earlier_false_alarms, false_alarms, power
+from tests.bench.simulation import World, earlier_false_alarms, false_alarms, power, store_false_alarms
 
 
 def answers(value_MRN: np.ndarray, drawn: tuple[bool, ...] = ()) -> list[Answers]:
@@ -129,6 +129,11 @@ def test_the_smallest_difference_is_found_four_times_in_five() -> None:
 def test_methods_that_are_alike_are_told_apart_at_most_5_times_in_100(world: World, these_runs: bool) -> None:
     """200 suites: at a true rate of 5 % more than 8.5 % happens once in a hundred tries."""
     assert false_alarms(world, 200, these_runs=these_runs) <= 0.085
+
+
+@pytest.mark.parametrize("stores", [2, 5])
+def test_over_several_stores_too(stores: int) -> None:
+    assert store_false_alarms(8, stores, 200, uneven=0.4) <= 0.085
 
 
 def test_the_test_before_it_raised_false_alarms_in_the_same_suites() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctvr_bench.bench.crossed import pairwise, run_forms, spread_of
-from tests.bench.simulation import World, coverage
+from tests.bench.simulation import World, coverage, unpaired_coverage
 
 
 def grid(orders: int, seeds: int) -> tuple[list[int], list[int]]:
@@ -87,6 +87,11 @@ def test_several_methods_at_once_are_each_difference_alone() -> None:
 )
 def test_intervals_cover_the_truth_about_95_times_in_100(world: World) -> None:
     assert 0.92 <= coverage(world, 500) <= 0.985
+
+
+def test_a_difference_of_two_stores_is_covered_at_least_95_times_in_100() -> None:
+    first, second = (World(1, seeds=s, ease=0.7, run=0.3, queries=q) for s, q in ((3, 80), (5, 120)))
+    assert unpaired_coverage(first, second, 250) >= 0.92
 
 
 def test_orders_and_seeds_taken_as_independent_runs_cover_too_little() -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from ctvr_bench.bench.suite.controls import that_fit
+from ctvr_bench.bench.suite.suite import make_suite, plan
 from ctvr_bench.features.arrays import import_arrays
 from ctvr_bench.features.clips import VideosMissing
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.merge import merge
 from ctvr_bench.features.sources import read_sources
 from ctvr_bench.features.store import create_store, open_store, verify_store
+from ctvr_bench.features.streams import PairTable, make_stream
 
 D, F = 6, 4
 STREAM = "video,category,task,role\na,x,1,train\nb,x,1,test\nc,y,2,train\nd,y,2,test\n"
@@ -150,6 +153,51 @@ def test_pooled_features_alone_can_stand_for_frames_and_words(folder: Path, arra
     assert open_store(folder / "a.h5").feature("videos/frames").dtype == np.float16
 
 
+def test_images_with_their_captions_need_no_words_and_are_items(folder: Path, arrays: Arrays) -> None:
+    np.save(folder / "frames.npy", arrays["frames"][:, 0])
+    np.save(folder / "pooled.npy", arrays["pooled"])
+    (folder / "arrays.csv").write_text("what,file\nframes,frames.npy\npooled,pooled.npy\n")
+    for name, text in (("captions", CAPTIONS), ("stream", STREAM)):
+        (folder / f"{name}.csv").write_text(text.replace("video", "item"))
+    import_arrays(
+        folder / "arrays.csv", [folder / "captions.csv"], folder / "stream.csv", folder / "a.h5", licence="CC-BY"
+    )
+    assert verify_store(folder / "a.h5") == []
+    store = open_store(folder / "a.h5")
+    assert (store.has_words, store.provenance["licence"]) == (False, "CC-BY")
+    np.testing.assert_array_equal(store.feature("captions/pooled"), arrays["pooled"][ORDER])
+    batch = PairTable(store, make_stream(store, "stream").tasks[0].train).pairs(torch.tensor([0]))
+    assert not batch.text.word_mask_NL.any()
+    assert batch.video.frames_MFD.shape == (1, 1, D)
+
+
+def test_methods_that_compare_words_say_so_on_a_store_without_them(folder: Path, arrays: Arrays) -> None:
+    path, told = bring(folder, write_npz(folder, arrays)), list[str]()
+    assert that_fit(make_suite({"store": path}, "test"), told.append).methods[-1].name == "structalign_released"
+    (folder / "arrays.csv").write_text("what,file,key\nframes,all.npz,frames\npooled,all.npz,pooled\n")
+    import_arrays(folder / "arrays.csv", [folder / "captions.csv"], folder / "stream.csv", folder / "wordless.h5")
+    config = make_suite({"store": folder / "wordless.h5"}, "test")
+    names = [choice.name for choice in that_fit(config, told.append).methods]
+    assert names == ["zero_shot", "finetune", "joint", "lwf", "er", "attention_head", "l2p"]
+    assert told == [
+        f"left out, since they compare words and {folder / 'wordless.h5'} has none: zero_shot [scoring=word_frame], "
+        "zero_shot [scoring=fused], structalign, structalign_released [epochs=5]"
+    ]
+    with pytest.raises(
+        InputError, match=r"structalign \(proto_caption=words\) compares words .* use --set structalign.p"
+    ):
+        plan(
+            make_suite(
+                {
+                    "store": folder / "wordless.h5",
+                    "methods": [{"name": "structalign", "set": {"scoring": "cosine"}}],
+                },
+                "test",
+            ),
+            open_store(folder / "wordless.h5"),
+        )
+
+
 def test_videos_without_arrays_are_listed_and_may_be_left_out(folder: Path, arrays: Arrays) -> None:
     (folder / "stream.csv").write_text(STREAM + "e,y,2,train\n")
     (folder / "captions.csv").write_text(CAPTIONS + "e,six\n")
@@ -201,7 +249,8 @@ def test_tables_that_break_a_rule_are_refused(folder: Path, arrays: Arrays) -> N
     table = write_npy(folder, arrays)
     assert "needs the columns what, file" in refusal(folder, table.replace("what", "kind"))
     assert "unknown array 'framse'; did you mean 'frames'?" in refusal(folder, table.replace("frames,", "framse,"))
-    assert "says nothing of words" in refusal(folder, table.replace("words,words.npy\n", ""))
+    assert "says nothing of pooled" in refusal(folder, table.replace("pooled,pooled.npy\n", ""))
+    assert "counts words and names none" in refusal(folder, table.replace("words,words.npy\n", ""))
     assert "tells a second time where the pooled" in refusal(folder, table + "pooled,words.npy\n")
     assert "no such file; mend its line" in refusal(folder, table.replace("words.npy", "none.npy"))
     assert "is none of the kinds that are read" in refusal(folder, table.replace("words.npy", "captions.csv"))

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.bench.simulation import World, coverage, earlier_false_alarms, false_alarms, power
+from tests.bench.simulation import (
+    World,
+    coverage,
+    earlier_false_alarms,
+    false_alarms,
+    power,
+    store_false_alarms,
+    unpaired_coverage,
+)
 
 NOISE = {"none": 0.0, "small": 0.1, "large": 0.3}
 """Standard deviation over runs on the scale of the answers' noise: R@1 moves by 0, about 1.2 and about 3.5 points."""
@@ -60,6 +68,34 @@ def cells() -> Iterator[Cell]:
             yield f"interval, {orders} x {seeds}, noise {name}", lambda n, w=world: coverage(w, 4 * n)
             if orders * seeds > 1 and spread == 0.3 and (seeds > 1 or orders > 2):
                 yield f"interval of runs, {orders} x {seeds}", lambda n, w=world: coverage(w, 4 * n, runs_only=True)
+    for methods in (3, 10, 40):
+        scatter = tuple(np.exp(0.8 * np.random.default_rng(methods).standard_normal(methods)).tolist())
+        for runs in (2, 3, 5):
+            world = World(methods, seeds=runs, run=0.15, scatter=scatter)
+            yield f"alike, scatters differ much, {runs} runs, {methods} methods", lambda n, w=world: false_alarms(w, n)
+        for stores in (2, 3, 5, 10):
+            for uneven in (0.0, 0.4):
+                yield (
+                    f"alike over {stores} stores, uneven {uneven}, {methods} methods",
+                    lambda n, m=methods, s=stores, u=uneven: store_false_alarms(m, s, n, u),
+                )
+    for (orders, seeds), (other_orders, other_seeds) in (
+        ((1, 1), (1, 1)),
+        ((1, 1), (1, 5)),
+        ((1, 2), (1, 2)),
+        ((1, 3), (1, 5)),
+        ((1, 5), (1, 5)),
+        ((3, 1), (3, 1)),
+    ):
+        for name, spread in {"none": 0.0, "small": 0.05, "large": 0.3}.items():
+            worlds = [
+                World(1, seeds=s, orders=o, queries=queries, run=spread, order=spread * (o > 2), ease=0.7)
+                for o, s, queries in ((orders, seeds, 200), (other_orders, other_seeds, 300))
+            ]
+            yield (
+                f"difference of two stores, {orders} x {seeds} and {other_orders} x {other_seeds}, noise {name}",
+                lambda n, w=worlds: unpaired_coverage(*w, 4 * n),
+            )
 
 
 def main(times: int, path: Path) -> None:
