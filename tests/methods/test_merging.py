@@ -220,6 +220,8 @@ def test_c_clip_merges_a_share_of_its_low_rank_map() -> None:
     begin(method, 0)
     with torch.no_grad():
         method.text_map.up_DR.normal_(generator=torch.Generator().manual_seed(0))
+        method.text_projector.mul_(2)
+        method.video_projector.mul_(3)
     x_ND = train_pairs(0).pairs(torch.arange(6)).text.pooled_ND
     with torch.no_grad():
         trained_ND, before_ND = method.text_map(x_ND), method.text_map(x_ND, old=True)
@@ -231,6 +233,8 @@ def test_c_clip_merges_a_share_of_its_low_rank_map() -> None:
     assert not method.text_map.up_DR.any()
     assert not torch.equal(method.text_map.down_RD, old_down_RD)
     assert_close(method.text_map(x_ND, old=True), merged_ND)
+    for projector in (method.text_projector, method.video_projector):  # of one task alone
+        assert torch.equal(projector, torch.eye(len(projector)))
 
 
 @torch.no_grad()
