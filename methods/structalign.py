@@ -22,7 +22,6 @@ from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBa
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
     Method,
-    MethodConfig,
     ParameterGroup,
     TaskInfo,
     TextEmbedding,
@@ -78,11 +77,6 @@ class StructAlign(Method):
         self.bank = PrototypeBank(spec.num_categories, spec.dim)
         fixed = self.simplex.projections if config.projection == "fixed_random" else ()
         self.stale = StaleGradients(fixed, config.stale_gradients)
-
-    @classmethod
-    def needs_words(cls, config: MethodConfig) -> bool:
-        assert isinstance(config, StructAlignConfig)
-        return config.scoring != "cosine" or config.proto_caption == "words"
 
     @property
     def uses_shards(self) -> bool:

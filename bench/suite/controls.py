@@ -29,7 +29,7 @@ def that_fit(config: SuiteConfig, tell: Callable[[str], None]) -> SuiteConfig:
         return config
     entries = [find_method(choice.name) for choice in config.methods]
     asked = [e.config({**c.set, **config.set.get(e.name, {})}) for e, c in zip(entries, config.methods, strict=True)]
-    fits = [not entry.method.needs_words(values) for entry, values in zip(entries, asked, strict=True)]
+    fits = [not values.needs_words for values in asked]
     out = [label_of(c.name, c.set) for c, fit in zip(config.methods, fits, strict=True) if not fit]
     if out:
         tell(f"left out, since they compare words and {config.store} has none: {', '.join(out)}")

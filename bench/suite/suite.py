@@ -305,7 +305,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                 f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
                 "store has none; build it with one, or leave the method out"
             )
-        if not store.has_words and entry.method.needs_words(method_config):
+        if not store.has_words and method_config.needs_words:
             raise InputError(without_words(store.path, entry, method_config))
         trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
         drawn = learns(entry.method)  # from the seed

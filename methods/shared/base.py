@@ -79,6 +79,11 @@ class MethodConfig:
     scoring: Scoring = "cosine"
     alpha: Share = 0.5
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether captions must have word features; the harness refuses a store without them."""
+        return self.scoring != "cosine"
+
 
 @dataclass(frozen=True)
 class TrainedConfig(MethodConfig):
@@ -170,11 +175,6 @@ class Method(nn.Module):
         self.config = config
         self.spec = spec
         self.task = TaskInfo(-1, 0, ())
-
-    @classmethod
-    def needs_words(cls, config: MethodConfig) -> bool:
-        """Whether captions must have word features under this Config; the harness refuses a store without them."""
-        return config.scoring != "cosine"
 
     @property
     def uses_shards(self) -> bool:

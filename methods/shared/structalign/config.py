@@ -61,6 +61,10 @@ class StructAlignConfig(TrainedConfig):
     bank_full_batches: bool = False
     route_first_task: bool = False
 
+    @property
+    def needs_words(self) -> bool:
+        return self.scoring != "cosine" or self.proto_caption == "words"
+
     def __post_init__(self) -> None:
         at_most(self.top_k, self.experts, "top_k", "experts")
 
