@@ -26,7 +26,7 @@ from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.registry import known_methods
 from ctvr_bench.methods.shared.structalign.config import RELEASED
 from tests.bench.fake_suite import write_suite
-from tests.commands import ROOT, called, command
+from tests.commands import ROOT, called
 from tests.stores import small_store
 
 ABLATION = ROOT / "results/suites/structalign_ablation.toml"
@@ -82,19 +82,20 @@ def test_what_is_not_trained_meets_every_seed(tmp_path: Path) -> None:
 
 
 def test_p_values_are_corrected_for_the_number_of_pairs() -> None:
-    one = [results(n, row("full", a, b), row("x", a - 1, b - a)) for n, a, b in (("a", 5, 6), ("b", 7, 7.5))]
-    two = [results(r.name, *r.rows, row("y", 1 + i, 9 - i)) for i, r in enumerate(one)]
+    score = {"a": (7, 5, 1), "b": (6, 4, 3), "c": (5, 6, 2)}  # all three scatter alike
+    one = [results(name, row("full", full, 0), row("x", x, 0)) for name, (full, x, _) in score.items()]
+    three = [results(r.name, *r.rows, row("y", score[r.name][2], 0)) for r in one]
     alone = contrasts(one, "full", HEADLINE)[0].p
-    corrected = {found.label: found.p for found in contrasts(two, "full", HEADLINE)}["x"]
+    corrected = {found.label: found.p for found in contrasts(three, "full", HEADLINE)}["x"]
     assert alone is not None
     assert corrected is not None
-    means = [[np.mean([run.final[HEADLINE] for run in r.runs]) for r in result.rows] for result in two]
+    means = [[np.mean([run.final[HEADLINE] for run in r.runs]) for r in result.rows] for result in three]
     value_WM = np.array(means)
     own = (value_WM[:, 1] - value_WM[:, 0]).var(ddof=1)
     apart_WM = value_WM - value_WM.mean(1, keepdims=True)
-    pooled = 2 * np.square(apart_WM - apart_WM.mean(0)).sum() / 2
-    away = abs(value_WM.mean(0)[1] - value_WM.mean(0)[0]) / np.sqrt(max(own, pooled) / 2)
-    assert corrected == pytest.approx(stats.studentized_range.sf(away * np.sqrt(2), 3, 2), rel=0.02)
+    pooled = 2 * np.square(apart_WM - apart_WM.mean(0)).sum() / 4
+    away = abs(value_WM.mean(0)[1] - value_WM.mean(0)[0]) / np.sqrt(max(own, pooled) / 3)
+    assert corrected == pytest.approx(stats.studentized_range.sf(away * np.sqrt(2), 3, 4), rel=0.02)
 
 
 def test_differences_that_are_equal_by_chance_are_not_called_certain() -> None:
@@ -147,7 +148,7 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     suites = read_suites(path, {})
     assert [suite.name for suite in suites] == ["two/small", "two/other"]
     assert [suite.name for suite in read_suites(path, {"store": other_store})] == ["two"]
-    result = command("run", "--suite", path, "--out", "o", "--jobs", 1, cwd=tmp_path)
+    result = called("run", "--suite", path, "--out", "o", "--jobs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Each row minus finetune [epochs=1]" in " ".join(result.stdout.split())
     again = called("run", "--suite", path, "--out", "o", "--jobs", 1, "--json", cwd=tmp_path)

@@ -24,10 +24,10 @@ def test_both_files_run_at_once(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stdout
 
 
-def test_from_new_method_to_a_row_in_the_table(tmp_path: Path) -> None:
+def test_from_new_method_to_a_row_in_the_table(tmp_path: Path, no_figures: None) -> None:
     assert called("new-method", "tilt", cwd=tmp_path).returncode == 0
     named = ("--methods", "tilt.py:Tilt[epochs=1]", "--set", "tilt.weight=2")
-    result = command("run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 2, cwd=tmp_path)
+    result = called("run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "tilt@" in result.stdout
     card = called("methods", "tilt.py", cwd=tmp_path)

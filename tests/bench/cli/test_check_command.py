@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.commands import ROOT, called, command, fails, hear_ctrl_c
+from tests.commands import ROOT, called, fails, hear_ctrl_c
 from tests.stores import small_store
 
 SUITE = 'seeds = 1\nmethods = [{name = "zero_shot"}, {name = "finetune", set = {epochs = 1}}]\n'
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(small_store().path, folder / "store.h5")
     (folder / "suite.toml").write_text(SUITE)
     arguments = ("--accept", "--suite", "suite.toml", "--store", "store.h5", "--noise-seeds", 8, "--jobs", 1)
-    result = command("check", "baselines/b.json", *arguments, cwd=folder)
+    result = called("check", "baselines/b.json", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "finetune" in result.stdout
     return folder
@@ -42,7 +42,7 @@ def moved(folder: Path, by: float) -> Path:
 
 
 def test_a_check_that_finds_nothing_exits_with_0(folder: Path) -> None:
-    result = command("check", "baselines/b.json", "--jobs", 1, "--junit", "out/check.xml", cwd=folder)
+    result = called("check", "baselines/b.json", "--jobs", 1, "--junit", "out/check.xml", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "same environment: every rank, metric and loss term must be equal" in result.stdout
     assert "finetune [epochs=1]: same" in result.stdout
@@ -53,7 +53,7 @@ def test_a_check_that_finds_nothing_exits_with_0(folder: Path) -> None:
 
 def test_a_regression_exits_with_1_names_the_metric_and_writes_junit(folder: Path) -> None:
     path = moved(folder, 60)
-    result = command("check", path, "--jobs", 1, "--junit", "check.xml", cwd=folder)
+    result = called("check", path, "--jobs", 1, "--junit", "check.xml", cwd=folder)
     assert result.returncode == 1
     line = next(line for line in result.stdout.splitlines() if "t2v/stored/seen/R@1" in line)
     assert "worse" in line
