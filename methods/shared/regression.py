@@ -1,4 +1,7 @@
-"""Ridge regression from sums over pairs, which do not know the order in which the pairs came (methods/ridge.py)."""
+"""Regression from captions to videos over random features (ridge, ranpac), from sums that do not know pairs' order.
+
+Axes: N captions, M random features, D feature dimensions, C categories.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ctvr_bench.features.streams import TextBatch, VideoBatch
+from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.heads import AdaptedVideo, layer_norm, norm
+from ctvr_bench.methods.shared.scoring import embed_text, embed_video
+
+
+class RandomFeatureMap(Method):
+    """A query is n(t + |t| phi(t) W), phi(t) = relu(LN(t) R), R random [D, M]; W zero until `end_task` sets it."""
+
+    projection_DM: Tensor
+
+    def __init__(self, config: MethodConfig, spec: FeatureSpec, features: int, generator: torch.Generator) -> None:
+        super().__init__(config, spec, generator)
+        self.map_MD = nn.Parameter(torch.zeros(features, spec.dim))
+        projection_DM = torch.randn(spec.dim, features, generator=generator) / spec.dim**0.5
+        self.register_buffer("projection_DM", projection_DM)
+
+    def adapted_text(self, text: TextBatch) -> TextBatch:
+        """Captions as regression is given them."""
+        return text
+
+    def adapted_video(self, video: VideoBatch) -> AdaptedVideo:
+        """Videos as regression and galleries have them."""
+        return AdaptedVideo(*video)
+
+    def random_features(self, caption_ND: Tensor) -> Tensor:
+        """phi [N, M] of adapted captions."""
+        return functional.relu(layer_norm(caption_ND) @ self.projection_DM)
+
+    def targets(self, video: VideoBatch) -> Tensor:
+        """Unit mean frames [N, D] of adapted videos."""
+        return embed_video(self.adapted_video(video), MethodConfig()).pooled_MD
+
+    def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
+        text = self.adapted_text(text)
+        shift_ND = self.random_features(text.pooled_ND) @ self.map_MD
+        return embed_text(text._replace(pooled_ND=text.pooled_ND + norm(text.pooled_ND) * shift_ND), self.config)
+
+    def encode_video(self, video: VideoBatch) -> VideoEmbedding:
+        return embed_video(self.adapted_video(video), self.config)
 
 
 class Choice(NamedTuple):
@@ -53,10 +97,10 @@ class Sums(nn.Module):
     def solve(self, ridge: float, video_D: Tensor, more: Sums | None = None) -> Tensor:
         """map_MD that minimises sum |x map - (v - video_D)|^2 + ridge |map|^2 over these pairs and those of `more`."""
         parts = [self] if more is None else [self, more]
-        gram_MM = torch.stack([part.gram_MM for part in parts]).sum(0)
         cross_MD = torch.stack([p.random_video_MD - p.random_CM.sum(0)[:, None] * video_D for p in parts]).sum(0)
-        ridge_MM = ridge * torch.eye(len(gram_MM), dtype=gram_MM.dtype, device=gram_MM.device)
-        return torch.cholesky_solve(cross_MD, torch.linalg.cholesky(gram_MM + ridge_MM))
+        gram_MM = self.gram_MM.clone() if more is None else self.gram_MM + more.gram_MM
+        gram_MM.diagonal().add_(ridge)  # in place: of ten thousand features it fills most of a gigabyte
+        return torch.cholesky_solve(cross_MD, torch.linalg.cholesky(gram_MM))
 
     def best_share(self, map_MD: Tensor) -> Choice:
         """The s in 0..100 of largest d(s) = (a + b s) / sqrt(c + 2 e s + f s^2), which is where it turns."""

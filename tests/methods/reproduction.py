@@ -17,6 +17,7 @@ _DISTILLATION, _MERGING = "tests/methods/test_distillation.py", "tests/methods/t
 _PENALTIES, _PROMPTS = "tests/methods/test_penalties.py", "tests/methods/test_prompts.py"
 _REPLAY, _EXPERTS = "tests/methods/test_replay.py", "tests/methods/test_experts.py"
 _STRUCTALIGN, _CONTRACT = "tests/methods/test_structalign.py", "tests/methods/test_contract.py"
+_SUBSPACES = "tests/methods/test_subspaces.py"
 _RECORDED = "recorded outputs"
 _READ = "code read, equation by loops"
 _GALLERIES, _ANCHORED = "tests/methods/test_galleries.py", "tests/methods/test_anchored.py"
@@ -48,6 +49,13 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "bct": (_READ, (f"{_GALLERIES}::test_bct_asks_new_captions_for_old_videos",)),
+    "best_in_time": (
+        f"{_READ}, closed form",
+        (
+            "tests/methods/test_schedules.py::test_an_exponential_average_weighs_the_newest_task_with_w",
+            "tests/methods/test_schedules.py::test_at_a_constant_rate_it_is_wise_ft",
+        ),
+    ),
     "c_clip": (
         "equations by loops",
         (
@@ -124,6 +132,14 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_STRUCTALIGN}::test_experts_and_gates_are_those_of_the_authors_adapter",
         ),
     ),
+    "inflora": (
+        f"{_READ}, another factorisation",
+        (
+            f"{_SUBSPACES}::test_a_new_branch_looks_along_the_leading_inputs_outside_the_old_subspace",
+            f"{_SUBSPACES}::test_a_later_tasks_change_is_nothing_along_the_inputs_of_earlier_tasks",
+            f"{_SUBSPACES}::test_the_subspace_grows_by_as_few_directions_as_hold_the_share",
+        ),
+    ),
     "joint": ("the definition", (f"{_CONTRACT}::test_it_keeps_its_promise",)),
     "l2p": (
         _READ,
@@ -170,6 +186,13 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "ract": (_READ, (f"{_GALLERIES}::test_ract_prefers_the_old_video_to_the_nearest_others_old_and_new",)),
+    "ranpac": (
+        f"{_READ}, least squares by another solver",
+        (
+            "tests/methods/test_ranpac.py::test_the_map_is_the_least_squares_solution_over_all_adapted_pairs",
+            "tests/methods/test_ranpac.py::test_errors_on_held_out_pairs_are_those_of_least_squares_on_the_others",
+        ),
+    ),
     "ridge": (
         f"{_READ}, least squares by another solver",
         (
@@ -184,9 +207,23 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_PROMPTS}::test_s_prompts_tasks_are_independent",
         ),
     ),
+    "sd_lora": (
+        f"{_READ}, closed form",
+        (
+            f"{_SUBSPACES}::test_the_change_is_the_sum_of_magnitudes_times_unit_directions_and_the_newest_product",
+            f"{_SUBSPACES}::test_a_later_task_moves_magnitudes_of_earlier_directions_and_not_the_directions",
+        ),
+    ),
     "si": (
         "closed form",
         (f"{_PENALTIES}::test_sis_path_integral_of_a_quadratic_is_how_much_each_weight_lowered_it",),
+    ),
+    "simple_cil": (
+        f"{_READ}, closed form",
+        (
+            "tests/methods/test_simple_cil.py::"
+            "test_a_query_is_the_caption_and_the_mean_video_of_the_category_of_the_nearest_mean_caption",
+        ),
     ),
     "structalign": (
         f"{_RECORDED} of every loss, the bank and the experts",

@@ -12,7 +12,7 @@ from ctvr_bench.bench.authoring.checks import CHECKS, fault_of
 from ctvr_bench.bench.authoring.contract import check_method
 from ctvr_bench.methods.shared.registry import find_method, known_methods
 
-SMALLER = {"ridge": {"features": 200}}
+SMALLER = {"ridge": {"features": 200}, "ranpac": {"features": 200, "first_session": 1}}
 """Sizes in which a method keeps the same promises sooner."""
 CASES = [(name, check) for name, entry in known_methods().items() for check in CHECKS if CHECKS[check].of(entry)]
 

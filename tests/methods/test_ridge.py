@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from ctvr_bench.bench.run.budget import stored_bytes, trainable_parameters
-from ctvr_bench.methods.ridge import Ridge, Sums
+from ctvr_bench.methods.ridge import Ridge
 from ctvr_bench.methods.shared.base import is_trained, learns
 from ctvr_bench.methods.shared.heads import masked_mean
-from ctvr_bench.methods.shared.losses import symmetric_contrastive
+from ctvr_bench.methods.shared.regression import Sums
 from tests.learning import learn, make, train_pairs
 
 
@@ -145,40 +145,3 @@ def test_gradient_descent_is_no_part_of_it() -> None:
     assert learns(Ridge)
     with pytest.raises(NotImplementedError):
         method.loss(train_pairs(0).pairs(torch.arange(2)))
-
-
-def test_adapters_learn_in_the_first_session_alone_and_the_sums_are_of_what_they_give() -> None:
-    method = ridge(0, first_session=3, hold_out=3)
-    first = {name: value.clone() for name, value in method.head.state_dict().items()}
-    assert first["caption.up"].abs().max() > 1e-3
-    assert first["frame.up"].abs().max() > 1e-3
-    learn(method, 1)
-    assert all(torch.equal(value, first[name]) for name, value in method.head.state_dict().items())
-    text, videos = (
-        method.fitted.text_text + method.held_out.text_text,
-        method.fitted.video_CD + method.held_out.video_CD,
-    )
-    expected = torch.zeros_like(videos)
-    with torch.no_grad():
-        for task in (0, 1):
-            batch = train_pairs(task).pairs(torch.arange(48))
-            video_ND = method.encode_video(batch.video).pooled_MD.double()
-            expected.index_add_(0, batch.category_N, video_ND)
-    assert_close(videos, expected, rtol=1e-6, atol=1e-6)
-    assert text.item() == pytest.approx(96)  # unit captions
-    raw = normalize(masked_mean(*train_pairs(0).pairs(torch.arange(48)).video)).double().sum(0)
-    assert not torch.allclose(expected[train_pairs(0).category_P.unique()].sum(0), raw, atol=1e-3)
-
-
-def test_the_first_session_lowers_the_contrastive_loss_of_its_task() -> None:
-    """Its loss on the first task falls below that of the frozen features."""
-    losses = {}
-    for passes in (0, 3):
-        method = ridge(0, first_session=passes, hold_out=3)
-        batch = train_pairs(0).pairs(torch.arange(48))
-        with torch.no_grad():
-            text = method._text(batch.text).pooled_ND
-            sim_NN = normalize(text) @ method.encode_video(batch.video).pooled_MD.T
-        same_NN = batch.video_N[:, None] == batch.video_N[None]
-        losses[passes] = float(symmetric_contrastive(sim_NN, 17.6, same_NN))
-    assert losses[3] < losses[0] - 0.05
