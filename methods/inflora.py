@@ -4,8 +4,7 @@ dW = sum_t B_t A_t,   A_t' = the leading r left singular vectors of (1 - M M') S
 S_t = mean of h h' over the task's inputs h,   M a basis of the inputs of earlier tasks.   A_t is fixed, B_t is trained.
 After task t of T, M gains the leading left singular vectors of (1 - M M') S_t until the share of |S_t|^2 within M
 reaches threshold + (threshold_end - threshold) t / T.                               Liang and Li 2024, CVPR
-So B_t A_t M = 0: along earlier inputs nothing changes, as far as M holds them. A_t is set in `view`, the only hook that
-sees a task before its first step; no loss differs by it, since B_t is zero then. The sum over finished tasks is kept.
+So B_t A_t M = 0: along earlier inputs nothing changes, as far as M holds them. The sum over finished tasks is kept.
 """
 
 from __future__ import annotations
@@ -67,10 +66,9 @@ class InfLoRA(ChangedWeights):
         self.text_map.settle()
         self.video_map.settle()
 
-    def view(self, data: PairTable) -> PairTable:
+    def survey(self, data: PairTable) -> None:
         self.text_map.look(second_moment(self._captions(data)))
         self.video_map.look(second_moment(frames[mask] for frames, mask in data.video_chunks(256)))
-        return data
 
     @torch.no_grad()
     def end_task(self, data: PairTable, generator: torch.Generator) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 from torch.testing import assert_close
 
-from ctvr_bench.bench.run.training import view_of
 from ctvr_bench.methods.inflora import FreeSubspace, InfLoRA, second_moment
 from ctvr_bench.methods.sd_lora import Directions, SDLoRA
 from tests.learning import begin, embeddings, learn, make, stepped, train_pairs
@@ -61,7 +60,8 @@ def moment(task: int, side: str) -> Tensor:
 def test_a_new_branch_looks_along_the_leading_inputs_outside_the_old_subspace(side: str) -> None:
     method = inflora(0)
     begin(method, 1)
-    view_of(method, train_pairs(1))
+    with torch.no_grad():
+        method.survey(train_pairs(1))
     branch: FreeSubspace = getattr(method, f"{side}_map")
     taken_DD, now_DD = branch.taken_DD.numpy(), moment(1, side).numpy()
     left_DR = np.linalg.svd(now_DD - taken_DD @ now_DD)[0][:, :4]
