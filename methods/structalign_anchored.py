@@ -76,6 +76,7 @@ class StructAlignAnchored(MeanWords, Finetune):
         if spec.reference is None:
             raise InputError(f"{self.name} learns with a bank of reference features and got none; use a store with one")
         self.anchors = Anchors(spec.reference, spec.num_categories, config.basis, generator)
+        self.pulls = {"anchor": config.anchor > 0, "residual": config.residual > 0}  # a stack's weights are no numbers
 
     def survey(self, data: PairTable) -> None:
         video_VD = torch.cat([frozen_video(videos) for videos in data.video_chunks(256)])
@@ -101,9 +102,9 @@ class StructAlignAnchored(MeanWords, Finetune):
 
         features = text.pooled_ND, video.pooled_MD
         terms = {"contrastive": contrast(*features)}
-        if config.anchor:
+        if self.pulls["anchor"]:
             terms["anchor"] = balanced(config.anchor, anchored, contrast, *features)
-        if config.residual:
+        if self.pulls["residual"]:
             terms["residual"] = balanced(config.residual, residual, contrast, *features)
         return terms
 

@@ -51,7 +51,7 @@ def test_a_control_is_scored_as_its_method_is() -> None:
 
 def test_every_control_is_a_method_that_needs_none() -> None:
     controls = {entry.method.control for entry in known_methods().values()} - {""}
-    assert controls == {"attention_head"}
+    assert controls == {"attention_head", "video_frozen"}
     assert not any(find_method(name).method.control for name in controls)
 
 
