@@ -11,6 +11,7 @@ negatives.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, T
 from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Share
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -32,8 +33,8 @@ class CCLIPConfig(TrainedConfig):
 
     rank: Count = 16
     lora_alpha: Positive = 32.0
-    merge: Share = 0.25
-    ckc: NotNegative = 1.0
+    merge: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.25
+    ckc: Annotated[NotNegative, Search(0.1, 10.0)] = 1.0
 
 
 @register()

@@ -12,24 +12,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
+from ctvr_bench.methods.shared.attention import Attending, PromptConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean
 from ctvr_bench.methods.shared.losses import orthogonality
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)
-class CODAPromptConfig(AttentionConfig):
+class CODAPromptConfig(PromptConfig):
     """pool: components over all tasks. length: tokens of a prompt. ortho: weight of the orthogonality terms.
 
     orthogonal_to: the earlier components that a task's new ones are orthogonal to when it begins.
@@ -37,7 +37,7 @@ class CODAPromptConfig(AttentionConfig):
 
     pool: Count = 100
     length: Count = 8
-    ortho: NotNegative = 0.1
+    ortho: Annotated[NotNegative, Search(0.01, 10.0)] = 0.1
     orthogonal_to: Literal["drawn", "trained"] = "trained"
 
 

@@ -8,6 +8,7 @@ stored. The two draws are independent.                                          
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 
@@ -28,8 +29,8 @@ class DERppConfig(FinetuneConfig):
     """buffer: pairs kept. dark: alpha, weight of the stored similarities. replay: beta, weight of the stored pairs."""
 
     buffer: Count = 320
-    dark: NotNegative = 0.2
-    replay: NotNegative = 1.0
+    dark: Annotated[NotNegative, Search(0.02, 2.0)] = 0.2
+    replay: Annotated[NotNegative, Search(0.1, 3.0)] = 1.0
 
 
 @register()
@@ -76,5 +77,4 @@ class DERpp(MeanWords, Finetune):
         for index_N in data.shuffled(256, generator):
             batch = data.pairs(index_N)
             text, video = self.embed_batch(batch)
-            stored = dict(zip(_STORED, (text.pooled_ND, video.pooled_MD), strict=True))
-            self.memory.add({**pair_items(batch), **stored}, generator)
+            self.memory.add(pair_items(batch) | dict(zip(_STORED, (text[0], video[0]), strict=True)), generator)

@@ -10,28 +10,29 @@ that a task's few steps can turn them; from unit length they would hardly move a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
+from ctvr_bench.methods.shared.attention import Attending, PromptConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)
-class DualPromptConfig(AttentionConfig):
+class DualPromptConfig(PromptConfig):
     """general, length: tokens of the general and of each expert prompt. pull: weight of the key term."""
 
     general: Count = 5
     length: Count = 5
-    pull: NotNegative = 1.0
+    pull: Annotated[NotNegative, Search(0.01, 10.0)] = 1.0
 
 
 @register()

@@ -9,6 +9,7 @@ empirical one: the label is the observed pair, gradients are per pair, without d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.losses import row_cross_entropy
-from ctvr_bench.methods.shared.ranges import NotNegative, Share
+from ctvr_bench.methods.shared.ranges import NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import MeanWords
@@ -28,7 +29,7 @@ from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
 class EWCConfig(FinetuneConfig):
     """strength: lambda. gamma: what stays of the old importance when a task is added."""
 
-    strength: NotNegative = 100.0
+    strength: Annotated[NotNegative, Search(1.0, 1e4)] = 100.0
     gamma: Share = 1.0
 
 

@@ -12,6 +12,7 @@ negatives.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEm
 from ctvr_bench.methods.shared.heads import keep_mask
 from ctvr_bench.methods.shared.losses import cross_task_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share, at_most
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Search, Share, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
 from ctvr_bench.methods.shared.structalign.config import StructAlignConfig
@@ -43,7 +44,7 @@ class FrameFusionMoEConfig(TrainedConfig):
     experts: Count = 10
     top_k: Count = 2
     heads: Count = 8
-    gamma: Share = 0.6
+    gamma: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.6
 
     def __post_init__(self) -> None:
         at_most(self.top_k, self.experts, "top_k", "experts")

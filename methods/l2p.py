@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
+from ctvr_bench.methods.shared.attention import Attending, PromptConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import Prompts, masked_mean, uniform
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, at_most
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
 
 
 @dataclass(frozen=True)
-class L2PConfig(AttentionConfig):
+class L2PConfig(PromptConfig):
     """pool: prompts in a pool. length: tokens of a prompt. chosen: prompts per sample. pull: weight of the key term.
 
     key_bound: keys start uniform within it (None: 1 / sqrt(D)); the smaller they are, the further a step turns them.
@@ -34,7 +35,7 @@ class L2PConfig(AttentionConfig):
     pool: Count = 10
     length: Count = 5
     chosen: Count = 5
-    pull: NotNegative = 0.1
+    pull: Annotated[NotNegative, Search(0.01, 10.0)] = 0.1
     key_bound: Positive | None = 0.01
 
     def __post_init__(self) -> None:

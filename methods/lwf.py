@@ -9,7 +9,7 @@ The old model is the previous task's; in the first task that is the frozen encod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import TaskInfo
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
@@ -31,8 +31,8 @@ class LwFConfig(FinetuneConfig):
     teacher: the previous task's model, or the frozen encoder throughout (the release).
     """
 
-    weight: NotNegative = 1.0
-    temperature: Positive = 2.0
+    weight: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0
+    temperature: Annotated[Positive, Search(0.5, 8.0)] = 2.0
     variant: Literal["student_student", "student_teacher_text"] = "student_student"
     teacher: Literal["previous", "zero_shot"] = "previous"
 

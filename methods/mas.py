@@ -10,7 +10,7 @@ so that the encoder's scale does not matter.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.heads import masked_mean, norm
-from ctvr_bench.methods.shared.ranges import NotNegative, Share
+from ctvr_bench.methods.shared.ranges import NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_rows, weights_of
@@ -33,7 +33,7 @@ class MASConfig(FinetuneConfig):
     importance when a task is added to the mean.
     """
 
-    strength: NotNegative = 100.0
+    strength: Annotated[NotNegative, Search(1.0, 1e4)] = 100.0
     over_tasks: Literal["mean", "sum"] = "mean"
     keep: Share = 0.5
 

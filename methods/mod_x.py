@@ -11,7 +11,7 @@ Captions of one video in a batch are all right answers. The old model is the pre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
@@ -32,7 +32,7 @@ class ModXConfig(FinetuneConfig):
     reduction: over the rows of a batch.
     """
 
-    weight: NotNegative = 20.0
+    weight: Annotated[NotNegative, Search(0.5, 500.0)] = 20.0
     relation_scale: Positive | None = 1.0
     reduction: Literal["mean", "sum"] = "sum"
 

@@ -10,7 +10,7 @@ The authors choose the router for an unknown image with autoencoders; here the g
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from ctvr_bench.methods.shared.heads import (
 )
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Some, at_most
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search, Some, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
@@ -53,7 +53,7 @@ class MoEAdaptersConfig(TrainedConfig):
     top_k: Count = 2
     freeze: Some = 1
     freeze_among: Literal["open", "all"] = "open"
-    noise: NotNegative = 0.7
+    noise: Annotated[NotNegative, Search(0.0, 1.5, "linear")] = 0.7
     activation: Literal["gelu", "relu"] = "gelu"
 
     def __post_init__(self) -> None:

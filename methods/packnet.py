@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding, total_steps
-from ctvr_bench.methods.shared.ranges import PartOf, Share
+from ctvr_bench.methods.shared.ranges import PartOf, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
@@ -35,7 +36,7 @@ class PackNetConfig(FinetuneConfig):
     prune_last: whether the stream's last task gives weights back too, for tasks that will not come.
     """
 
-    prune: PartOf = 0.7
+    prune: Annotated[PartOf, Search(0.0, 0.95, "linear")] = 0.7
     prune_at: Share = 0.5
     prune_last: bool = True
 

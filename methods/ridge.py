@@ -24,7 +24,7 @@ from pydantic import Field
 
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig
-from ctvr_bench.methods.shared.ranges import Count, at_most
+from ctvr_bench.methods.shared.ranges import Count, Search, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.regression import RandomFeatureMap, Sums
 from ctvr_bench.methods.shared.similarity import normalise
@@ -34,7 +34,7 @@ from ctvr_bench.methods.shared.similarity import normalise
 class RidgeConfig(MethodConfig):
     """features: M. hold_out: every how many-th video is held out. lowest, highest: powers of ten in lambda's grid."""
 
-    features: Count = 2000
+    features: Annotated[Count, Search(500, 4000)] = 2000
     hold_out: Annotated[int, Field(ge=2)] = 5
     lowest: Annotated[int, Field(ge=-30, le=30)] = 0
     highest: Annotated[int, Field(ge=-30, le=30)] = 6

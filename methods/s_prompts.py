@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.attention import Attending, AttentionConfig
+from ctvr_bench.methods.shared.attention import Attending, PromptConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, ParameterGroup, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import k_means
-from ctvr_bench.methods.shared.ranges import Count
+from ctvr_bench.methods.shared.ranges import Count, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -32,14 +32,14 @@ _Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 
 
 @dataclass(frozen=True)
-class SPromptsConfig(AttentionConfig):
+class SPromptsConfig(PromptConfig):
     """length: tokens of a prompt. centroids: K per task and modality.
 
     distance: from a feature to centroids; the authors sum absolute differences.
     """
 
     length: Count = 10
-    centroids: Count = 5
+    centroids: Annotated[Count, Search(1, 20)] = 5
     distance: Literal["euclidean", "manhattan"] = "euclidean"
 
 

@@ -9,6 +9,7 @@ The steps are the optimiser's real ones, so momentum, clipping and weight decay 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
-from ctvr_bench.methods.shared.ranges import NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, weights_of
@@ -29,8 +30,8 @@ class SIConfig(FinetuneConfig):
     The authors' 0.1 and 0.1 do nothing here: weights move by about 0.01 in a task, and xi must not drown that squared.
     """
 
-    strength: NotNegative = 1.0
-    damping: Positive = 1e-3
+    strength: Annotated[NotNegative, Search(0.01, 100.0)] = 1.0
+    damping: Annotated[Positive, Search(1e-5, 1e-1)] = 1e-3
 
 
 @register()

@@ -8,6 +8,7 @@ Each task starts from theta_0, so that tasks do not see each other; only the run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
@@ -25,7 +26,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TaskArithmeticConfig(FinetuneConfig):
     """merge: factor on the sum of the tasks' weight changes."""
 
-    merge: NotNegative = 0.2
+    merge: Annotated[NotNegative, Search(0.05, 1.5)] = 0.2
 
 
 @register()

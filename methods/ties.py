@@ -9,6 +9,7 @@ Trimmed vectors of all tasks are stored, since signs must be elected anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
-from ctvr_bench.methods.shared.ranges import NotNegative, Share
+from ctvr_bench.methods.shared.ranges import NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
@@ -26,8 +27,8 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TIESConfig(FinetuneConfig):
     """keep: share of a task's weight changes that is not trimmed. merge: factor on the merged change."""
 
-    keep: Share = 0.5
-    merge: NotNegative = 1.0
+    keep: Annotated[Share, Search(0.02, 1.0)] = 0.5
+    merge: Annotated[NotNegative, Search(0.1, 3.0)] = 1.0
 
 
 @register()

@@ -9,6 +9,7 @@ which holds captions of no task. Both encoders are distilled, the old model is t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.losses import distillation, symmetric_contrastive
 from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
@@ -28,8 +29,8 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_te
 class VRLwFConfig(FinetuneConfig):
     """weight: of the distillation. temperature: T. sentences: reference captions replayed in a step."""
 
-    weight: NotNegative = 3.0
-    temperature: Positive = 2.0
+    weight: Annotated[NotNegative, Search(0.1, 30.0)] = 3.0
+    temperature: Annotated[Positive, Search(0.5, 8.0)] = 2.0
     sentences: Count = 128
 
 

@@ -8,6 +8,7 @@ stays zero-shot and a = 1 is fine-tuning, both bit for bit. A sweep over a is on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
-from ctvr_bench.methods.shared.ranges import Share
+from ctvr_bench.methods.shared.ranges import Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
@@ -25,7 +26,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class WiseFTConfig(FinetuneConfig):
     """mix: a, the share of the way that is gone; 0 is zero-shot, 1 is fine-tuning."""
 
-    mix: Share = 0.75
+    mix: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.75
 
 
 @register()

@@ -10,7 +10,7 @@ The authors average a tenth as often; their tasks have about ten times the steps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.losses import similarity_distillation
 from ctvr_bench.methods.shared.memory import ReferenceSample, captions_alone, frames_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Some
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search, Some
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -36,8 +36,8 @@ class ZSCLConfig(FinetuneConfig):
     release's, in which the captions' side is not held. average_every: steps between two averages (0: none).
     """
 
-    weight: NotNegative = 1.0
-    temperature: Positive = 2.0
+    weight: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0
+    temperature: Annotated[Positive, Search(0.5, 8.0)] = 2.0
     references: Count = 128
     variant: Literal["student_student", "student_teacher_text"] = "student_student"
     average_every: Some = 10

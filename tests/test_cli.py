@@ -60,8 +60,8 @@ def test_unknown_names_get_the_nearest_known_one(tmp_path: Path) -> None:
         (("run", "--variant", "shots=0"), "shots of a stream must be at least 1"),
         (("run", "--suite", "s.toml"), "did you mean 'er'"),
         (("run", "--suite", "s.toml", "--store", "moving-shapes:9"), "did you mean 'er'"),
-        (("tune", "lwf", "--grid", "lrr=1"), "did you mean 'lr'"),
-        (("tune", "lwf", "--grid", "lr=1", "--seeds", 0), "seeds"),
+        (("tune", "lwf", "--search", "lrr=1:2"), "did you mean 'lr'"),
+        (("tune", "lwf", "--search", "lr=1:2", "--seeds", 0), "seeds"),
     ],
 )
 def test_what_is_wrong_without_a_store_is_said_before_a_world_is_built(

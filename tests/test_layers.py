@@ -21,6 +21,7 @@ OWNERS = {
     "tensorboard": {"bench/report/tensorboard.py"},
     "dask": {"bench/executors/cluster.py"},
     "distributed": {"bench/executors/cluster.py"},
+    "optuna": {"bench/authoring/proposals.py"},
 }
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py", "features/geometry.py")
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from ctvr_bench.bench.run.budget import stored_bytes, trainable_parameters
 from ctvr_bench.features.errors import one_line
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig, ReferenceBank
+from ctvr_bench.methods.shared.ranges import Among, Search, searched_fields
 from ctvr_bench.methods.shared.registry import Entry
 
 SPEC = FeatureSpec(dim=512, num_frames=12, num_categories=20, num_tasks=10)
@@ -54,9 +55,20 @@ def print_card(entry: Entry) -> None:
     console.print(f"\nconstants (--set {entry.name}.FIELD=VALUE):")
     for field in dataclasses.fields(config):
         console.print(f"  {field.name} = {getattr(config, field.name)!r}")
+    searched = {name: said for name, said in searched_fields(type(config)).items() if name not in entry.preset}
+    if searched:
+        console.print(f"\nsearched (tune {entry.name}):")
+    for name, said in searched.items():
+        console.print(f"  {name}: {_searched(said.where)}")
     for parent in type(config).__mro__:
         if "__doc__" in vars(parent) and issubclass(parent, MethodConfig) and parent.__doc__:
             console.print(f"\n{parent.__name__}: {inspect.cleandoc(parent.__doc__)}")
+
+
+def _searched(where: Search | Among) -> str:
+    if isinstance(where, Among):
+        return ", ".join(map(str, where.values))
+    return f"{where.low:g} to {where.high:g}, {'logarithmic' if where.scale == 'log' else 'linear'}"
 
 
 def _cost(entry: Entry) -> str:

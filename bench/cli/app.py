@@ -61,6 +61,9 @@ def run(
             "(default: fixed on the embedded worlds, auto elsewhere)."
         ),
     ] = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="Values by method that `tune` chose, as results/tuning/chosen.toml.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
@@ -109,6 +112,7 @@ def run(
         "set": set_ and parse_settings(set_),
         "selection": selection,
         "recipe": recipe,
+        "tuned": tuned,
         "name": name,
         "device": device,
         "jobs": jobs,

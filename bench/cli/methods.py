@@ -70,71 +70,85 @@ def check_method(
 
 
 def tune(
-    name: Annotated[str, typer.Argument(help=f"{Named} Or 'all': every method of the file of grids.")],
-    grid: Annotated[list[str] | None, typer.Option(help="field=value,value, repeatable; the product is tried.")] = None,
-    grids: Annotated[Path, typer.Option(help="Where no --grid is given.")] = Path("results/tuning/grids.toml"),
-    store: Annotated[
-        Path | None, typer.Option(help="Feature store, one that no table reports (default: moving-shapes:1001).")
+    name: Annotated[str, typer.Argument(help=f"{Named} Several with commas; 'all': every method that learns.")],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="field=low:high (field=low:high:linear, field=value,value), repeatable, in place of what the method's "
+            "Config says beside its fields."
+        ),
     ] = None,
-    stream: Annotated[str | None, typer.Option(help="Stream of the store (default: its only one).")] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each candidate.")] = 3,
+    trials: Annotated[int, typer.Option(help="Of every method.", min=3, max=1000)] = 24,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Feature store, one that no table reports, repeatable; its validation queries are asked (default: "
+            "moving-shapes:1001, 1002 and 1003)."
+        ),
+    ] = None,
+    stream: Annotated[str | None, typer.Option(help="Stream of the stores (default: their only one).")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each trial on each store.")] = 2,
     validation: Annotated[
-        int, typer.Option(help="Training videos per category held out, where the store marks none of its own.")
+        int, typer.Option(help="Training videos per category held out, where a store marks none of its own.")
     ] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    jobs: Annotated[int, typer.Option(help="Trials at the same time (0: one for each core).")] = 0,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
     ensemble: Annotated[
-        str, typer.Option(help="auto: trials that differ in seed or numbers train as one stack; off: each alone.")
+        str, typer.Option(help="auto: runs that differ in seed or numbers train as one stack; off: each alone.")
     ] = "auto",
     executor: Executor = None,
     scheduler: Scheduler = None,
     stage: Stage = None,
-    out: Annotated[Path, typer.Option(help="Folder of the evidence.")] = Path("results/tuning"),
+    out: Annotated[Path, typer.Option(help="Folder of evidence, curves and chosen values.")] = Path("results/tuning"),
     runs: Annotated[Path, typer.Option(help="Folder of the trials, which are made only once.")] = Path("results/runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the tables.")] = False,
 ) -> None:
-    """Search a grid on validation queries of the training videos, never on test rows; write choice and evidence."""
+    """Search a method's constants on validation queries, by the same number of trials for every method."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
     from rich.console import Console
 
-    from ctvr_bench.bench.authoring.tune import checked_grid, search
-    from ctvr_bench.bench.authoring.tune_evidence import differs, read_grids, search_table, write_evidence
-    from ctvr_bench.bench.cli.values import parse_grid
+    from ctvr_bench.bench.authoring.space import space_of
+    from ctvr_bench.bench.authoring.tune import search as search_method
+    from ctvr_bench.bench.authoring.tune_evidence import differs, search_table, settled, write_evidence
+    from ctvr_bench.bench.cli.values import parse_searches
+    from ctvr_bench.bench.report.plots import save_curves
     from ctvr_bench.bench.suite.plugins import find_method
-    from ctvr_bench.bench.suite.stores import TUNING_WORLD, store_path
+    from ctvr_bench.bench.suite.stores import TUNING_WORLDS, store_path
     from ctvr_bench.bench.suite.suite import check_values, make_suite
+    from ctvr_bench.methods.shared.base import learns
+    from ctvr_bench.methods.shared.registry import known_methods
 
-    wanted = {name: parse_grid(grid)} if grid else read_grids(grids)
-    if name == "all" and grid:
-        raise InputError("--grid searches one method; name it in place of 'all', or write a file of grids")
-    if name != "all":
-        if name not in wanted:
-            raise InputError(f"{grids}: has no grid of {name!r}; give --grid field=value,value")
-        wanted = {name: wanted[name]}
-    entries = {method: find_method(method) for method in wanted}
-    for method, entry in entries.items():
-        checked_grid(entry, wanted[method])
+    names = [part.strip() for part in name.split(",")]
+    if names == ["all"]:
+        names = [known for known, entry in known_methods().items() if learns(entry.method)]
+    said = parse_searches(search) if search else None
+    if said and len(names) > 1:
+        raise InputError("--search is for one method; name one, or say the ranges beside the fields of the Configs")
+    entries = [find_method(each) for each in names]
+    spaces = [space_of(entry, said) for entry in entries]
     options: dict[str, Any] = {"name": "tuning", "stream": stream, "seeds": seeds, "validation": validation}
     options |= {"device": device, "jobs": jobs, "ensemble": ensemble, "out": runs}
     places = {"executor": executor, "scheduler": scheduler, "stage": stage}
     options |= {field: value for field, value in places.items() if value is not None}
     check_values(options, "command line")
     with StageBars(quiet) as stages:
-        path = store_path(store or TUNING_WORLD, stages.show)
-    suite = make_suite({**options, "store": path}, "command line")
+        paths = [store_path(each, stages.show) for each in store or TUNING_WORLDS]
+    suite = make_suite({**options, "store": paths[0]}, "command line")
     failed = 0
-    for method, entry in entries.items():
+    for entry, space in zip(entries, spaces, strict=True):
         with SuiteBars(quiet) as progress:
-            found = search(
-                entry, wanted[method], suite, progress.watch, progress.finished, lambda line: say(line, quiet)
+            found = search_method(
+                entry, space, suite, paths, trials, progress.watch, progress.finished, lambda line: say(line, quiet)
             )
         Console().print(f"\n{entry.name}", style="bold", markup=False)
         Console().print(search_table(found))
-        write_evidence(found, out / f"{entry.name}.json", " ".join(["run_benchmark.py", *sys.argv[1:]]))
+        evidence = write_evidence(found, out / f"{entry.name}.json", " ".join(["run_benchmark.py", *sys.argv[1:]]))
+        save_curves(evidence, out / entry.name)
         changed = ", ".join(f"{field}={value}" for field, value in differs(found).items())
         print(f"chosen: {changed or 'the present default'}   evidence: {out / f'{entry.name}.json'}")
+        print("; ".join(f"{field} {where}" for field, where in settled(found).items()))
         for trial in found.trials:
             failed += trial.status == "failed"
             if trial.status != "done":

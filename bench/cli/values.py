@@ -12,6 +12,7 @@ import pydantic
 
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.streams import StreamOptions
+from ctvr_bench.methods.shared.ranges import Among, Search
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -77,18 +78,31 @@ def parse_variant(texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Values to search by field from 'field=value,value'.
+def parse_searches(texts: Sequence[str]) -> dict[str, Search | Among]:
+    """Where fields are searched, from 'field=low:high', 'field=low:high:linear' and 'field=value,value'.
 
-    >>> parse_grid(["lr=1e-4,3e-4", "scoring=cosine,fused"])
-    {'lr': [0.0001, 0.0003], 'scoring': ['cosine', 'fused']}
+    >>> parse_searches(["lr=1e-5:1e-2", "mix=0:1:linear", "scoring=cosine,fused"])["mix"]
+    Search(low=0.0, high=1.0, scale='linear')
     """
-    grid: dict[str, list[Any]] = {}
+    found: dict[str, Search | Among] = {}
     for text in texts:
-        field, _, values = text.partition("=")
-        parts = [_pair(f"{field}={value}", "--grid") for value in values.split(",")]
-        grid.setdefault(parts[0][0], []).extend(value for _, value in parts)
-    return grid
+        field, value = (part.strip() for part in (text.partition("=")[0], text.partition("=")[2]))
+        low, colon, rest = value.partition(":")
+        high, _, scale = rest.partition(":")
+        try:
+            if not field or not value:
+                raise ValueError("nothing stands before or after the sign of equality")
+            if not colon:
+                found[field] = Among(tuple(_pair(f"{field}={each}", "--search")[1] for each in value.split(",")))
+            elif scale in ("", "log", "linear"):
+                found[field] = Search(float(low), float(high), "linear" if scale == "linear" else "log")
+            else:
+                raise ValueError(f"a scale is log or linear, not {scale!r}")
+        except ValueError as error:
+            raise InputError(
+                f"--search must read field=low:high, field=low:high:linear or field=value,value; got {text!r} ({error})"
+            ) from error
+    return found
 
 
 def parse_knobs(config: type[_Config], knobs: Sequence[str]) -> _Config:

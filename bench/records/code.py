@@ -1,4 +1,7 @@
-"""Digests of source files by what they say: comments, docstrings, layout and the words of a card do not count."""
+"""Digests of source files by what they say: comments, docstrings, layout and the words of a card do not count.
+
+Nor does where `tune` searches a field, which stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ DERIVES_METRICS = ("bench/forgetting.py", "bench/metrics.py", "bench/records/sum
 _NO_NUMBERS = {"methods/__init__.py", "methods/shared/__init__.py", "methods/shared/registry.py"}
 _CARD = {"paper", "idea", "fidelity", "deviations"}
 """Attributes of a method's class that only describe it."""
+_SEARCHED = {"Search", "Among"}
+"""What in an annotation says where a field is searched."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,12 +85,28 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 def _meaning(node: Any) -> Any:
     """A syntax tree as nested tuples, without places, docstrings, and what is empty."""
+    if isinstance(node, ast.Subscript) and (held := _without_search(node)) is not node:
+        return _meaning(held)
     if isinstance(node, ast.AST):
         fields = ((name, _meaning(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
         return (type(node).__name__, *((name, value) for name, value in fields if name not in ("kind", "type_comment")))
     if isinstance(node, list):
         return tuple(_meaning(each) for each in node if not _only_describes(each))
     return node
+
+
+def _without_search(node: ast.Subscript) -> ast.expr:
+    """`Annotated[T, ...]` without where T is searched; T alone if that was all. Any other node as it is."""
+    if not (isinstance(node.value, ast.Name) and node.value.id == "Annotated" and isinstance(node.slice, ast.Tuple)):
+        return node
+    parts = [part for part in node.slice.elts if not _says_where(part)]
+    if len(parts) == len(node.slice.elts):
+        return node
+    return parts[0] if len(parts) == 1 else ast.Subscript(node.value, ast.Tuple(parts, ast.Load()), node.ctx)
+
+
+def _says_where(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SEARCHED
 
 
 def _only_describes(node: Any) -> bool:

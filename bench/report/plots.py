@@ -25,6 +25,7 @@ from ctvr_bench.bench.analysis.findings import rank_test
 from ctvr_bench.bench.analysis.queries import confusion
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
+from ctvr_bench.bench.report.constants import draw_constants
 from ctvr_bench.bench.report.drawing import (
     INK,
     STYLE,
@@ -274,18 +275,29 @@ def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = 
     for draw, _ in _FIGURES:
         with _defaults():
             figure, name = draw(results), draw.__name__
-        if figure is None:
-            continue
-        with _style():
+        if figure is not None:
             files[name] = directory / f"{name}.{kinds[0]}"
-            if "png" in kinds:
-                figure.savefig(buffer := io.BytesIO(), dpi=150)
-                quantised = Image.open(buffer).convert("RGB").quantize(256)  # a third of the bytes
-                quantised.save(directory / f"{name}.png", optimize=True)
-                figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
-            if "pdf" in kinds:
-                figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+            _save(figure, directory / name, kinds)
     return files
+
+
+def save_curves(evidence: Mapping[str, Any], file: Path) -> None:
+    """Write a search's figure, score against each constant, as `file`.png."""
+    with _style():
+        figure = Figure(layout="constrained")
+        draw_constants(figure, evidence)
+    _save(figure, file, ("png",))
+
+
+def _save(figure: Figure, file: Path, kinds: Sequence[str]) -> None:
+    with _style():
+        if "png" in kinds:
+            figure.savefig(buffer := io.BytesIO(), dpi=150)
+            quantised = Image.open(buffer).convert("RGB").quantize(256)  # a third of the bytes
+            quantised.save(file.with_suffix(".png"), optimize=True)
+            figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
+        if "pdf" in kinds:
+            figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def png(image_YXB: npt.NDArray[np.uint8]) -> bytes:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _WORLD = re.compile(r"moving-shapes:(\d+)")
 DEFAULT_WORLD = "moving-shapes:0"
-TUNING_WORLD = "moving-shapes:1001"
-"""Where defaults are tuned: a world that no reported table uses."""
+TUNING_WORLDS = ("moving-shapes:1001", "moving-shapes:1002", "moving-shapes:1003")
+"""Where defaults are tuned: worlds that no reported table uses."""
 
 
 def is_world(name: str | Path) -> bool:

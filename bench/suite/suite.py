@@ -82,6 +82,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     recipe: fixed trains with the Configs' own rates and epochs; auto finds both on each run's first task, for methods
     that are not given a rate, steps or epochs (bench.run.recipe); None is fixed on the embedded worlds, for which the
     defaults were made, and auto elsewhere.
+    tuned: a file of values by method, as `tune` leaves it; a value that is given otherwise is stronger.
     shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
     machine, since the last bits of sums depend on it. executor: local processes, or the workers of a Dask cluster, at
@@ -99,6 +100,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     stream: str | None = None
     methods: tuple[MethodChoice, ...] = tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS)
     set: dict[str, dict[str, Any]] = {}
+    tuned: Path | None = None
     seeds: int = pydantic.Field(default=3, ge=1, le=MOST)
     orders: int = pydantic.Field(default=1, ge=1, le=MOST)
     recipe: Literal["fixed", "auto"] | None = None
@@ -184,6 +186,8 @@ def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignor
         raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
     if isinstance(methods := values.get("methods"), list):
         values["methods"] = [_beside(path, choice) for choice in methods]
+    if "tuned" in values:
+        values["tuned"] = path.parent / str(values["tuned"])
     values = {"name": path.stem, **values, **overrides}
     check_values(values, str(path))
     if "store" in overrides:
@@ -355,8 +359,20 @@ def _configured(config: SuiteConfig, recipe: str = "fixed") -> list[tuple[Entry,
     for name in config.set:
         if name not in {entry.name for entry in entries}:
             raise unknown_name("method to set values of", name, {entry.name for entry in entries})
-    values = [{**choice.set, **config.set.get(e.name, {})} for choice, e in zip(config.methods, entries, strict=True)]
+    tuned = {} if config.tuned is None else _tuned(config.tuned)
+    values = [
+        {**tuned.get(entry.name, {}), **choice.set, **config.set.get(entry.name, {})}
+        for choice, entry in zip(config.methods, entries, strict=True)
+    ]
     return [(e, e.config(chosen | _recipe(e, chosen, recipe))) for e, chosen in zip(entries, values, strict=True)]
+
+
+def _tuned(path: Path) -> dict[str, dict[str, Any]]:
+    """Values by method, as `tune` leaves them."""
+    values = read_toml(path, "tuned values")
+    if wrong := [name for name, of in values.items() if not isinstance(of, dict)]:
+        raise InputError(f"{path}: a table of values for each method; got {wrong[0]} = {values[wrong[0]]!r}")
+    return values
 
 
 def _recipe(entry: Entry, chosen: dict[str, Any], recipe: str) -> dict[str, Any]:

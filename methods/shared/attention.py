@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ctvr_bench.methods.shared.base import (
 from ctvr_bench.methods.shared.heads import AdaptedVideo, AttentionBlock, Prompts, mean_alone
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import captions_alone
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Among, Count, NotNegative, Search
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 
 
@@ -43,6 +43,14 @@ class AttentionConfig(TrainedConfig):
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads must divide width, {self.width}; got {self.heads}")
+
+
+@dataclass(frozen=True)
+class PromptConfig(AttentionConfig):
+    """Fields of AttentionConfig, of which methods with prompts have two more to search."""
+
+    block: Annotated[Literal["trained", "first_task"], Among(("trained", "first_task"))] = "trained"
+    prompt_rate: Annotated[NotNegative, Search(1.0, 300.0)] = 30.0
 
 
 class Attending(Method):

@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Share, Some
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, Search, Share, Some
 
 Scoring = Literal["cosine", "word_frame", "fused"]
 Sees = Literal["current", "seen", "all"]
@@ -110,7 +110,7 @@ class TrainedConfig(MethodConfig):
     steps: Some = 0
     recipe: Literal["fixed", "auto"] = "fixed"
     batch_size: Count = 32
-    lr: NotNegative = 2e-3
+    lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2e-3
     weight_decay: NotNegative = 0.05
     clip_norm: Positive = 1.0
     epsilon: Positive = 1e-8

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from ctvr_bench.methods.shared.base import Scoring, TrainedConfig
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, PartOf, Positive, at_most
+from ctvr_bench.methods.shared.ranges import Among, Count, NotNegative, PartOf, Positive, Search, at_most
 
 TAU = math.exp(4.6)
 """CLIP's temperature, 99.48, as the release fixes it."""
@@ -30,12 +30,13 @@ class StructAlignConfig(TrainedConfig):
     words or the pooled caption; bank_full_batches: the bank leaves out the last incomplete batch. D17 route_first_task.
     """
 
-    scoring: Scoring = "fused"
+    scoring: Annotated[Scoring, Among(("cosine", "fused"))] = "fused"
+    scale: Annotated[Positive, Search(5.0, 100.0)] = 17.6
     lr: NotNegative = 1e-4
     dropout: PartOf = 0.1
-    crp: NotNegative = 10.0
-    etf: NotNegative = 0.1
-    proto: NotNegative = 0.5
+    crp: Annotated[NotNegative, Search(0.5, 50.0)] = 10.0
+    etf: Annotated[NotNegative, Search(0.01, 10.0)] = 0.1
+    proto: Annotated[NotNegative, Search(0.02, 5.0)] = 0.5
     temperature: Positive = 2.0
     frame_fusion: bool = True
     routing: bool = True
@@ -45,7 +46,7 @@ class StructAlignConfig(TrainedConfig):
     heads: Count = 8
     tau: Positive = TAU
     proto_scale: Positive = 17.6
-    later_lr: NotNegative = 1.0
+    later_lr: Annotated[NotNegative, Search(0.05, 2.0)] = 1.0
     later_gate_lr: NotNegative = 1.0
     teacher: Literal["previous", "zero_shot"] = "previous"
     etf_basis: Literal["simplex", "random_projection"] = "simplex"

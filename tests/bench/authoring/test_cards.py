@@ -7,7 +7,7 @@ import pytest
 from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.cards import print_card, print_methods
 from ctvr_bench.bench.run.budget import trainable_parameters
-from ctvr_bench.methods.shared.base import config_fields
+from ctvr_bench.methods.shared.base import TrainedConfig, config_fields
 from ctvr_bench.methods.shared.registry import find_method, known_methods
 
 
@@ -24,6 +24,7 @@ def test_a_card_has_paper_idea_equations_constants_fidelity_and_cost(
     config = entry.config()
     for field in config_fields(method.Config):
         assert f"  {field} = {getattr(config, field)!r}\n" in card
+    assert ("  lr: 3e-05 to 0.01, logarithmic\n" in card) == issubclass(method.Config, TrainedConfig)
     assert "trainable parameters" in card
     assert len(card.split("constants (")[0].splitlines()) > 10  # the module's docstring, with its equations
 

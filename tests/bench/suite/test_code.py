@@ -51,6 +51,17 @@ def test_every_module_behind_a_run_is_known_to_change_numbers_or_not_to() -> Non
     assert set(MAKES_NUMBERS) <= seen
 
 
+def test_where_a_field_is_searched_names_no_run() -> None:
+    plain = digest_of_source(b"class C:\n    lr: NotNegative = 1e-3\n")
+    assert digest_of_source(b"class C:\n    lr: Annotated[NotNegative, Search(1e-5, 1e-2)] = 1e-3\n") == plain
+    assert digest_of_source(b"class C:\n    lr: Annotated[NotNegative, Among((1, 2))] = 1e-3\n") == plain
+    assert digest_of_source(b"class C:\n    lr: Annotated[Positive, Search(1e-5, 1e-2)] = 1e-3\n") != plain
+    assert digest_of_source(b"class C:\n    lr: Annotated[NotNegative, Search(1e-5, 1e-2)] = 1e-2\n") != plain
+    bounded = digest_of_source(b"class C:\n    lr: Annotated[float, Field(ge=0)] = 1\n")
+    assert digest_of_source(b"class C:\n    lr: Annotated[float, Field(ge=0), Search(1, 2)] = 1\n") == bounded
+    assert digest_of_source(b"class C:\n    lr: Annotated[float, Field(ge=1)] = 1\n") != bounded
+
+
 def test_a_method_is_its_file_and_what_it_imports_of_the_methods() -> None:
     mine = {path for path in code_of(find_method("lwf")) if path.startswith("methods/")}
     assert {"methods/lwf.py", "methods/finetune.py", "methods/shared/losses.py", "methods/shared/base.py"} <= mine
