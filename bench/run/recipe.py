@@ -22,16 +22,16 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydantic
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ctvr_bench.bench.records.record import Recipe, RecipeTrial, RunConfig, write_json
+from ctvr_bench.bench.records.record import Recipe, RecipeTrial, RunConfig, read_checked, write_checked
 from ctvr_bench.bench.run.jobs import Job, spec_for
 from ctvr_bench.bench.run.scores import scores_of, side_by_side
 from ctvr_bench.bench.run.training import DivergedError, generator_for, learn_task
@@ -52,6 +52,8 @@ _SCALES = tuple(2.0 ** (half / 2) for half in range(-4, 21))
 _CHUNK = 256
 
 Rows = npt.NDArray[np.int64]
+Scored = tuple[Tensor, Tensor, Tensor]
+"""Scores of all held-out captions with all stored videos [N, M], the column of each one's video, its row."""
 Point = tuple[int, int]
 """A rate and a number of steps, by their places in RATES and STEPS."""
 
@@ -95,18 +97,20 @@ def find_recipe(
 def recipe_of(job: Job, spec: FeatureSpec, store: FeatureStore, task: Task, folder: Path, device: str) -> Recipe | None:
     """The recipe of a run whose Config says `auto`, None for any other.
 
-    task: the stream's first. folder: where it is kept for runs that would find the same; one that cannot be read is
-    found again.
+    task: the stream's first. folder: where it is kept for runs that would find the same; one that cannot be read, or is
+    not what was written, is set aside (`.damaged`) and found again.
     """
     config = job.entry.config(job.config.config)
     if not isinstance(config, TrainedConfig) or config.recipe != "auto":
         return None
     path = folder / f"{job.config.method}-{_digest(job.config)}.json"
     try:
-        return Recipe.model_validate_json(path.read_bytes())
-    except (OSError, pydantic.ValidationError):
-        found = find_recipe(job.entry, config, spec_for(job.entry, spec), store, task, device)
-    write_json(path, found.model_dump())
+        return Recipe.model_validate(read_checked(path))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        if path.is_file():
+            path.replace(path.with_suffix(".damaged"))
+    found = find_recipe(job.entry, config, spec_for(job.entry, spec), store, task, device)
+    write_checked(path, found.model_dump())
     return found
 
 
@@ -131,21 +135,20 @@ class _Search:
         self._streams = [_Stream(store, parts, device) for parts in streams]
         self._device = device
         self.found: dict[Point, RecipeTrial] = {}
-        untrained = [self._method(config) for _ in self._streams]
-        galleries = [stream.galleries(method) for stream, method in zip(self._streams, untrained, strict=True)]
-        judged = list(zip(self._streams, untrained, galleries, strict=True))
-        self.scale = min(_SCALES, key=lambda scale: float(np.mean(_losses(judged, scale))))
-        self.before = _losses(judged, self.scale)
+        untrained = [(stream, self._method(config)) for stream in self._streams]
+        scored = [stream.scores(method, stream.galleries(method)) for stream, method in untrained]
+        self.scale = min(_SCALES, key=lambda scale: float(np.mean(_losses(scored, scale))))
+        self.before = _losses(scored, self.scale)
 
     def make(self, trial: Point) -> None:
         """Learn both short streams with the trial's rate and steps, and judge it."""
         config = replace(self._config, lr=RATES[trial[0]], steps=STEPS[trial[1]])
-        judged = []
+        scored = []
         try:
             for stream in self._streams:
                 method = self._method(config)
-                judged.append((stream, method, stream.learned(method)))
-            change = _losses(judged, self.scale) - self.before
+                scored.append(stream.scores(method, stream.learned(method)))
+            change = _losses(scored, self.scale) - self.before
         except DivergedError:
             change = np.full_like(self.before, np.inf)
         finite = bool(np.isfinite(change).all())
@@ -178,11 +181,13 @@ class _Search:
 
 
 class _Stream:
-    """The tables of a short stream."""
+    """The tables of a short stream, each made once for all trials."""
 
     def __init__(self, store: FeatureStore, parts: Sequence[_Part], device: str) -> None:
-        self._store, self._parts, self._device = store, parts, device
+        self._parts = parts
         self.held_out = [PairTable(store, part.held_out, device) for part in parts]
+        rows_of = [part.train for part in parts]
+        self._pairs = cache(lambda first, last: PairTable(store, np.concatenate(rows_of[first:last]), device))
 
     def learned(self, method: Method) -> list[VideoEmbedding]:
         """Lead the method through the stream; the galleries as they were stored."""
@@ -190,8 +195,8 @@ class _Stream:
         for task, part in enumerate(self._parts):
             info = TaskInfo(task, 0, part.categories)
             if method.sees != "all" or task == 0:
-                seen = {"current": [part], "seen": self._parts[: task + 1], "all": self._parts}[method.sees]
-                data = PairTable(self._store, np.concatenate([each.train for each in seen]), self._device)
+                last = len(self._parts)
+                data = self._pairs(*{"current": (task, task + 1), "seen": (0, task + 1), "all": (0, last)}[method.sees])
                 learn_task(method, data, info._replace(num_pairs=len(data)), 0)
             method.task = info
             stored.append(self._gallery(method, task))
@@ -206,8 +211,8 @@ class _Stream:
         return method.encode_gallery(self.held_out[task].all_videos(), task)
 
     @torch.no_grad()
-    def scores(self, method: Method, stored: Sequence[VideoEmbedding]) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of all held-out captions with all stored videos [N, M], the column of each one's video, its row."""
+    def scores(self, method: Method, stored: Sequence[VideoEmbedding]) -> Scored:
+        """Of the held-out captions with the stored videos."""
         first = np.cumsum([0, *(len(gallery.pooled_MD) for gallery in stored)]).tolist()
         scores, targets, videos = [], [], []
         for task, table in enumerate(self.held_out):
@@ -222,13 +227,10 @@ class _Stream:
         return torch.cat(scores), torch.cat(targets), torch.cat(videos)
 
 
-def _losses(
-    judged: Sequence[tuple[_Stream, Method, Sequence[VideoEmbedding]]], scale: float
-) -> npt.NDArray[np.float64]:
+def _losses(scored: Sequence[Scored], scale: float) -> npt.NDArray[np.float64]:
     """loss_v of every held-out video, in the order of the folds and of the videos' rows."""
     found = []
-    for stream, method, stored in judged:
-        scores_NM, target_N, video_N = stream.scores(method, stored)
+    for scores_NM, target_N, video_N in scored:
         loss_N = functional.cross_entropy(scale * scores_NM, target_N, reduction="none").double()
         _, place_N = torch.unique(video_N, return_inverse=True)
         sums = torch.zeros(int(place_N.max()) + 1, dtype=torch.float64, device=loss_N.device)

@@ -84,7 +84,7 @@ def test_the_loss_is_that_of_a_plain_loop() -> None:
     parts = recipe._parts(store, small_stream().tasks[0], 0)
     stream = recipe._Stream(store, parts, "cpu")
     method = entry.method(entry.config(), spec, torch.Generator().manual_seed(0)).eval()
-    losses = recipe._losses([(stream, method, stream.galleries(method))], 5.0)
+    losses = recipe._losses([stream.scores(method, stream.galleries(method))], 5.0)
 
     videos = [video for part in parts for video in np.unique(store.caption_video_M[part.held_out])]
     frames, captions = store.feature("videos/frames"), store.feature("captions/pooled")
@@ -148,10 +148,33 @@ def test_a_kept_recipe_is_used_again_and_one_that_cannot_be_read_is_found_again(
     run_suite(config)
     (kept,) = (config.directory / "recipes").iterdir()
     whole = kept.read_bytes()
-    kept.write_bytes(whole[: len(whole) // 2])
-    again = config.model_copy(update={"seeds": 2})
-    run_suite(again)
-    assert json.loads(kept.read_bytes())["lr"] == json.loads(whole)["lr"]
+    values = json.loads(whole)
+    for number, damaged in enumerate((whole[: len(whole) // 2], json.dumps({**values, "lr": 0.5}).encode()), 2):
+        kept.write_bytes(damaged)
+        (record,) = run_suite(config.model_copy(update={"seeds": number}))[number - 1 :]
+        assert record.recipe is not None
+        assert record.recipe.lr == json.loads(kept.read_bytes())["lr"] == values["lr"]
+        assert kept.with_suffix(".damaged").read_bytes() == damaged
+    made = kept.read_bytes()
+    run_suite(config.model_copy(update={"seeds": 4}))
+    assert kept.read_bytes() == made  # seconds and all: it was not found again
+
+
+def test_pairs_are_read_once_for_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    class Counted(PairTable):
+        def __init__(self, store: FeatureStore, rows: Any, device: Any = "cpu") -> None:
+            read.append(len(rows))
+            super().__init__(store, rows, device)
+
+    monkeypatch.setattr(recipe, "PairTable", Counted)
+    asked: list[int] = []
+    scores = recipe._Stream.scores
+    monkeypatch.setattr(recipe._Stream, "scores", lambda *given: asked.append(1) or scores(*given))
+    made = found("cumulative")
+    assert len(read) == 2 * 2 * 2  # two folds of two parts, to learn and held out, whatever the number of trials
+    assert len(asked) == 2 * (1 + len(made.trials))  # of each fold before any training and after each trial
 
 
 def test_who_asks_for_a_recipe(tmp_path: Path) -> None:
