@@ -11,7 +11,7 @@ Maps of earlier tasks are fixed: the error that a query brings to the oldest gal
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup, TextEmbedding
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -36,9 +36,9 @@ class BCAlignerConfig(FinetuneConfig):
     """
 
     scoring: Literal["cosine"] = "cosine"
-    weight: NotNegative = 16.0
+    weight: Annotated[NotNegative, Search(0.5, 500.0)] = 16.0
     alignment: Literal["multi", "single"] = "multi"
-    map_rate: NotNegative = 1.0
+    map_rate: Annotated[NotNegative, Search(0.1, 10.0)] = 1.0
 
 
 @register()

@@ -8,13 +8,14 @@ Other captions of a video are no negatives of it.                               
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import row_cross_entropy, symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
@@ -24,7 +25,7 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_te
 class BCTConfig(FinetuneConfig):
     """weight: of the influence loss."""
 
-    weight: NotNegative = 1.0
+    weight: Annotated[NotNegative, Search(0.05, 20.0)] = 1.0
 
 
 @register()

@@ -10,7 +10,7 @@ higher-order compatibility (HOC) holds them to the model before the task.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.etf import simplex_etf
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Share
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
@@ -35,9 +35,9 @@ class DSimplexHOCConfig(FinetuneConfig):
     """
 
     scoring: Literal["cosine"] = "cosine"
-    learning: Share = 0.1
-    mu: Positive = 10.0
-    classifier: NotNegative = 1.0
+    learning: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.1
+    mu: Annotated[Positive, Search(1.0, 100.0)] = 10.0
+    classifier: Annotated[NotNegative, Search(0.1, 10.0)] = 1.0
 
 
 @register()

@@ -10,6 +10,7 @@ Captions of one video in a batch are all right answers. The old model is the pre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import kl_divergence, symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
@@ -27,8 +28,8 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_
 class DKRConfig(FinetuneConfig):
     """weight: of the rectified distillation. temperature: similarities are divided by it before the softmax."""
 
-    weight: NotNegative = 1.0
-    temperature: Positive = 1.0
+    weight: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0
+    temperature: Annotated[Positive, Search(0.1, 10.0)] = 1.0
 
 
 @register()

@@ -9,6 +9,7 @@ up again bit by bit, old and new videos stand beside each other.                
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
@@ -26,7 +27,7 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_te
 class RACTConfig(FinetuneConfig):
     """weight: of the compatibility term. negatives: nearest other videos of a caption, as many stored as new."""
 
-    weight: NotNegative = 1.0
+    weight: Annotated[NotNegative, Search(0.05, 20.0)] = 1.0
     negatives: Count = 10
 
 

@@ -16,7 +16,7 @@ the simplex out and the pull in: what is left of an effect there is not the simp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative, Share, Some
+from ctvr_bench.methods.shared.ranges import NotNegative, Search, Share, Some
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
 from ctvr_bench.methods.shared.sides import sides_trained
@@ -44,12 +44,12 @@ class StructAlignAnchoredConfig(FinetuneConfig):
     """
 
     scoring: Literal["cosine"] = "cosine"
-    anchor: NotNegative = 0.2
-    vertex_share: Share = 0.2
+    anchor: Annotated[NotNegative, Search(0.0, 0.6, "linear")] = 0.2
+    vertex_share: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.2
     basis: Basis = "reference"
     assignment: Assignment = "hungarian"
-    residual: NotNegative = 0.0
-    shift: NotNegative = 0.1
+    residual: Annotated[NotNegative, Search(0.0, 0.6, "linear")] = 0.0
+    shift: Annotated[NotNegative, Search(0.0, 0.5, "linear")] = 0.1
     video_tasks: Some | None = None
 
 

@@ -8,6 +8,7 @@ With frames compared, the same of every real frame is added. Captions are free. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import VideoEmbedding
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
@@ -25,7 +26,7 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_te
 class VideoAnchorConfig(FinetuneConfig):
     """weight: of the way that videos have gone from the old model's."""
 
-    weight: NotNegative = 10.0
+    weight: Annotated[NotNegative, Search(0.3, 300.0)] = 10.0
 
 
 @register()
