@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup
-from ctvr_bench.methods.shared.ranges import Share
+from ctvr_bench.methods.shared.ranges import Among, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
@@ -30,8 +30,8 @@ class BestInTimeConfig(FinetuneConfig):
     """average, weight: how a task's weights enter the average. over_tasks: how lr falls from task to task."""
 
     average: Literal["exponential", "uniform"] = "exponential"
-    weight: Share = 0.5
-    over_tasks: Literal["rsqrt", "cosine", "constant"] = "rsqrt"
+    weight: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.5
+    over_tasks: Annotated[Literal["rsqrt", "cosine", "constant"], Among(("rsqrt", "cosine", "constant"))] = "rsqrt"
 
 
 @register()

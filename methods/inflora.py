@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TrainedConfig
 from ctvr_bench.methods.shared.heads import layer_norm
 from ctvr_bench.methods.shared.linear import ChangedWeights, WeightChange
-from ctvr_bench.methods.shared.ranges import Count, Share
+from ctvr_bench.methods.shared.ranges import Count, Search, Share
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -33,7 +34,7 @@ class InfLoRAConfig(TrainedConfig):
     """
 
     rank: Count = 10
-    threshold: Share = 0.95
+    threshold: Annotated[Share, Search(0.8, 1.0, "linear")] = 0.95
     threshold_end: Share = 1.0
 
 

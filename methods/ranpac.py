@@ -22,7 +22,7 @@ from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig
 from ctvr_bench.methods.shared.heads import AdaptedVideo, ResidualHead
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Some, at_most
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search, Some, at_most
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.regression import RandomFeatureMap, Sums
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
@@ -42,10 +42,10 @@ class RanPACConfig(MethodConfig):
     lowest: Annotated[int, Field(ge=-30, le=30)] = -8
     highest: Annotated[int, Field(ge=-30, le=30)] = 8
     choose_on: Annotated[int, Field(ge=2)] = 2000
-    first_session: Some = 20
+    first_session: Annotated[Some, Search(0, 40, "linear")] = 20
     rank: Count = 32
     batch_size: Count = 48
-    adapter_lr: NotNegative = 2e-3
+    adapter_lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2e-3
     scale: Positive = 17.6
 
     def __post_init__(self) -> None:

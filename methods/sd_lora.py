@@ -8,6 +8,7 @@ changes by it.                                                                  
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup, TrainedConfig
 from ctvr_bench.methods.shared.heads import fan_in_uniform
 from ctvr_bench.methods.shared.linear import ChangedWeights, WeightChange
-from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Positive, Search
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -28,8 +29,8 @@ class SDLoRAConfig(TrainedConfig):
     """
 
     rank: Count = 10
-    start: Positive = 0.8
-    magnitude_rate: NotNegative = 1.0
+    start: Annotated[Positive, Search(0.1, 3.0)] = 0.8
+    magnitude_rate: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0
 
 
 @register()

@@ -9,6 +9,7 @@ category, for two sums a category. Words are left alone, galleries never change,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn import functional
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, norm
-from ctvr_bench.methods.shared.ranges import NotNegative
+from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -27,7 +28,7 @@ from ctvr_bench.methods.shared.similarity import normalise
 class SimpleCILConfig(MethodConfig):
     """weight: of the category's mean video beside the caption."""
 
-    weight: NotNegative = 0.3
+    weight: Annotated[NotNegative, Search(0.01, 10.0)] = 0.3
 
 
 @register()
