@@ -10,7 +10,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("features", "methods", "bench")
-WINGS = ("leaves", "records", "run", "executors", "suite", "authoring", "analysis", "report", "gate", "api", "cli")
+WINGS = (
+    *(
+        "leaves",
+        "records",
+        "run",
+        "executors",
+        "suite",
+        "authoring",
+        "analysis",
+        "report",
+        "audit",
+        "gate",
+        "api",
+        "cli",
+    ),
+)
 """Of `bench`, from the lowest up; its leaves are the files beside its folders."""
 OWNERS = {
     "h5py": {"features/hdf5.py"},

@@ -14,6 +14,7 @@ import typer
 from ctvr_bench.bench.cli.features import features
 from ctvr_bench.bench.cli.folders import merge, status
 from ctvr_bench.bench.cli.methods import add_commands
+from ctvr_bench.bench.cli.records import add_commands as add_record_commands
 from ctvr_bench.bench.cli.results import check, compare, report, say_findings, say_others, show
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 
@@ -177,6 +178,7 @@ app.command()(merge)
 
 
 add_commands(app)
+add_record_commands(app)
 
 
 def _store(named: Path | None, quiet: bool) -> Path:

@@ -27,6 +27,9 @@ def report(
         str | None, typer.Option(help="Mark the rows of a md or latex table that differ from this one beyond noise.")
     ] = None,
     store: Annotated[Path | None, typer.Option(help="The runs' store, for captions and frames in the page.")] = None,
+    across: Annotated[
+        list[str] | None, typer.Option(help="What rows may differ in and still be ranked: store.")
+    ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Derive metrics from ranks.h5 again.")] = False,
     json_: Json = False,
 ) -> None:
@@ -36,6 +39,10 @@ def report(
     from ctvr_bench.bench.report.formats import TEXTS, format_of, report_text, write_figures, write_page
     from ctvr_bench.bench.report.report import recompute_metrics, report_with_findings
 
+    for fact in across or ():
+        if fact != "store":
+            raise unknown_name("fact to rank across", fact, ["store"])
+    mixed = bool(across)
     chosen = format_of(format_, out)
     if against is not None and chosen not in ("md", "latex"):
         raise InputError(f"--against marks rows of a table for a paper; add --format md or latex, not {chosen}")
@@ -46,20 +53,20 @@ def report(
     for directory in directories if recompute else ():
         recompute_metrics(directory)
     if chosen in TEXTS:
-        text = report_text(directories, chosen, against)
+        text = report_text(directories, chosen, against, across_stores=mixed)
         if out is None:
             print(text, end="")
             return
         write_text(out, text)
     elif chosen == "html":
         out = out or directories[0] / "report" / "report.html"
-        write_page(directories[0], out, store)
+        write_page(directories[0], out, store, across_stores=mixed)
     elif chosen is not None:
         out = out or directories[0] / "report" / "figures"
-        write_figures(directories, chosen, out)
+        write_figures(directories, chosen, out, across_stores=mixed)
     else:
-        out, said = report_with_findings(directories[0], store=store, folder=out)
-        show(directories[:1], json_)
+        out, said = report_with_findings(directories[0], store=store, folder=out, across_stores=mixed)
+        show(directories[:1], json_, across_stores=mixed)
         if not json_:
             say_findings(said)
     for directory in directories:
@@ -172,7 +179,7 @@ def say_findings(sentences: list[str]) -> None:
     print("\n".join(f"- {sentence}" for sentence in sentences))
 
 
-def show(directories: list[Path], json_: bool) -> None:
+def show(directories: list[Path], json_: bool, *, across_stores: bool = False) -> None:
     """The result table of each suite's folder, or every run's metrics as one JSON document, to standard output.
 
     The document of one suite is an object; of several, a list of them.
@@ -183,7 +190,7 @@ def show(directories: list[Path], json_: bool) -> None:
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.report.tables import console_table
 
-    suites = [read_results(directory) for directory in directories]
+    suites = [read_results(directory, across_stores=across_stores) for directory in directories]
     if not json_:
         for results in suites:
             print_table(console_table(results), results.measured)

@@ -96,10 +96,10 @@ class SuiteResults:
         }
 
 
-def read_results(place: Path) -> SuiteResults:
+def read_results(place: Path, *, across_stores: bool = False) -> SuiteResults:
     """The finished runs of a suite as rows: of the folder's last one, or of that whose file under `suites/` is named.
 
-    Raises InputError where there is none.
+    Raises InputError where there is none, and where rows were run on different stores, unless across_stores.
     """
     records, directory = read_suite_records(place), folder_of(place)
     finished = [record for record in records if record.status == "done"]
@@ -110,6 +110,8 @@ def read_results(place: Path) -> SuiteResults:
     rows: dict[str, list[Run]] = {}
     for run in sorted(runs, key=_position):
         rows.setdefault(run.record.label, []).append(run)
+    if not across_stores:
+        _check_one_store(directory, finished)
     for label, members in rows.items():
         _check_one_setting(directory, label, [run.record.config for run in members])
     return SuiteResults(
@@ -118,6 +120,19 @@ def read_results(place: Path) -> SuiteResults:
         tuple(Row(label, tuple(members)) for label, members in rows.items()),
         tuple(record for record in records if record.status != "done"),
     )
+
+
+def _check_one_store(directory: Path, records: Sequence[RunRecord]) -> None:
+    """Rows are ranked where they answer for the same features; an embedded world differs between processors."""
+    rows: dict[str, set[str]] = {}
+    for record in records:
+        rows.setdefault(f"{record.config.store.name} ({record.config.store.digest[:12]})", set()).add(record.label)
+    if len(rows) > 1:
+        each = "; ".join(f"{', '.join(sorted(labels))} on {store}" for store, labels in rows.items())
+        raise InputError(
+            f"{directory}: its rows were run on different stores ({each}), whose numbers cannot be ranked together; "
+            "run them on one store, or add --across store to see them in one table all the same"
+        )
 
 
 def _check_one_setting(directory: Path, label: str, configs: Sequence[RunConfig]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any
 
 import torch
 
+from ctvr_bench.features.store import tool_version
+
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, hardware and commit that a number was made with."""
     return {
         "python": platform.python_version(),
+        "version": tool_version(),
         **_versions(),
         "platform": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
@@ -30,6 +35,12 @@ def environment(device: str) -> dict[str, Any]:
 @cache
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("torch", "numpy", "faiss-cpu", "h5py", "scipy")}
+
+
+def command_line() -> str:
+    """The command that this process was started with; empty where it is not one of this suite's."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    return shlex.join([program, *sys.argv[1:]]) if program in ("run_benchmark.py", "ctvr-bench") else ""
 
 
 def cores() -> int:

@@ -10,6 +10,7 @@ Every file is written beside its name and renamed, so that it is there whole or 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ class RunRecord(pydantic.BaseModel):
     remarks: what else happened, as that a task was learned alone because its stack failed.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
     derived_by: digest of the code that made metrics of the ranks.
-    files: SHA-256 of metrics.json, ranks.h5 and training.jsonl once it has ended.
+    files: SHA-256 of metrics.json, ranks.h5 and training.jsonl once it has ended. ended: when that was, in UTC.
     """
 
     label: str
@@ -164,6 +165,7 @@ class RunRecord(pydantic.BaseModel):
     made_by: dict[str, str] = {}
     derived_by: str = ""
     files: dict[str, str] = {}
+    ended: str = ""
     environment: dict[str, Any] = {}
 
     @property
@@ -235,7 +237,9 @@ def save_record(directory: Path, record: RunRecord) -> RunRecord:
     """Write a run's run.json, with the digests of its other files if it has ended, and one of its own."""
     names = ("metrics.json", "ranks.h5", "training.jsonl") if record.status in ("done", "diverged") else ()
     files = {name: digest_of_file(directory / name) for name in names if (directory / name).is_file()}
-    record = record.model_copy(update={"files": files})
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    ended = "" if record.status == "running" else record.ended or now
+    record = record.model_copy(update={"files": files, "ended": ended})
     write_checked(directory / "run.json", record.model_dump(mode="json"))
     return record
 

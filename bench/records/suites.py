@@ -2,6 +2,7 @@
 
 <folder>/suite.json           the suite that was run last
         /suites/1f3a09c2.json each suite that was ever run there; name one in place of the folder to see it again
+        /suites/sources/….py  files of methods from outside, by the digest of their bytes
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
@@ -17,6 +19,7 @@ from ctvr_bench.bench.records.record import RunRecord, read_record, write_json
 from ctvr_bench.features.errors import InputError
 
 LAST = "suite.json"
+SOURCES = "suites/sources"
 
 
 class PlannedRun(pydantic.BaseModel, frozen=True):
@@ -28,10 +31,18 @@ class PlannedRun(pydantic.BaseModel, frozen=True):
 
 
 class Suite(pydantic.BaseModel, frozen=True):
-    """The runs of one command, and in a few words what sets it apart."""
+    """The runs of one command, and in a few words what sets it apart.
+
+    config: fields of bench.suite.suite.SuiteConfig, the files of methods being copies under `suites/sources/`.
+    command: as it was typed, empty where a library user ran it. version: of this package. begun: in UTC.
+    """
 
     runs: tuple[PlannedRun, ...]
     setting: str = ""
+    config: dict[str, Any] = {}
+    command: str = ""
+    version: str = ""
+    begun: str = ""
 
     @property
     def key(self) -> str:
@@ -89,11 +100,12 @@ def other_suites(place: Path) -> list[str]:
 
 def last_suite(folder: Path) -> Suite | None:
     """The suite that was run last in a folder; None where none is remembered."""
-    return read_suite(folder / LAST) if (folder / LAST).is_file() else None
+    return read_suite(folder) if (folder / LAST).is_file() else None
 
 
-def read_suite(path: Path) -> Suite:
-    """A suite as a folder remembers it. Raises InputError where it cannot be read."""
+def read_suite(place: Path) -> Suite:
+    """The suite of a file, or the last one of a folder. Raises InputError where it cannot be read."""
+    path = place / LAST if place.is_dir() else place
     try:
         return Suite.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:

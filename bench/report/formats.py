@@ -29,9 +29,11 @@ def format_of(name: str | None, out: Path | None) -> str | None:
     return name
 
 
-def report_text(directories: Sequence[Path], name: str, baseline: str | None = None) -> str:
+def report_text(
+    directories: Sequence[Path], name: str, baseline: str | None = None, *, across_stores: bool = False
+) -> str:
     """The report as markdown, LaTeX or CSV. baseline: a row that every other is tested against, for marks."""
-    suites = [read_results(directory) for directory in directories]
+    suites = [read_results(directory, across_stores=across_stores) for directory in directories]
     found = [evidence(suite) for suite in suites]
     if name == "csv":
         return csv_table(*suites, intervals=[evidence.intervals for evidence in found])
@@ -43,23 +45,23 @@ def report_text(directories: Sequence[Path], name: str, baseline: str | None = N
     return paper_markdown(*suites, marks=marks)
 
 
-def write_page(directory: Path, out: Path, store: Path | None = None) -> None:
+def write_page(directory: Path, out: Path, store: Path | None = None, *, across_stores: bool = False) -> None:
     """The report as one HTML file that refers to nothing beside it."""
     from ctvr_bench.bench.report.html import html_report
     from ctvr_bench.bench.report.plots import save_figures
 
-    results = read_results(directory)
+    results = read_results(directory, across_stores=across_stores)
     opened = open_runs_store(results, store)
     with tempfile.TemporaryDirectory() as folder:
         images = save_figures(results, Path(folder), ("png",))
         write_text(out, html_report(results, evidence(results, opened), images, opened, alone=True))
 
 
-def write_figures(directories: Sequence[Path], kind: str, out: Path) -> list[Path]:
+def write_figures(directories: Sequence[Path], kind: str, out: Path, *, across_stores: bool = False) -> list[Path]:
     """Every figure as PNG or PDF; several suites in a folder each. Raises InputError where two have one name."""
     from ctvr_bench.bench.report.plots import save_figures
 
-    suites = [read_results(directory) for directory in directories]
+    suites = [read_results(directory, across_stores=across_stores) for directory in directories]
     if len({suite.name for suite in suites}) < len(suites):
         raise InputError("two of the folders have the same name, and so would their figures; draw them one by one")
     folders = [out / suite.name if len(suites) > 1 else out for suite in suites]

@@ -29,18 +29,24 @@ def write_report(
 
 
 def report_with_findings(
-    directory: Path, recompute: bool = False, store: Path | None = None, folder: Path | None = None
+    directory: Path,
+    recompute: bool = False,
+    store: Path | None = None,
+    folder: Path | None = None,
+    *,
+    across_stores: bool = False,
 ) -> tuple[Path, list[str]]:
     """Write the report of a suite; the path of its index.html, and what the runs allow to say.
 
     folder: default `report/` beside the runs.
     recompute: first derive every finished run's metrics.json from its ranks.h5 again.
     store: the feature store of the runs, for the words of queries and the frames of videos.
+    across_stores: rank rows of different stores all the same.
     Raises InputError where no run is finished, a record cannot be read, or the store is another than the runs'.
     """
     if recompute:
         recompute_metrics(directory)
-    results = read_results(directory)
+    results = read_results(directory, across_stores=across_stores)
     from ctvr_bench.bench.report.html import html_report
     from ctvr_bench.bench.report.plots import save_figures
 

@@ -96,6 +96,11 @@ def known_as(method: type[Method], *, plainly: bool = False) -> str:
     return name
 
 
+def file_of(entry: Entry) -> tuple[bytes, str] | None:
+    """Source and class name of a method that is one file from outside; None of any other."""
+    return (entry.source, entry.method.__name__) if isinstance(entry, _FileEntry) else None
+
+
 def sources_of(entry: Entry) -> list[bytes]:
     """The files of a method from outside; none for one of the suite's own."""
     if isinstance(entry, _FileEntry):

@@ -24,12 +24,12 @@ from ctvr_bench.bench.records.record import (
     Selection,
     finished_record,
 )
-from ctvr_bench.bench.records.suites import PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
+from ctvr_bench.bench.suite.remembered import remember
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, short_name, store_path
 from ctvr_bench.bench.suite.unfinished import lost_runs, remove_begun
 from ctvr_bench.features.errors import InputError, unknown_name
@@ -254,8 +254,7 @@ def run_suite(
         _check_sizes(begun, store)
         if again := why_again(begun, earlier_runs(config.directory)):
             tell(again)
-    suite = _suite_of(config, jobs)
-    write_suite(config.directory, suite)
+    suite = remember(config, jobs)
     try:
         where = (config.store, config.directory, device)
         shop = Workshop(run_together, *where, config.jobs, config.threads, watch, partial(lost_runs, config.directory))
@@ -268,17 +267,6 @@ def run_suite(
         remove_begun(config.directory, begun)
         raise
     return suite.shown(list(records.values()))
-
-
-def _suite_of(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
-    """What the folder remembers of this command."""
-    runs = [PlannedRun(run_id=job.config.run_id, label=job.label, position=job.position) for job in jobs]
-    apart = ("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "index", "rerank")
-    values = {name: getattr(config, name) for name in (*apart, "ensemble", "device", "threads")}
-    changed = [f"{name}={value}" for name, value in values.items() if value != SuiteConfig.model_fields[name].default]
-    rows = len({job.label for job in jobs})
-    sizes = [f"{rows} rows", f"{config.seeds} seeds", f"store {config.store.name}"]
-    return Suite(runs=tuple(runs), setting=", ".join([*sizes, *changed]))
 
 
 def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:

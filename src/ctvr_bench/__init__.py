@@ -33,7 +33,7 @@ __all__ = ["InputError", "Results", "load", "make_stream", "open_store", "regist
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("ctvr-bench")
+        return import_module(f"{__name__}.features.store").tool_version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
