@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctvr_bench.bench.analysis.contributions import row_intervals
-from ctvr_bench.bench.analysis.findings import TEST, Comparison, against, listed, over
+from ctvr_bench.bench.analysis.findings import TEST, Comparison, Evidence, against, listed, over, sentences
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
+from ctvr_bench.bench.records.versions import is_earlier
+
+_OWN = 3
+"""Rows of one's own, at most, that a report speaks of first."""
 
 
-def sentences_against(results: SuiteResults, label: str) -> list[str]:
+def all_sentences(results: SuiteResults, found: Evidence, label: str | None = None) -> list[str]:
+    """The findings in words: of the row of that label first, of the methods from outside, then of all.
+
+    Of up to three methods from outside; of more, and of earlier versions, the page speaks as of all others.
+    """
+    rows = [row.label for row in results.rows if row.runs[0].record.config.code and not is_earlier(row.label)]
+    own = rows if len(rows) <= _OWN else []
+    labels = dict.fromkeys([*([] if label is None else [label]), *own])
+    return [said for each in labels for said in sentences_against(results, each, found)] + sentences(results, found)
+
+
+def sentences_against(results: SuiteResults, label: str, evidence: Evidence | None = None) -> list[str]:
     """What the row reaches, whom it is ahead of, behind, and not told from. Raises InputError for an unknown label."""
-    compared = against(results, label)
+    compared = against(results, label, evidence)
     (row,) = (row for row in results.rows if row.label == label)
     found = row_intervals(row, [HEADLINE])[HEADLINE]
     told = [c for c in compared if c.differs]

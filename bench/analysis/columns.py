@@ -142,14 +142,19 @@ PAPER = RETRIEVAL[:6]
 
 
 def groups_of(*suites: SuiteResults) -> tuple[tuple[str, tuple[Column, ...]], ...]:
-    """Title and columns of each table; that of an index only where one was asked."""
-    asked = any(INDEXED[0].values(row) for suite in suites for row in suite.rows)
-    return (*GROUPS[:1], ("Through the index", INDEXED), *GROUPS[1:]) if asked else GROUPS
+    """Title and columns of each table, without columns that no row has a number in."""
+    rows = [row for suite in suites for row in suite.rows]
+    known = [
+        (title, tuple(column for column in columns if any(column.values(row) for row in rows)))
+        for title, columns in (*GROUPS[:1], ("Through the index", INDEXED), *GROUPS[1:])
+    ]
+    return tuple((title, columns) for title, columns in known if columns)
 
 
 def columns_of(*suites: SuiteResults) -> tuple[Column, ...]:
-    """All columns of these suites."""
-    return tuple(column for _, columns in groups_of(*suites) for column in columns)
+    """All columns, also those that these suites leave empty; those of an index only where one was asked."""
+    asked = any(INDEXED[0].values(row) for suite in suites for row in suite.rows)
+    return (*RETRIEVAL, *(INDEXED if asked else ()), *CONTINUAL, *COSTS)
 
 
 def is_reference(row: Row) -> bool:

@@ -7,7 +7,7 @@ whatever table shows it, and a claim is made only where it is below 5 %; otherwi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +89,7 @@ class Evidence:
     intervals: by label and key of the column; the headline always has one. against_best: the best continual method
     minus each other. against_zero_shot: each trained method minus the untrained one with the same scoring.
     ranks: Friedman's test over runs, where it can be made, with the labels of its methods. ambiguity: where the store
-    was at hand.
+    was at hand. compare: any two rows, by the same tests.
     """
 
     intervals: Mapping[str, Mapping[str, Interval]]
@@ -97,6 +97,7 @@ class Evidence:
     against_zero_shot: Sequence[Comparison]
     ranks: Friedman | None
     ranked_labels: tuple[str, ...]
+    compare: Callable[[str, str], Comparison]
     ambiguity: Ambiguity | None = None
 
     @property
@@ -119,16 +120,17 @@ def evidence(results: SuiteResults, store: FeatureStore | None = None) -> Eviden
         against_zero_shot=[pairs.compare(row.label, baseline[_scoring(row)]) for row in trained],
         ranks=rank_test(rows),
         ranked_labels=tuple(row.label for row in rows),
+        compare=pairs.compare,
         ambiguity=ambiguity(results, [*rows, *below], store),
     )
 
 
-def against(results: SuiteResults, label: str) -> list[Comparison]:
-    """Every other row minus the row of that label. Raises InputError for an unknown label."""
+def against(results: SuiteResults, label: str, found: Evidence | None = None) -> list[Comparison]:
+    """Every other row minus the row of that label. found: where at hand. Raises InputError for an unknown label."""
     if label not in {row.label for row in results.rows}:
         raise unknown_name("row to compare against:", label, (row.label for row in results.rows))
-    pairs = _Pairs(results)
-    return [pairs.compare(row.label, label) for row in results.rows if row.label != label]
+    compare = _Pairs(results).compare if found is None else found.compare
+    return [compare(row.label, label) for row in results.rows if row.label != label]
 
 
 def summary(results: SuiteResults) -> str:

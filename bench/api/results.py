@@ -109,12 +109,11 @@ class Results:
         return np.asarray(np.mean([run.matrix(metric) for run in row.runs], axis=0))
 
     def findings(self, against: str | None = None) -> list[str]:
-        """What the runs allow to say, in sentences; with `against` also of every other row compared with that one."""
-        from ctvr_bench.bench.analysis.against import sentences_against
-        from ctvr_bench.bench.analysis.findings import evidence, sentences
+        """What the runs allow to say: of the row `against` first, then of methods of one's own, then of all."""
+        from ctvr_bench.bench.analysis.against import all_sentences
+        from ctvr_bench.bench.analysis.findings import evidence
 
-        said = sentences(self.suite, evidence(self.suite))
-        return said if against is None else [*sentences_against(self.suite, against), *said]
+        return all_sentences(self.suite, evidence(self.suite), against)
 
     def differences(self, against: str) -> pd.DataFrame:
         """A row for every other row: its R@1 minus that one's, with low, high (95 %, all pairs) and p.

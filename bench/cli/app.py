@@ -15,7 +15,16 @@ from ctvr_bench.bench.cli.features import features
 from ctvr_bench.bench.cli.folders import merge, status
 from ctvr_bench.bench.cli.methods import add_commands
 from ctvr_bench.bench.cli.records import add_commands as add_record_commands
-from ctvr_bench.bench.cli.results import check, compare, report, say_findings, say_others, show
+from ctvr_bench.bench.cli.results import (
+    Versions,
+    check,
+    compare,
+    report,
+    say_findings,
+    say_others,
+    show,
+    show_contrasts,
+)
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 
 app = typer.Typer(
@@ -65,6 +74,10 @@ def run(
     tuned: Annotated[
         Path | None, typer.Option(help="Values by method that `tune` chose, as results/tuning/chosen.toml.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A row; at the end every other is compared with it, as my_method or finetune.")
+    ] = None,
+    versions: Versions = False,
     name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
@@ -101,6 +114,8 @@ def run(
 
         check_tensorboard()
     from ctvr_bench.bench.cli.values import parse_methods, parse_settings, parse_variant
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.records.versions import is_earlier
     from ctvr_bench.bench.suite.controls import that_fit, with_controls
     from ctvr_bench.bench.suite.suite import check_values, make_suite, read_suites, run_suite
 
@@ -114,6 +129,7 @@ def run(
         "selection": selection,
         "recipe": recipe,
         "tuned": tuned,
+        "against": against,
         "name": name,
         "device": device,
         "jobs": jobs,
@@ -134,6 +150,7 @@ def run(
     else:
         with StageBars(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
+    read = partial(read_results, versions=versions or is_earlier(configs[0].against or ""))
     records, reported = [], list[Path]()
     tell = partial(say, quiet=quiet)
     configs = [with_controls(that_fit(config, tell), tell) for config in configs]
@@ -146,21 +163,23 @@ def run(
             continue  # nothing to show but the reasons, which follow
         reported.append(config.directory)
         if not json_:
-            show([config.directory], json_)
+            show([config.directory], json_, read)
         from ctvr_bench.bench.report.report import (
             report_with_findings,  # brings scipy's statistics, for which no run should wait
         )
 
-        page, said = report_with_findings(config.directory, store=config.store)
+        page, said = report_with_findings(
+            config.directory, store=config.store, against=config.against if len(configs) == 1 else None, read=read
+        )
         if not (json_ or quiet):
             say_findings(said)
         say(f"report: {page}", quiet)
         if not quiet:
             say_others(config.directory)
     if json_ and reported:
-        show(reported, json_)
+        show(reported, json_, read)
     if configs[0].against is not None and reported and not json_:
-        show_contrasts(reported, configs[0].against)
+        show_contrasts(reported, configs[0].against, read)
     unfinished = [record for record in records if record.status != "done"]
     for record in unfinished:
         say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")
@@ -189,20 +208,3 @@ def _store(named: Path | None, quiet: bool) -> Path:
         say("default store: moving shapes, world 0 (built on first use)", quiet)
     with StageBars(quiet) as stages:
         return store_path(named or DEFAULT_WORLD, stages.show)
-
-
-def show_contrasts(directories: list[Path], against: str) -> None:
-    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores."""
-    from rich.console import Console
-
-    from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table
-    from ctvr_bench.bench.cli.console import say
-    from ctvr_bench.bench.records.aggregate import read_results
-    from ctvr_bench.bench.records.record import write_text
-
-    results = [read_results(directory) for directory in directories]
-    folder = directories[0].parent if len(directories) > 1 else directories[0]
-    write_text(folder / "differences.md", contrast_markdown(results, against))
-    write_text(folder / "differences.csv", contrast_csv(results, against))
-    Console().print(contrast_table(results, against))
-    say(f"differences: {folder / 'differences.md'}")

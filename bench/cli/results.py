@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctvr_bench.features.errors import InputError, unknown_name
 
+if TYPE_CHECKING:
+    from ctvr_bench.bench.report.report import Read
+
+Versions = Annotated[
+    bool, typer.Option("--versions", help="Also rows of earlier versions of methods' files: my_method (before).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Numbers as JSON instead of the table.")]
 
 
@@ -24,8 +30,15 @@ def report(
         Path | None, typer.Option(help="File or folder to write (default: text to standard output, else DIR/report).")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Mark the rows of a md or latex table that differ from this one beyond noise.")
+        str | None,
+        typer.Option(help="Every row against this one; in a md or latex table, marks of what differs beyond noise."),
     ] = None,
+    versions: Versions = False,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these rows, in this order, by label or method: of md, latex, csv, figures.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Only these columns: R@1,BWF,memory; of md, latex, csv.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="ROW=NAME: how a row is called; repeatable.")] = None,
     store: Annotated[Path | None, typer.Option(help="The runs' store, for captions and frames in the page.")] = None,
     across: Annotated[
         list[str] | None, typer.Option(help="What rows may differ in and still be ranked: store.")
@@ -34,18 +47,28 @@ def report(
     json_: Json = False,
 ) -> None:
     """Tables and figures of a suite, from its records alone."""
+    from functools import partial
+
     from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.records.versions import is_earlier
+    from ctvr_bench.bench.report.choice import make_choice
     from ctvr_bench.bench.report.formats import TEXTS, format_of, report_text, write_figures, write_page
     from ctvr_bench.bench.report.report import recompute_metrics, report_with_findings
 
     for fact in across or ():
         if fact != "store":
             raise unknown_name("fact to rank across", fact, ["store"])
-    mixed = bool(across)
+    read = partial(read_results, across_stores=bool(across), versions=versions or is_earlier(against or ""))
     chosen = format_of(format_, out)
-    if against is not None and chosen not in ("md", "latex"):
-        raise InputError(f"--against marks rows of a table for a paper; add --format md or latex, not {chosen}")
+    choice = make_choice(methods, columns, label or ()) if methods or columns or label else None
+    if choice is not None and chosen in (None, "html"):
+        raise InputError(
+            "--methods, --columns and --label choose for a table or figures; add --format md, latex, csv, png"
+        )
+    if against is not None and chosen not in (None, "md", "latex"):
+        raise InputError(f"--against speaks in the whole report, and marks rows of md and latex; not of {chosen}")
     if len(directories) > 1 and chosen in (None, "html"):
         raise InputError("a whole report is of one folder; put several side by side with --format md, latex or csv")
     if chosen is not None and json_:
@@ -53,21 +76,23 @@ def report(
     for directory in directories if recompute else ():
         recompute_metrics(directory)
     if chosen in TEXTS:
-        text = report_text(directories, chosen, against, across_stores=mixed)
+        text = report_text(directories, chosen, against, choice, read)
         if out is None:
             print(text, end="")
             return
         write_text(out, text)
     elif chosen == "html":
         out = out or directories[0] / "report" / "report.html"
-        write_page(directories[0], out, store, across_stores=mixed)
+        write_page(directories[0], out, store, read)
     elif chosen is not None:
         out = out or directories[0] / "report" / "figures"
-        write_figures(directories, chosen, out, across_stores=mixed)
+        write_figures(directories, chosen, out, choice, read)
     else:
-        out, said = report_with_findings(directories[0], store=store, folder=out, across_stores=mixed)
-        show(directories[:1], json_, across_stores=mixed)
+        out, said = report_with_findings(directories[0], store=store, folder=out, against=against, read=read)
+        show(directories[:1], json_, read)
         if not json_:
+            if against is not None:
+                show_contrasts(directories[:1], against, read)
             say_findings(said)
     for directory in directories:
         say_others(directory)
@@ -179,7 +204,7 @@ def say_findings(sentences: list[str]) -> None:
     print("\n".join(f"- {sentence}" for sentence in sentences))
 
 
-def show(directories: list[Path], json_: bool, *, across_stores: bool = False) -> None:
+def show(directories: list[Path], json_: bool, read: Read | None = None) -> None:
     """The result table of each suite's folder, or every run's metrics as one JSON document, to standard output.
 
     The document of one suite is an object; of several, a list of them.
@@ -190,7 +215,7 @@ def show(directories: list[Path], json_: bool, *, across_stores: bool = False) -
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.report.tables import console_table
 
-    suites = [read_results(directory, across_stores=across_stores) for directory in directories]
+    suites = [(read or read_results)(directory) for directory in directories]
     if not json_:
         for results in suites:
             print_table(console_table(results), results.measured)
@@ -212,3 +237,20 @@ def show(directories: list[Path], json_: bool, *, across_stores: bool = False) -
         for results in suites
     ]
     print(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
+
+
+def show_contrasts(directories: list[Path], against: str, read: Read | None = None) -> None:
+    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores."""
+    from rich.console import Console
+
+    from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table
+    from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.records.record import write_text
+
+    results = [(read or read_results)(directory) for directory in directories]
+    folder = directories[0].parent if len(directories) > 1 else directories[0]
+    write_text(folder / "differences.md", contrast_markdown(results, against))
+    write_text(folder / "differences.csv", contrast_csv(results, against))
+    Console().print(contrast_table(results, against))
+    say(f"differences: {folder / 'differences.md'}")

@@ -13,6 +13,7 @@ from ctvr_bench.bench.forgetting import intransigence
 from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.record import RunConfig, RunRecord
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
+from ctvr_bench.bench.records.versions import earlier_versions
 from ctvr_bench.features.errors import InputError, unknown_name
 
 OWN = "t2v/stored/own/R@1"
@@ -96,12 +97,14 @@ class SuiteResults:
         }
 
 
-def read_results(place: Path, *, across_stores: bool = False) -> SuiteResults:
+def read_results(place: Path, *, across_stores: bool = False, versions: bool = False) -> SuiteResults:
     """The finished runs of a suite as rows: of the folder's last one, or of that whose file under `suites/` is named.
 
+    versions: also rows of earlier versions of methods' files (bench.records.versions).
     Raises InputError where there is none, and where rows were run on different stores, unless across_stores.
     """
     records, directory = read_suite_records(place), folder_of(place)
+    records += earlier_versions(directory, records) if versions else []
     finished = [record for record in records if record.status == "done"]
     if not finished:
         raise InputError(f"{directory}: no run is finished ({len(records)} begun); repeat the 'run' command to go on")

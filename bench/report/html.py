@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from ctvr_bench.bench.analysis.against import all_sentences
 from ctvr_bench.bench.analysis.columns import (
     COLUMNS,
     GROUPS,
@@ -26,7 +27,7 @@ from ctvr_bench.bench.analysis.columns import (
     ranked,
     references,
 )
-from ctvr_bench.bench.analysis.findings import Comparison, Evidence, sentences, summary
+from ctvr_bench.bench.analysis.findings import Comparison, Evidence, summary
 from ctvr_bench.bench.analysis.queries import LostQuery, lost_queries
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.report.plots import DESCRIPTIONS, png
@@ -85,7 +86,7 @@ def html_report(
         tables=[_result_table(results, title, columns, notes, found) for title, columns in groups_of(results)],
         intervals=[_interval_table(results, title, columns, found) for title, columns in GROUPS[:2]],
         figures=figures,
-        findings=sentences(results, found),
+        findings=all_sentences(results, found),
         comparisons=[
             _comparison_table(f"{title}: difference in R@1", comparisons)
             for title, comparisons in (

@@ -36,12 +36,12 @@ class Marks:
     below: tuple[str, ...] = ()
 
 
-def latex_table(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
+def latex_table(*suites: SuiteResults, marks: Sequence[Marks] = (), columns: Sequence[Column] = PAPER) -> str:
     r"""A booktabs table; the suites stand side by side. marks: of each suite. Needs \usepackage{booktabs}."""
     marks = marks or [Marks()] * len(suites)
     rows, below = paper_rows(suites)
     notes = footnotes([*rows, *below])
-    best = [{column.key: places(ranked(suite), column) for column in PAPER} for suite in suites]
+    best = [{column.key: places(ranked(suite), column) for column in columns} for suite in suites]
 
     def line(row: Row) -> str:
         note = note_of(row, notes)
@@ -50,16 +50,20 @@ def latex_table(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
             found = _row(suite, row.label)
             sign = "".join(_LATEX_MARKS[name] for name in _marks_of(row.label, mark))
             cells += [
-                "--" if found is None else _cell(column, found, place[column.key].get(row.label), sign)
-                for column in PAPER
+                "--"
+                if found is None
+                else _cell(column, found, place[column.key].get(row.label), sign if column is columns[0] else "")
+                for column in columns
             ]
         return " & ".join(cells) + r" \\"
 
-    width = len(PAPER)
+    width = len(columns)
     names = block_names(suites)
     spans = [rf"\multicolumn{{{width}}}{{c}}{{{latex_text(name)}}}" for name in names]
     rules = [rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(suites))]
-    titles = [latex_text(column.title) + {1: r"$\uparrow$", -1: r"$\downarrow$"}[column.better] for column in PAPER]
+    titles = [
+        latex_text(column.title) + {1: r"$\uparrow$", -1: r"$\downarrow$", 0: ""}[column.better] for column in columns
+    ]
     body = [*map(line, rows), *([r"\midrule"] if rows and below else []), *map(line, below)]
     remarks = [f"$^{{{number}}}$ adapted: {latex_text(text)}" for text, number in notes.items()]
     remarks += [f"{_LATEX_MARKS[name]} {latex_text(text)}" for name, text in _legend(marks).items()]
@@ -87,14 +91,14 @@ def latex_table(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
     )
 
 
-def paper_markdown(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
+def paper_markdown(*suites: SuiteResults, marks: Sequence[Marks] = (), columns: Sequence[Column] = PAPER) -> str:
     """The same table as markdown, with how each suite was measured below."""
     marks = marks or [Marks()] * len(suites)
     rows, below = paper_rows(suites)
-    best = [{column.key: places(ranked(suite), column) for column in PAPER} for suite in suites]
-    arrows = {1: " ↑", -1: " ↓"}
+    best = [{column.key: places(ranked(suite), column) for column in columns} for suite in suites]
+    arrows = {1: " ↑", -1: " ↓", 0: ""}
     names = block_names(suites)
-    head = [f"{column.title}{arrows[column.better]} ({markdown_text(name)})" for name in names for column in PAPER]
+    head = [f"{column.title}{arrows[column.better]} ({markdown_text(name)})" for name in names for column in columns]
     body = []
     for row in (*rows, *below):
         cells = [f"*{markdown_text(row.label)}*" if is_reference(row) else markdown_text(row.label)]
@@ -104,8 +108,8 @@ def paper_markdown(*suites: SuiteResults, marks: Sequence[Marks] = ()) -> str:
                 "–"
                 if found is None
                 else styled(column.cell(found).text, place[column.key].get(row.label), MARKDOWN_STYLES)
-                + (sign if column is PAPER[0] else "")
-                for column in PAPER
+                + (sign if column is columns[0] else "")
+                for column in columns
             ]
         body.append(cells)
     parts = [markdown_lines([["method", *head], ["---", *("--:" for _ in head)], *body])]
@@ -171,9 +175,7 @@ def _cell(column: Column, row: Row, place: int | None, sign: str) -> str:
     cell = column.cell(row)
     minus = cell.mean_text.startswith("-")
     text = styled(("$-$" if minus else "") + latex_text(cell.mean_text.removeprefix("-")), place, _LATEX_STYLES)
-    if column is PAPER[0]:
-        text += sign
-    return text + (rf" {{\scriptsize$\pm${cell.std_text}}}" if cell.std_text else "")
+    return text + sign + (rf" {{\scriptsize$\pm${cell.std_text}}}" if cell.std_text else "")
 
 
 def _measured(suite: SuiteResults) -> str:

@@ -6,10 +6,12 @@ of the queries come from the feature store where it is named; without it they ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, sentences, summary
+from ctvr_bench.bench.analysis.against import all_sentences
+from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, summary
 from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
 from ctvr_bench.bench.records.finished import derive_again
@@ -19,6 +21,9 @@ from ctvr_bench.bench.report.latex import Marks, latex_table
 from ctvr_bench.bench.report.tables import csv_table, interval_numbers, markdown_table, numbers
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
+
+Read = Callable[[Path], SuiteResults]
+"""read_results, or the same with something said about which rows."""
 
 
 def write_report(
@@ -33,20 +38,20 @@ def report_with_findings(
     recompute: bool = False,
     store: Path | None = None,
     folder: Path | None = None,
-    *,
-    across_stores: bool = False,
+    against: str | None = None,
+    read: Read = read_results,
 ) -> tuple[Path, list[str]]:
     """Write the report of a suite; the path of its index.html, and what the runs allow to say.
 
     folder: default `report/` beside the runs.
     recompute: first derive every finished run's metrics.json from its ranks.h5 again.
     store: the feature store of the runs, for the words of queries and the frames of videos.
-    across_stores: rank rows of different stores all the same.
+    against: a row that is compared with every other in the findings. read: what the rows are read with.
     Raises InputError where no run is finished, a record cannot be read, or the store is another than the runs'.
     """
     if recompute:
         recompute_metrics(directory)
-    results = read_results(directory, across_stores=across_stores)
+    results = read(directory)
     from ctvr_bench.bench.report.html import html_report
     from ctvr_bench.bench.report.plots import save_figures
 
@@ -58,7 +63,7 @@ def report_with_findings(
     write_text(folder / "table.tex", latex_table(results, marks=[Marks(tuple(found.tied))]))
     write_text(folder / "report.md", markdown_report(results, found, list(images)))
     write_text(folder / "index.html", html_report(results, found, images, opened))
-    return folder / "index.html", sentences(results, found)
+    return folder / "index.html", all_sentences(results, found, against)
 
 
 def recompute_metrics(directory: Path) -> None:
@@ -95,7 +100,7 @@ def markdown_report(results: SuiteResults, found: Evidence, figures: list[str]) 
     if results.measured["features"] == "simulated":
         parts.append("**Simulated features**: these numbers say nothing about real videos.")
     parts += [markdown_table(results, found.intervals), "**What the runs allow to say**"]
-    parts.append("\n".join(f"- {markdown_text(sentence)}" for sentence in sentences(results, found)))
+    parts.append("\n".join(f"- {markdown_text(sentence)}" for sentence in all_sentences(results, found)))
     if results.unfinished:
         parts.append("**Runs that did not finish**, in no table")
         parts.append("\n".join(f"- {markdown_text(line)}" for line in unfinished_lines(results)))

@@ -45,6 +45,8 @@ _CONSOLE = (
     RETRIEVAL[0], RETRIEVAL[5], COSTS[2], RETRIEVAL[2], RETRIEVAL[3], RETRIEVAL[1],
     COSTS[0], CONTINUAL[1], RETRIEVAL[4], COSTS[1], RETRIEVAL[6], CONTINUAL[0],
 )  # fmt: skip
+_NUMBERS = 36
+"""Letters of a line that are left for numbers, however long a label is: R@1 and BWF with their deviations."""
 _SURE = (*RETRIEVAL, *CONTINUAL)
 _NOT_RANKED = "below the line: zero-shot and upper bounds, not ranked"
 
@@ -56,10 +58,12 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
     """
     rows, below = ranked(results), references(results)
     width = width or Console().width
-    label_width = min(max(len(row.label) for row in results.rows), max(16, width // 4))
+    label_width = min(max(len(row.label) for row in results.rows), max(16, width - _NUMBERS))
     room = width - label_width - len("  runs  ")
     chosen = []
     for column in _CONSOLE:
+        if not any(column.values(row) for row in results.rows):
+            continue
         need = 2 + max(len(column.title), len(_unit(column)), *(len(column.cell(row).text) for row in results.rows))
         if need <= room:
             chosen.append(column)
@@ -121,17 +125,20 @@ def markdown_table(results: SuiteResults, intervals: Intervals | None = None) ->
     return "\n\n".join(parts) + "\n"
 
 
-def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str:
+def csv_table(
+    *suites: SuiteResults, intervals: Sequence[Intervals] = (), columns: Sequence[Column] | None = None
+) -> str:
     """One line for each row: mean, deviation and number of runs of every column, in full precision.
 
     How it was measured stands in columns of its own, so that several suites stand in one table.
-    intervals: of each suite; adds low and high of every column that has them.
+    intervals: of each suite; adds low and high of every column that has them. columns: default all.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = columns_of(*suites)
+    columns = columns or columns_of(*suites)
+    sure = [column for column in _SURE if column in columns]
     head = [f"{column.key} {part}" for column in columns for part in ("mean", "std", "n")]
-    head += [f"{column.key} {part}" for column in _SURE for part in ("low", "high")] if intervals else []
+    head += [f"{column.key} {part}" for column in sure for part in ("low", "high")] if intervals else []
     writer.writerow(["label", "kind", "runs", *head, "keeps", "fidelity", "deviations", *suites[0].measured])
     rows = [(number, row) for number, suite in enumerate(suites) for row in (*ranked(suite), *references(suite))]
     for number, row in rows:
@@ -140,7 +147,7 @@ def csv_table(*suites: SuiteResults, intervals: Sequence[Intervals] = ()) -> str
             cell = column.cell(row)
             numbers += [_or_empty(cell.mean), _or_empty(cell.std), len(cell.values)]
         if intervals:
-            spans = [intervals[number][row.label].get(column.key) for column in _SURE]
+            spans = [intervals[number][row.label].get(column.key) for column in sure]
             numbers += [bound for span in spans for bound in (("", "") if span is None else (span.low, span.high))]
         record = row.runs[0].record
         kept = [record.stores_samples, record.fidelity, record.deviations, *suites[number].measured.values()]

@@ -24,6 +24,7 @@ from ctvr_bench.bench.records.record import (
     Selection,
     finished_record,
 )
+from ctvr_bench.bench.records.versions import is_earlier
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
@@ -290,8 +291,10 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
     options = config.stream_options
     jobs: dict[str, Job] = {}
     recipe = config.recipe or ("fixed" if is_embedded(store) else "auto")
-    for position, (entry, method_config) in enumerate(_configured(config, recipe)):
-        changed = _changed(entry, method_config, recipe)
+    configured = _configured(config, recipe)
+    for position, ((entry, method_config), label) in enumerate(
+        zip(configured, _labels(configured, recipe), strict=True)
+    ):
         if entry.method.needs_reference and not store.has_reference:
             raise InputError(
                 f"{store.path}: {entry.name} needs a reference bank (reference/captions, reference/frames) and this "
@@ -324,10 +327,9 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     threads=config.threads,
                     harness=digest_of_code(made_by),
                 )
-                label = label_of(entry.name, changed, entry.code)
                 jobs.setdefault(run.run_id, Job(entry, run, label, position, made_by=made_by))
     labels = {job.label for job in jobs.values()}
-    if config.against is not None and config.against not in labels:
+    if config.against is not None and config.against not in labels and not is_earlier(config.against):
         raise unknown_name("row to compare with (against)", config.against, labels)
     return list(jobs.values()) if config.ensemble == "off" else in_stacks(list(jobs.values()), device, sweep=sweep)
 
@@ -379,10 +381,21 @@ def _changed(entry: Entry, config: MethodConfig, recipe: str) -> dict[str, Any]:
     return named if chosen == usual["recipe"] else named | {"recipe": chosen}
 
 
-def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:
-    """How tables call a method with some values changed; one from outside with the first letters of its code's digest.
+def _labels(configured: Sequence[tuple[Entry, MethodConfig]], recipe: str) -> list[str]:
+    """How each row is called; by a digest of its code as well where two files of one name stand side by side."""
+    changed = [_changed(entry, config, recipe) for entry, config in configured]
+    plain = [label_of(entry.name, values) for (entry, _), values in zip(configured, changed, strict=True)]
+    codes = {
+        label: {e.code for (e, _), other in zip(configured, plain, strict=True) if other == label} for label in plain
+    }
+    return [
+        label if len(codes[label]) == 1 else label_of(entry.name, values, entry.code)
+        for (entry, _), values, label in zip(configured, changed, plain, strict=True)
+    ]
 
-    Two versions of a file so have a row each.
+
+def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:
+    """How tables call a method with some values changed; with `code`, a digest, also by its first letters.
 
     >>> label_of("zero_shot", {"scoring": "fused"})
     'zero_shot [scoring=fused]'
