@@ -12,7 +12,7 @@ import numpy as np
 
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RankTable, RunRecord
-from ctvr_bench.bench.records.suites import folder_of, read_suite, read_suite_records
+from ctvr_bench.bench.records.suites import LAST, Suite, folder_of, read_suite, read_suite_records
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Watch, ignore
 from ctvr_bench.bench.suite.plugins import names_a_file
@@ -64,35 +64,48 @@ def rerun(
     known = {record.run_id: record for record in records}
     if run is not None and run not in known:
         raise unknown_name("finished run", run, known)
-    wanted = records if run is None else [known[run]]
-    config = _remembered(place, folder, store, on_stage)
-    digests = {record.config.store.digest for record in wanted}
-    if (found := open_store(config.store).digest) not in digests:
-        raise InputError(
-            f"{config.store}: is not the store of these runs (digest {found[:12]}, theirs "
-            f"{', '.join(digest[:12] for digest in digests)}); name theirs with --store"
-        )
-    with tempfile.TemporaryDirectory(prefix="ctvr-rerun-") as out:
-        positions = {record.position for record in wanted}
-        chosen = tuple(choice for number, choice in enumerate(config.methods) if number in positions)
-        config = config.model_copy(update={"out": Path(out), "methods": chosen, "jobs": jobs, "against": None})
-        made = {_place(record): record for record in run_suite(config, watch, on_run)}
-        for record in wanted:
-            yield _compared(folder / record.run_id, record, made.get(_place(record)), config.directory)
+    for suite, wanted in _suites_of(place, folder, records if run is None else [known[run]]):
+        config = _remembered(suite, folder, store, on_stage)
+        digests = {record.config.store.digest for record in wanted}
+        if (found := open_store(config.store).digest) not in digests:
+            raise InputError(
+                f"{config.store}: is not the store of these runs (digest {found[:12]}, theirs "
+                f"{', '.join(digest[:12] for digest in digests)}); name theirs with --store"
+            )
+        with tempfile.TemporaryDirectory(prefix="ctvr-rerun-") as out:
+            positions = {record.position for record in wanted}
+            chosen = tuple(choice for number, choice in enumerate(config.methods) if number in positions)
+            config = config.model_copy(update={"out": Path(out), "methods": chosen, "jobs": jobs, "against": None})
+            made = {_place(record): record for record in run_suite(config, watch, on_run)}
+            for record in wanted:
+                yield _compared(folder / record.run_id, record, made.get(_place(record)), config.directory)
 
 
-def _remembered(place: Path, folder: Path, store: Path | None, on_stage: OnStage) -> SuiteConfig:
-    values: dict[str, Any] = dict(read_suite(place).config)
-    if not values:
+def _suites_of(place: Path, folder: Path, records: Sequence[RunRecord]) -> list[tuple[Suite, list[RunRecord]]]:
+    """The runs by a suite that made them: the named one, or, in a merged folder, one of those that were merged."""
+    left, found = list(records), []
+    for path in (place, *sorted(folder.glob("suites/*.json"))):
+        suite = read_suite(path) if path.is_file() or (path / LAST).is_file() else Suite(runs=())
+        listed = suite.shown(left) if suite.config else []
+        if listed:
+            found.append((suite, listed))
+            left = [record for record in left if record.run_id not in {each.run_id for each in listed}]
+    if left:
         raise InputError(
-            f"{place}: does not remember how it was made (an earlier version wrote it); repeat its 'run' command once"
+            f"{place}: does not remember how {left[0].run_id} was made (an earlier version wrote it); repeat its 'run' "
+            "command once"
         )
+    return found
+
+
+def _remembered(suite: Suite, folder: Path, store: Path | None, on_stage: OnStage) -> SuiteConfig:
+    values: dict[str, Any] = dict(suite.config)
     methods = [
         {**choice, "name": str(folder / choice["name"])} if names_a_file(choice["name"]) else choice
         for choice in values["methods"]
     ]
     named = values.pop("store") if store is None else store
-    return make_suite({**values, "methods": methods, "store": store_path(named, on_stage)}, str(place))
+    return make_suite({**values, "methods": methods, "store": store_path(named, on_stage)}, str(folder))
 
 
 def _place(record: RunRecord) -> tuple[str, int, int]:

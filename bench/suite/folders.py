@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.bench.executors.claims import claimed, owner_of
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
-from ctvr_bench.bench.records.suites import PlannedRun, Suite, folder_of, last_suite, read_suite, write_suite
+from ctvr_bench.bench.records.suites import SOURCES, PlannedRun, Suite, folder_of, last_suite, read_suite, write_suite
 from ctvr_bench.features.errors import InputError
 
 _FINISHED = ("done", "diverged")
@@ -151,6 +152,8 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
             if not (into / "suites" / path.name).exists():
                 (into / "suites").mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, into / "suites" / path.name)
+        for path in sorted((place / SOURCES).glob("*.py")):
+            write_bytes(into / SOURCES / path.name, path.read_bytes())
     write_suite(into, suite)
     finished = sum(run is not None and run.is_finished for run in chosen.values())
     return Merged(len(new), len(chosen) - len(new) - list(chosen.values()).count(None), len(chosen) - finished)
