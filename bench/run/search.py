@@ -18,13 +18,12 @@ from torch import Tensor
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.record import IndexKind
 from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
-from ctvr_bench.methods.shared.similarity import normalise, unit_word_frame_similarity
+from ctvr_bench.methods.shared.similarity import unit_word_frame_similarity
 
 Ints = npt.NDArray[np.int64]
 
 _TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
 _ROWS = 256  # queries counted together where FAISS did not reach their target
-_QUERIES, _ITEMS = 2048, 8192  # a block of counted scores: 64 MB
 
 
 def set_search_threads(count: int) -> None:
@@ -102,34 +101,6 @@ class DenseGallery:
             rank.append(ranks(sim_RM, target_N[rows] - first))
             best.append(first + sim_RM.argmax(1))
         return Ranked(np.concatenate(rank), np.concatenate(best))
-
-
-def counted_ranks(query_ND: Tensor, gallery_MD: npt.NDArray[Any], target_N: Ints) -> Ints:
-    """Exact ranks of the targets by cosine, ties against the query, with a block of the gallery in memory at a time.
-
-    query_ND: unit rows. gallery_MD: raw rows of any float type, such as a memory map of float16; it is read twice, the
-    first time for the scores of the targets alone.
-    """
-    own_N = np.empty(len(query_ND), np.float32)
-    rank_N = np.ones(len(query_ND), np.int64)
-    for first in range(0, len(gallery_MD), _ITEMS):
-        mine_Q = np.flatnonzero((target_N >= first) & (target_N < first + _ITEMS))
-        if len(mine_Q):
-            sim_QB = (query_ND[torch.from_numpy(mine_Q)] @ _unit_block(gallery_MD, first).T).numpy()
-            own_N[mine_Q] = sim_QB[np.arange(len(mine_Q)), target_N[mine_Q] - first]
-    for first in range(0, len(gallery_MD), _ITEMS):
-        block_DB = _unit_block(gallery_MD, first).T
-        for row in range(0, len(query_ND), _QUERIES):
-            rows = slice(row, row + _QUERIES)
-            sim_QB = (query_ND[rows] @ block_DB).numpy()
-            inside_Q = np.flatnonzero((target_N[rows] >= first) & (target_N[rows] < first + _ITEMS))
-            sim_QB[inside_Q, target_N[rows][inside_Q] - first] = -np.inf  # an item is not its own rival
-            rank_N[rows] += np.count_nonzero(sim_QB >= own_N[rows, None], axis=1)
-    return rank_N
-
-
-def _unit_block(gallery_MD: npt.NDArray[Any], first: int) -> Tensor:
-    return normalise(torch.from_numpy(np.asarray(gallery_MD[first : first + _ITEMS], np.float32)))
 
 
 class ItemIndex:

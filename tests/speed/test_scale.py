@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.run.search import _unit_block, counted_ranks
+from ctvr_bench.bench.executors.galleries import _unit_block, counted_ranks
 from ctvr_bench.methods.shared.similarity import normalise
 
 DIM, BLOCK = 512, 8192

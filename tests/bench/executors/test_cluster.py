@@ -6,18 +6,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ctvr_bench.bench.executors.galleries import counted_ranks, sharded_ranks
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.suite.folders import same_ranks
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.errors import InputError
+from tests.bench.executors.test_galleries import ITEMS, QUERY, TARGET
 from tests.bench.run.test_runner import suite
 from tests.commands import fails
 from tests.stores import small_store
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """The address of a scheduler with one worker."""
     distributed = pytest.importorskip(
@@ -49,6 +52,15 @@ def test_the_same_suite_on_a_cluster_leaves_the_same_bits(scheduler: str, tmp_pa
     assert not [path.name for path in (tmp_path / "there/default").iterdir() if path.name.startswith(".")]
     again = run_suite(there.model_copy(update={"executor": "local", "scheduler": None, "stage": None}))
     assert [record.model_dump() for record in again] == [record.model_dump() for record in found]
+
+
+def test_a_gallery_shared_out_over_a_cluster_has_the_same_ranks(scheduler: str, tmp_path: Path) -> None:
+    from distributed import Client
+
+    np.save(tmp_path / "g.npy", ITEMS.numpy())
+    with Client(scheduler, set_as_default=False) as client:
+        found = sharded_ranks(QUERY, tmp_path / "g.npy", TARGET, 3, client.get_executor())
+    assert np.array_equal(found, counted_ranks(QUERY, ITEMS.numpy(), TARGET))
 
 
 def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

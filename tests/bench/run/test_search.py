@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from ctvr_bench.bench.metrics import ranks
-from ctvr_bench.bench.run import search
 from ctvr_bench.bench.run.scores import fingerprint
-from ctvr_bench.bench.run.search import DenseGallery, ItemIndex, counted_ranks, word_frame_scores
+from ctvr_bench.bench.run.search import DenseGallery, ItemIndex, word_frame_scores
 from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
 
@@ -71,18 +70,6 @@ def test_word_frame_scores_in_blocks_equal_the_whole_matrix_at_once() -> None:
 def test_word_frame_scores_need_words_and_frames() -> None:
     with pytest.raises(ValueError, match="set scoring"):
         word_frame_scores(TextEmbedding(unit(2, 4)), VideoEmbedding(unit(3, 4)))
-
-
-@pytest.mark.parametrize("block", [7, 64, 1000])
-def test_counted_ranks_in_blocks_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(search, "_ITEMS", block)
-    monkeypatch.setattr(search, "_QUERIES", 16)
-    items = (3 * unit(150, 16, seed=1)).half()
-    items[90] = items[20]
-    query, target = unit(60, 16, seed=2), np.random.default_rng(0).integers(0, 150, 60)
-    target[:2] = 20, 90
-    sim = (query @ normalise(items.float()).T).numpy()
-    assert np.array_equal(counted_ranks(query, items.numpy(), target), ranks(sim, target))
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])

@@ -1,0 +1,130 @@
+"""`make test-cluster`: a suite is left with the same bits whoever is killed: worker, node, scheduler or driver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ctvr_bench.bench.executors.claims import Owner, owner_of
+from ctvr_bench.bench.records.record import finished_record, read_record
+from ctvr_bench.bench.suite.folders import same_ranks, standing_of
+from tests.cluster.nodes import ENVIRONMENT, Cluster, wait_for
+from tests.commands import ROOT
+from tests.stores import small_store
+
+RUN = [str(ROOT / "run_benchmark.py"), "run", "--seeds", "5", "--quiet", "--json"]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        made.start_scheduler()
+        yield made
+    finally:
+        made.stop()
+
+
+def started(cwd: Path, store: Path, methods: str, out: Path, *options: object) -> subprocess.Popen[str]:
+    line = [sys.executable, *RUN, "--store", store, "--methods", methods, "--out", out, *options]
+    return subprocess.Popen(
+        [str(word) for word in line], cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def makers(folder: Path, *, saved: bool = True) -> list[Owner]:
+    """Who makes runs of the folder that have (saved) a state to go on from."""
+    names = {path.parent.parent.name for path in folder.glob("*/state/progress-*.json")}
+    names |= set() if saved else {path.name[1:].removesuffix(".claim") for path in folder.glob(".*.claim")}
+    return [owner for name in sorted(names) if (owner := owner_of(folder / name))]
+
+
+def finished(folder: Path) -> dict[str, float]:
+    """When each run that has ended did."""
+    folders = [path.parent for path in folder.glob("*/run.json")]
+    return {each.name: (each / "run.json").stat().st_mtime for each in folders if finished_record(each)}
+
+
+def assert_same_bits(folder: Path, reference: Path) -> None:
+    records = [read_record(path.parent) for path in sorted(reference.glob("*/run.json"))]
+    assert records
+    for record in records:
+        other = folder / record.run_id
+        assert read_record(other).files["metrics.json"] == record.files["metrics.json"], record.run_id
+        assert same_ranks(reference / record.run_id, other)
+        assert not (other / "state").exists()
+    assert not [path.name for path in folder.iterdir() if path.name.endswith((".claim", ".partial"))]
+
+
+def test_whoever_is_killed_the_bits_are_those_of_a_suite_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    methods = "finetune[epochs=60],er[epochs=60],zero_shot"
+    (tmp_path / "shared").mkdir()
+    store = shutil.copy(small_store().path, tmp_path / "shared/store.h5")
+    alone = started(tmp_path, store, methods, tmp_path / "alone", "--jobs", "2")
+    for name in ("one", "two"):
+        cluster.start_node(name)
+    hidden = f'mount -t tmpfs none {tmp_path / "shared"} && exec "$@"'
+    cluster.start_node("without", before=("unshare", "--mount", "bash", "-c", hidden, "bash"))
+    assert alone.wait() == 0
+    dask = ("--executor", "dask", "--scheduler", cluster.file)
+    folder = tmp_path / "killed/default"
+    driver = started(tmp_path, store, methods, tmp_path / "killed", *dask)
+
+    victim = wait_for(lambda: makers(folder))[0]
+    os.kill(victim.pid, signal.SIGKILL)  # a worker: its nanny starts another
+    victim = wait_for(lambda: [each for each in makers(folder) if each.pid != victim.pid])[0]
+    lost = cluster.node_of(victim.pid)
+    cluster.kill(lost)
+    cluster.start_node("three")
+    wait_for(lambda: [each for each in makers(folder) if each.pid != victim.pid])
+    cluster.kill("scheduler")
+    for name in [name for name in cluster.nodes if name != "without"]:
+        cluster.kill(name)
+    cluster.start_scheduler()
+    for name in ("four", "five"):
+        cluster.start_node(name)
+    wait_for(lambda: makers(folder))
+    before = finished(folder)
+    driver.kill()
+    assert driver.stderr is not None
+    said = driver.stderr.read()
+    driver.wait()
+    again = started(tmp_path, store, methods, tmp_path / "killed", *dask)
+    wait_for(lambda: makers(folder, saved=False) or again.poll() is not None)
+    standing = standing_of(folder)
+    _, more = again.communicate()
+    assert again.returncode == 0, said + more
+    assert standing.total == 11
+    assert_same_bits(folder, tmp_path / "alone/default")
+    now = finished(folder)
+    assert {name: now[name] for name in before} == before, "something finished was repeated"
+    print(f"\nfinished before the driver was killed: {len(before)} of 11\n{said}{more}")
+
+
+def test_a_worker_whose_time_is_up_hands_its_run_on(cluster: Cluster, tmp_path: Path) -> None:
+    """--lifetime, as at the end of an allocation, and SIGTERM."""
+    methods = "er[epochs=60]"
+    store = small_store().path
+    alone = started(tmp_path, store, methods, tmp_path / "alone", "--jobs", "2")
+    assert alone.wait() == 0
+    folder = tmp_path / "left/default"
+    cluster.start_node("short", "--lifetime", "20 seconds")
+    driver = started(tmp_path, store, methods, tmp_path / "left", "--executor", "dask", "--scheduler", cluster.file)
+    wait_for(lambda: makers(folder, saved=False))
+    assert wait_for(lambda: cluster.nodes["short"].poll() is not None)
+    cluster.start_node("second")
+    wait_for(lambda: makers(folder))
+    os.kill(cluster.nodes["second"].pid, signal.SIGTERM)
+    cluster.start_node("third")
+    _, said = driver.communicate()
+    assert driver.returncode == 0, said
+    assert_same_bits(folder, tmp_path / "alone/default")
+    print(f"\n{said}")
