@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench rates scale mutants format clean
+.PHONY: run test test-cluster check bench rates scale mutants format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -22,6 +22,10 @@ bench: $(VENV)/ready-extract
 # error rates, power and coverage of docs/statistics.md, about an hour; goes on from error_rates.json
 rates: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.speed.error_rates 400
+
+# kills workers, nodes, the scheduler and the driver of a suite on a Dask cluster of processes, and measures what runs cost
+test-cluster: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -q -s
 
 # SCALE=videos x queries
 scale: $(VENV)/ready

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 from ctvr_bench.features.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -142,6 +143,9 @@ def check(
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Where the baseline's store lies on this machine.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
+    executor: Executor = None,
+    scheduler: Scheduler = None,
+    stage: Stage = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the verdicts.")] = False,
     json_: Json = False,
@@ -153,6 +157,7 @@ def check(
         raise InputError("--suite and --noise-seeds make a baseline; add --accept")
     say("loading ...", quiet)
     import json
+    from dataclasses import replace
 
     from ctvr_bench.bench.gate.accept import accept as make_anew
     from ctvr_bench.bench.gate.accept import prepare
@@ -160,6 +165,7 @@ def check(
     from ctvr_bench.bench.gate.gate import check as compare_with
     from ctvr_bench.bench.gate.measure import measure, suite_of
     from ctvr_bench.bench.gate.output import print_check, print_side_by_side, write_junit
+    from ctvr_bench.bench.suite.suite import placed
 
     with StageBars(quiet) as stages:
         if accept:
@@ -169,10 +175,12 @@ def check(
             config = suite_of(baseline, recorded, store, jobs, on_stage=stages.show)
     with SuiteBars(quiet) as progress:
         if accept:
-            accepted = make_anew(prepared, noise_seeds, on_run=progress.finished)
+            there = placed(prepared.config, executor, scheduler, stage)
+            accepted = make_anew(replace(prepared, config=there), noise_seeds, on_run=progress.finished)
             found = accepted.moved
         else:
-            found = compare_with(recorded, measure(config, on_run=progress.finished))
+            there = placed(config, executor, scheduler, stage)
+            found = compare_with(recorded, measure(there, on_run=progress.finished))
     if json_:
         print(json.dumps(found and found.as_json(), indent=1))
     elif found is not None:

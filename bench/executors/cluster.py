@@ -195,7 +195,7 @@ def _own_cluster(shop: Workshop[Made]) -> Any:
     return distributed.LocalCluster(
         n_workers=shop.workers or (cores() if shop.device == "cpu" else 1),
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address=":0",
         memory_limit=None,
         silence_logs=logging.CRITICAL,
     )

@@ -60,7 +60,8 @@ def measure(config: SuiteConfig, labels: Collection[str] = (), on_run: OnRun = i
 
     Each run alone: the last bits of one in an ensemble depend on how many seeds were with it.
     """
-    with tempfile.TemporaryDirectory(prefix="ctvr-check-") as folder:
+    shared = Path.cwd() if config.scheduler else None  # a cluster's nodes do not see this machine's own folder
+    with tempfile.TemporaryDirectory(prefix="ctvr-check-", dir=shared) as folder:
         config = _only(config.model_copy(update={"out": Path(folder), "ensemble": "off"}), labels)
         records = run_suite(config, on_run=on_run)
         rows: dict[str, list[RunRecord]] = {}

@@ -219,6 +219,13 @@ def make_suite(values: dict[str, Any], where: str) -> SuiteConfig:
         raise InputError(f"{where}: {field}: {first['msg'].lower()}; got {first.get('input')!r}") from error
 
 
+def placed(config: SuiteConfig, executor: str | None, scheduler: str | None, stage: Path | None) -> SuiteConfig:
+    """The suite with its runs made elsewhere; None leaves a field as it is. Raises InputError as make_suite does."""
+    given = {"executor": executor, "scheduler": scheduler, "stage": stage}
+    changed = {field: value for field, value in given.items() if value is not None}
+    return make_suite({**config.model_dump(), **changed}, "command line") if changed else config
+
+
 def check_values(values: dict[str, Any], where: str) -> None:
     """Everything that can be known without a store, before one is built. Raises InputError."""
     config = make_suite({**values, "store": Path()}, where)

@@ -31,7 +31,16 @@ class Cluster:
 
     def start_scheduler(self) -> None:
         self.file.unlink(missing_ok=True)
-        options = ["--scheduler-file", str(self.file), "--port", "0", "--no-dashboard", "--host", "127.0.0.1"]
+        options = [
+            "--scheduler-file",
+            str(self.file),
+            "--port",
+            "0",
+            "--dashboard-address",
+            ":0",
+            "--host",
+            "127.0.0.1",
+        ]
         self.scheduler = self._start("scheduler", ["-m", "dask", "scheduler", *options])
         wait_for(self.file.is_file)
 

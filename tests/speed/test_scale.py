@@ -1,6 +1,7 @@
 """`make scale`: exact ranks over a float16 gallery read through the memory map, beside the bare product.
 
-SCALE=1000000x10000 (videos x queries) in the environment sets the size; without it the test is left out.
+SCALE=1000000x10000 (videos x queries) in the environment sets the size; without it the test is left out. SHARDS=2 makes
+the same ranks in two processes.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.executors.galleries import _unit_block, counted_ranks
+from ctvr_bench.bench.executors.galleries import _unit_block, counted_ranks, sharded_ranks
 from ctvr_bench.methods.shared.similarity import normalise
 
 DIM, BLOCK = 512, 8192
@@ -23,8 +26,8 @@ DIM, BLOCK = 512, 8192
 @pytest.mark.skipif("SCALE" not in os.environ, reason="takes minutes; `make scale` runs it")
 def test_exact_ranks_over_a_memory_map(tmp_path: Path) -> None:
     videos, queries = map(int, os.environ["SCALE"].split("x"))
-    write_gallery(tmp_path / "gallery.bin", videos)
-    gallery = np.memmap(tmp_path / "gallery.bin", np.float16, "r", shape=(videos, DIM))
+    write_gallery(tmp_path / "gallery.npy", videos)
+    gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
     target = np.random.default_rng(1).integers(0, videos, queries)
     noise = torch.randn(queries, DIM, generator=torch.Generator().manual_seed(2))
     query = normalise(torch.from_numpy(gallery[target].astype(np.float32)) + 4 * noise)
@@ -45,14 +48,22 @@ def test_exact_ranks_over_a_memory_map(tmp_path: Path) -> None:
           f"median rank {np.median(rank):.0f}")  # fmt: skip
     assert (rank >= 1).all()
     assert over < 3e9
+    shards = int(os.environ.get("SHARDS", "1"))
+    with ProcessPoolExecutor(shards, get_context("spawn")) as pool:
+        list(pool.map(torch.set_num_threads, [1] * shards))
+        start = time.perf_counter()
+        shared = sharded_ranks(query, tmp_path / "gallery.npy", target, shards, pool)
+        print(f"{shards} shards in as many processes: {time.perf_counter() - start:.1f} s")
+    assert np.array_equal(shared, rank)
 
 
 def write_gallery(path: Path, videos: int) -> None:
+    rows_MD = np.lib.format.open_memmap(path, "w+", np.float16, (videos, DIM))
     generator = torch.Generator().manual_seed(0)
-    with path.open("wb") as file:
-        for first in range(0, videos, 50_000):
-            rows = torch.randn(min(50_000, videos - first), DIM, generator=generator)
-            file.write(rows.half().numpy().tobytes())
+    for first in range(0, videos, 50_000):
+        rows_MD[first : first + 50_000] = (
+            torch.randn(min(50_000, videos - first), DIM, generator=generator).half().numpy()
+        )
 
 
 def resident() -> int:
