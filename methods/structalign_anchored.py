@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
+from ctvr_bench.features.streams import PairBatch, PairTable, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Search, Share, Some
 from ctvr_bench.methods.shared.registry import register
-from ctvr_bench.methods.shared.scoring import embed_text, embed_video, same_video
+from ctvr_bench.methods.shared.scoring import embed_video, same_video
 from ctvr_bench.methods.shared.sides import sides_trained
+from ctvr_bench.methods.shared.similarity import normalise
 from ctvr_bench.methods.shared.structalign.anchors import Anchors, Assignment, Basis, balanced
 from ctvr_bench.methods.shared.views import MeanWords
 
@@ -80,8 +81,9 @@ class StructAlignAnchored(MeanWords, Finetune):
 
     def survey(self, data: PairTable) -> None:
         video_VD = torch.cat([frozen_video(videos) for videos in data.video_chunks(256)])
-        text_ND = torch.cat([frozen_text(captions) for captions in data.text_chunks(256)])
-        self.anchors.meet(text_ND, video_VD[data.video_position_P], data.category_P, self.config.assignment)
+        self.anchors.meet(
+            normalise(data.pooled_PD), video_VD[data.video_position_P], data.category_P, self.config.assignment
+        )
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return sides_trained(self.head, self.task.position, self.config.video_tasks)
@@ -89,7 +91,7 @@ class StructAlignAnchored(MeanWords, Finetune):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, anchors, category_N = self.config, self.anchors, batch.category_N
         text, video = self.embed_batch(batch)
-        same_NN, frozen = same_video(batch.video_N), (frozen_text(batch.text), frozen_video(batch.video))
+        same_NN, frozen = same_video(batch.video_N), (normalise(batch.text.pooled_ND), frozen_video(batch.video))
 
         def contrast(text_ND: Tensor, video_ND: Tensor) -> Tensor:
             return symmetric_contrastive(text_ND @ video_ND.T, config.scale, same_NN)
@@ -107,11 +109,6 @@ class StructAlignAnchored(MeanWords, Finetune):
         if self.pulls["residual"]:
             terms["residual"] = balanced(config.residual, residual, contrast, *features)
         return terms
-
-
-def frozen_text(text: TextBatch) -> Tensor:
-    """Unit captions as the encoder gives them."""
-    return embed_text(text, StructAlignAnchoredConfig()).pooled_ND
 
 
 def frozen_video(video: VideoBatch) -> Tensor:

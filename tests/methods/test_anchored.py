@@ -16,7 +16,7 @@ from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.shared.base import ReferenceBank
 from ctvr_bench.methods.shared.etf import simplex_in_directions_of
 from ctvr_bench.methods.shared.structalign.anchors import Anchors, balanced
-from ctvr_bench.methods.structalign_anchored import StructAlignAnchored, frozen_text, frozen_video
+from ctvr_bench.methods.structalign_anchored import StructAlignAnchored, frozen_video
 from tests.learning import learn, make, train_pairs
 from tests.stores import small_stream
 
@@ -189,7 +189,7 @@ def test_the_method_anchors_the_frozen_means_of_its_tasks() -> None:
     data, category = train_pairs(1), small_stream().tasks[1].categories[0]
     of_c = data.category_P == category
     video_ND = frozen_video(data.all_videos())[data.video_position_P]
-    text_ND = frozen_text(data.text(torch.arange(len(data))))
+    text_ND = normalize(data.text(torch.arange(len(data))).pooled_ND, dim=1)
     mean_D = (method.anchors.centred_text(text_ND) + method.anchors.centred_video(video_ND))[of_c].mean(0) / 2
     assert_close(method.anchors.mean_CD[category], mean_D)
 

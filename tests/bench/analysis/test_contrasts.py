@@ -202,6 +202,20 @@ def test_the_shipped_ablation_has_enough_worlds_and_seeds_for_an_interval() -> N
     assert min(len(shipped["stores"]), shipped["seeds"]) >= 3
 
 
+def test_every_row_with_a_simplex_has_its_twin_without_it() -> None:
+    shipped = tomllib.loads((ABLATION.parent / "structalign_dose.toml").read_text(encoding="utf-8"))
+    settings = [row["set"] for row in shipped["methods"] if row["name"] == "structalign_anchored"]
+    for field, weight in (("vertex_share", "anchor"), ("shift", "residual")):
+        with_it = [
+            row for row in settings if row.get(weight) and row[field] and not {"basis", "assignment"} & row.keys()
+        ]
+        assert len(with_it) > 3
+        assert all({**row, field: 0.0} in settings for row in with_it)
+    terms = [row["set"] for row in shipped["methods"] if row["name"] == "structalign"]
+    assert all(sum(row[term] > 0 for term in ("crp", "etf", "proto")) <= 1 for row in terms)
+    assert all(len({row[term] for row in terms}) == 4 for term in ("crp", "etf", "proto"))
+
+
 @pytest.mark.parametrize("path", sorted(ABLATION.parent.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_shipped_suite_can_be_planned(path: Path) -> None:
     config = read_suites(path, {"store": small_store().path})[0]
