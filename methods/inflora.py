@@ -2,8 +2,8 @@
 
 dW = sum_t B_t A_t,   A_t' = the leading r left singular vectors of (1 - M M') S_t, over sqrt(3);   B_t from zero
 S_t = mean of h h' over the task's inputs h,   M a basis of the inputs of earlier tasks.   A_t is fixed, B_t is trained.
-After task t of T, M gains the leading left singular vectors of (1 - M M') S_t until the share of |S_t|^2 within M
-reaches threshold + (threshold_end - threshold) t / T.                               Liang and Li 2024, CVPR
+After task t = 0 .. T-1, M gains the leading left singular vectors of (1 - M M') S_t until the share of |S_t|^2 within
+M reaches threshold + (threshold_end - threshold) t / T.                             Liang and Li 2024, CVPR
 So B_t A_t M = 0: along earlier inputs nothing changes, as far as M holds them. The sum over finished tasks is kept.
 """
 
