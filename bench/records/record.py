@@ -110,10 +110,14 @@ class Cost(pydantic.BaseModel):
 
 
 class RecipeTrial(pydantic.BaseModel):
-    """What a rate and a number of steps did to the loss of held-out videos, with its standard error; None: diverged."""
+    """What a rate and a number of steps did to the loss of held-out videos, with its standard error; None: diverged.
+
+    videos: on which it was judged; a hopeless trial on those of the first fold alone (0: an older record).
+    """
 
     lr: float
     steps: int
+    videos: int = 0
     change: float | None
     error: float | None
 

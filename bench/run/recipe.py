@@ -11,7 +11,8 @@ by what it breaks of what it learned before.
 
 scale makes the untrained method's loss least, so that a store of any temperature is judged alike. Each video is held
 out once. The first trials are the same for every method; where the chosen one lies on their edge, trials beyond it
-follow, until it lies inside or at the end of the range. No test row is read, nor any of a later task.
+follow, until it lies inside or at the end of the range. A trial that after the first fold is HOPELESS standard errors
+behind the best, video by video, does not learn the second and is not chosen. No test row is read, nor any later task.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +50,12 @@ FIRST_STEPS = slice(1, 3)
 PARTS = 5
 """Tasks of the short stream at most; a first task of one category is cut into two by chance."""
 FOLDS = 2
+HOPELESS = 3.0
 _SCALES = tuple(2.0 ** (half / 2) for half in range(-4, 21))
 _CHUNK = 256
 
 Rows = npt.NDArray[np.int64]
+Losses = npt.NDArray[np.float64]
 Scored = tuple[Tensor, Tensor, Tensor]
 """Scores of all held-out captions with all stored videos [N, M], the column of each one's video, its row."""
 Point = tuple[int, int]
@@ -76,9 +80,9 @@ def find_recipe(
     seed of the run that asks. Raises InputError for a task of one video, of which none could be held out.
     """
     start = time.perf_counter()
-    streams = [_parts(store, task, fold) for fold in range(FOLDS)]
-    search = _Search(entry, config, spec, store, streams, device)
-    for trial in ((rate, steps) for rate in _places(RATES, FIRST_RATES) for steps in _places(STEPS, FIRST_STEPS)):
+    streams = [_Stream(store, _parts(store, task, fold), device) for fold in range(FOLDS)]
+    search = _Search(entry, config, spec._replace(num_tasks=len(streams[0].held_out)), streams)
+    for trial in product(range(len(RATES))[FIRST_RATES], range(len(STEPS))[FIRST_STEPS]):
         search.make(trial)
     while missing := [trial for trial in search.beside_the_best() if trial not in search.found]:
         for trial in missing:
@@ -122,19 +126,10 @@ def _digest(run: RunConfig) -> str:
 
 
 class _Search:
-    def __init__(
-        self,
-        entry: Entry,
-        config: TrainedConfig,
-        spec: FeatureSpec,
-        store: FeatureStore,
-        streams: Sequence[Sequence[_Part]],
-        device: str,
-    ) -> None:
-        self._entry, self._config, self._spec = entry, config, spec._replace(num_tasks=len(streams[0]))
-        self._streams = [_Stream(store, parts, device) for parts in streams]
-        self._device = device
+    def __init__(self, entry: Entry, config: TrainedConfig, spec: FeatureSpec, streams: Sequence[_Stream]) -> None:
+        self._entry, self._config, self._spec, self._streams = entry, config, spec, streams
         self.found: dict[Point, RecipeTrial] = {}
+        self._changes: dict[Point, Losses] = {}
         untrained = [(stream, self._method(config)) for stream in self._streams]
         scored = [stream.scores(method, stream.galleries(method)) for stream, method in untrained]
         self.scale = min(_SCALES, key=lambda scale: float(np.mean(_losses(scored, scale))))
@@ -143,31 +138,37 @@ class _Search:
     def make(self, trial: Point) -> None:
         """Learn both short streams with the trial's rate and steps, and judge it."""
         config = replace(self._config, lr=RATES[trial[0]], steps=STEPS[trial[1]])
-        scored = []
+        scored, change = list[Scored](), self.before[:0]
         try:
             for stream in self._streams:
+                if self._is_hopeless(change):
+                    break
                 method = self._method(config)
                 scored.append(stream.scores(method, stream.learned(method)))
-            change = _losses(scored, self.scale) - self.before
+                losses = _losses(scored, self.scale)
+                change = losses - self.before[: len(losses)]
         except DivergedError:
             change = np.full_like(self.before, np.inf)
         finite = bool(np.isfinite(change).all())
-        error = float(change.std(ddof=1) / math.sqrt(len(change))) if finite and len(change) > 1 else 0.0
+        self._changes[trial] = change if finite else np.full_like(self.before, np.inf)
         self.found[trial] = RecipeTrial(
             lr=RATES[trial[0]],
             steps=STEPS[trial[1]],
             change=float(change.mean()) if finite else None,
-            error=error if finite else None,
+            error=_error(change) if finite else None,
+            videos=len(change),
         )
 
+    def _is_hopeless(self, change: Losses) -> bool:
+        """Whether a trial is clearly behind the best one, on the videos that it has been judged on."""
+        best = self._changes[self.best()][: len(change)] if self._changes else change
+        finite = len(change) > 0 and bool(np.isfinite(change).all() and np.isfinite(best).all())
+        return finite and float(np.mean(change - best)) > HOPELESS * _error(change - best)
+
     def best(self) -> Point:
-        """Least change of the loss; of equal ones the gentlest."""
-
-        def change(trial: Point) -> tuple[float, float]:
-            made = self.found[trial]
-            return math.inf if made.change is None else made.change, made.lr * made.steps
-
-        return min(self.found, key=change)
+        """Least change of the loss among trials that learned both folds; of equal ones the gentlest."""
+        whole = [trial for trial, change in self._changes.items() if len(change) == len(self.before)]
+        return min(whole, key=lambda trial: (float(self._changes[trial].mean()), RATES[trial[0]] * STEPS[trial[1]]))
 
     def beside_the_best(self) -> Iterator[Point]:
         """The trials next to the best, in rate and in steps."""
@@ -177,14 +178,14 @@ class _Search:
                 yield rate + step, steps + turn
 
     def _method(self, config: TrainedConfig) -> Method:
-        return self._entry.method(config, self._spec, generator_for(0, "init")).to(self._device).eval()
+        return self._entry.method(config, self._spec, generator_for(0, "init")).to(self._streams[0].device).eval()
 
 
 class _Stream:
     """The tables of a short stream, each made once for all trials."""
 
     def __init__(self, store: FeatureStore, parts: Sequence[_Part], device: str) -> None:
-        self._parts = parts
+        self._parts, self.device = parts, device
         self.held_out = [PairTable(store, part.held_out, device) for part in parts]
         rows_of = [part.train for part in parts]
         self._pairs = cache(lambda first, last: PairTable(store, np.concatenate(rows_of[first:last]), device))
@@ -227,7 +228,7 @@ class _Stream:
         return torch.cat(scores), torch.cat(targets), torch.cat(videos)
 
 
-def _losses(scored: Sequence[Scored], scale: float) -> npt.NDArray[np.float64]:
+def _losses(scored: Sequence[Scored], scale: float) -> Losses:
     """loss_v of every held-out video, in the order of the folds and of the videos' rows."""
     found = []
     for scores_NM, target_N, video_N in scored:
@@ -236,6 +237,10 @@ def _losses(scored: Sequence[Scored], scale: float) -> npt.NDArray[np.float64]:
         sums = torch.zeros(int(place_N.max()) + 1, dtype=torch.float64, device=loss_N.device)
         found.append((sums.index_add(0, place_N, loss_N) / torch.bincount(place_N)).cpu().numpy())
     return np.concatenate(found)
+
+
+def _error(change: Losses) -> float:
+    return float(change.std(ddof=1) / math.sqrt(len(change))) if len(change) > 1 else 0.0
 
 
 def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
@@ -265,7 +270,3 @@ def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
             "give the numbers with --recipe fixed"
         )
     return parts
-
-
-def _places(values: Sequence[float], some: slice) -> range:
-    return range(*some.indices(len(values)))

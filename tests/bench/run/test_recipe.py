@@ -174,7 +174,8 @@ def test_pairs_are_read_once_for_all_trials(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(recipe._Stream, "scores", lambda *given: asked.append(1) or scores(*given))
     made = found("cumulative")
     assert len(read) == 2 * 2 * 2  # two folds of two parts, to learn and held out, whatever the number of trials
-    assert len(asked) == 2 * (1 + len(made.trials))  # of each fold before any training and after each trial
+    folds = [1 if trial.videos < made.videos else 2 for trial in made.trials]
+    assert len(asked) == 2 + sum(folds)  # before any training, and once a fold after each trial
 
 
 def test_who_asks_for_a_recipe(tmp_path: Path) -> None:
@@ -191,3 +192,15 @@ def test_who_asks_for_a_recipe(tmp_path: Path) -> None:
         "er [recipe=fixed]": "fixed",
     }
     assert {*recipes(recipe="fixed")} == {"finetune", "zero_shot", "lwf [lr=0.001]", "er"}
+
+
+def test_a_hopeless_trial_learns_one_fold_and_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = found()
+    half = [trial for trial in made.trials if trial.videos < made.videos]
+    assert half
+    assert {trial.videos for trial in half} == {made.videos // 2}
+    assert (made.lr, made.steps) not in {(trial.lr, trial.steps) for trial in half}
+    monkeypatch.setattr(recipe, "HOPELESS", math.inf)
+    whole = found()
+    assert {trial.videos for trial in whole.trials} == {made.videos}
+    assert (whole.lr, whole.steps) == (made.lr, made.steps)
