@@ -89,6 +89,10 @@ def run(
         str | None,
         typer.Option(help="What makes exact ranks: auto (default), count, or faiss for one vector a side."),
     ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="Galleries encoded again are ranked as a whole after the last task (default) or every."),
+    ] = None,
     index: Annotated[
         str | None, typer.Option(help="Also ask a FAISS index: flat, ivf, hnsw or pq; its loss stands next to R@K.")
     ] = None,
@@ -135,6 +139,7 @@ def run(
         "jobs": jobs,
         "ensemble": ensemble,
         "engine": engine,
+        "measure": measure,
         "index": index,
         "rerank": rerank,
         "executor": executor,

@@ -31,6 +31,8 @@ Selection = Literal["last", "validation", "test-oracle"]
 Status = Literal["running", "done", "diverged", "failed"]
 IndexKind = Literal["flat", "ivf", "hnsw", "pq"]
 Engine = Literal["auto", "count", "faiss"]
+Reencoded = Literal["last", "every"]
+"""After which tasks re-encoded galleries of all tasks together are ranked: the last alone, or every one."""
 PROTOCOL = 1
 """Number of the protocol's definition; a change that moves numbers raises it, and old runs are then run again."""
 
@@ -56,6 +58,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
 
     code: digest of the file or package of a method that is not one of the suite's; empty for those that are.
     first_stage: None where exact ranks are all that was asked for. engine: what was asked to make exact ranks.
+    reencoded: whether re-encoded galleries of all tasks together are ranked after the last task or after every one.
     device: cpu or cuda. threads: of the run; sums of another number of threads end in other bits.
     harness: digest of the suite's own code that can change this run's numbers (bench.suite.code).
     stack: ids that the runs trained as one stack have alone, its own among them; empty for a run trained alone.
@@ -72,6 +75,7 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     code: str = ""
     first_stage: FirstStage | None = None
     engine: Engine = "auto"
+    reencoded: Reencoded = "last"
     device: str = "cpu"
     threads: int = 1
     harness: str = ""
@@ -183,8 +187,8 @@ class RankTable:
     """ranks.h5 in memory.
 
     ranks[f"{gallery}/{scope}/{direction}"], best[...]: int32 [T, N] after each of T tasks for all N test queries, in
-    learning order (the galleries: bench.run.protocol); rank from 1, 0 where the query was not asked yet; best: position
-    of the top item, -1 likewise.
+    learning order (the galleries: bench.run.protocol); rank from 1, 0 where the query was not asked yet or this was not
+    ranked after that task (`RunConfig.reencoded`); best: position of the top item, -1 likewise.
     ahead_N: rank in the own gallery just before the query's task was learned; before_N: before any training.
     task_N: task position of each query. weights_T: categories of each task. caption_N, video_N: rows in the store.
     category_N: category row of each query's video.

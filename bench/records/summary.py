@@ -21,7 +21,8 @@ BWF = "bwf/ctvr"
 def metrics_of(table: RankTable) -> dict[str, Any]:
     """All metrics of a run, in percent unless named MedR or MeanR (ranks).
 
-    final: after the last task. stages: the same retrieval metrics after each task, BWF and the losses so far.
+    final: after the last task. stages: the same retrieval metrics after each task, BWF and the losses so far; those
+    of re-encoded galleries of all tasks together, and staleness, where they were ranked.
     matrices[key][i][j]: R@1 on task j after task i, null above the diagonal. before, ahead: R@1 of each task in its own
     gallery before any training and just before the task was learned.
     """
@@ -68,10 +69,14 @@ def _stage(table: RankTable, t: int) -> dict[str, float]:
     for name in sorted(table.ranks):
         if name.startswith("frozen-query"):
             continue
+        if not table.ranks[name][t].any():
+            continue  # not ranked after this task
         prefix = _key(name).removesuffix("R@1")
         metrics |= {prefix + metric: value for metric, value in retrieval_metrics(table.ranks[name][t, seen]).items()}
-    hits = {name: table.ranks[f"{name}/seen/t2v"][t] == 1 for name in ("stored", "re-encoded", "frozen-query")}
-    metrics["staleness"] = forgetting.staleness(hits["stored"][seen], hits["re-encoded"][seen])
+    hits = {name: table.ranks[f"{name}/seen/t2v"][t] == 1 for name in ("stored", "frozen-query")}
+    again = table.ranks["re-encoded/seen/t2v"][t]
+    if again.any():
+        metrics["staleness"] = forgetting.staleness(hits["stored"][seen], again[seen] == 1)
     if "indexed/seen/t2v" in table.ranks:
         first = [table.best[f"{name}/seen/t2v"][t, seen] for name in ("stored", "indexed")]
         metrics["index/loss"] = metrics[HEADLINE] - metrics["t2v/indexed/seen/R@1"]

@@ -28,6 +28,7 @@ from ctvr_bench.bench.records.record import (
     write_json,
     write_text,
 )
+from ctvr_bench.bench.records.state import Saved, StateFolder
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops, stored_bytes, trainable_parameters
 from ctvr_bench.bench.run.jobs import (
@@ -45,7 +46,6 @@ from ctvr_bench.bench.run.jobs import (
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
-from ctvr_bench.bench.run.state import Saved, StateFolder
 from ctvr_bench.bench.run.training import DivergedError, Epoch, Learning, Taught, lessons_of_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
@@ -175,7 +175,8 @@ class _Run:
         with self._timed("load"):
             self.test = self._pairs([task.test for task in self.stream.tasks])
             sizes = [len(task.test) for task in self.stream.tasks]
-            self.evaluator = Evaluator(self.test, sizes, self.job.config.first_stage, self.job.config.engine)
+            config = self.job.config
+            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded)
             self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))

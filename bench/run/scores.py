@@ -1,4 +1,4 @@
-"""Scores of all queries seen against all galleries, each made once and made again only where a side of it moved.
+"""Scores of all queries seen against all galleries, held once; a block is made again only where a side of it moved.
 
 A block holds a chunk of one task's queries against one task's gallery. It always has the same shape and is computed by
 itself, so that a model that did not change gives the same bits after every task, however many others have come.
@@ -7,8 +7,8 @@ Axes: N queries, M videos, L words, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ctvr_bench.bench.run.budget import Stopwatch
-from ctvr_bench.bench.run.search import word_frame_scores
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.scoring import pooled_similarity
 from ctvr_bench.methods.shared.similarity import fuse
+from ctvr_bench.methods.shared.word_frame import word_frame_scores
 
 CHUNK = 256
+_FUSED = 32  # rows fused together: they and their z-scores stay in a core's cache
 
 
 class Scores(NamedTuple):
@@ -41,7 +42,11 @@ class Scores(NamedTuple):
             part = self.word_frame_NM if self.pooled_NM is None else self.pooled_NM
             assert part is not None
             return part
-        return fuse(self.word_frame_NM, self.pooled_NM, alpha)
+        fused_NM = torch.empty_like(self.pooled_NM, memory_format=torch.contiguous_format)
+        parts = (part.split(_FUSED) for part in (fused_NM, self.word_frame_NM, self.pooled_NM))
+        for out, word_frame, pooled in zip(*parts, strict=True):
+            out.copy_(fuse(word_frame, pooled, alpha))
+        return fused_NM
 
 
 def scores_of(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) -> Scores:
@@ -53,12 +58,16 @@ def scores_of(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) 
 
 
 class Grid(NamedTuple):
-    """One evaluation. stored, reencoded: scores [N, M] (reencoded None where no video moved); text_ND: pooled captions.
+    """One evaluation, scores [N, M] of the tasks so far; the matrices are the grid's own and change with the next.
 
-    text_ND is encoded for the newest gallery's shard.
+    frozen: of queries as they were embedded when their task ended; None where all still are. own_again: of each task's
+    queries with its own videos under the current model; reencoded: of all with all; both None where no video moved,
+    reencoded also where it was not asked for. text_ND: pooled captions, encoded for the newest gallery's shard.
     """
 
     stored: Scores
+    frozen: Scores | None
+    own_again: list[Scores] | None
     reencoded: Scores | None
     text_ND: Tensor
 
@@ -66,30 +75,80 @@ class Grid(NamedTuple):
 class ScoreGrid:
     """Makes a `Grid` after every task. ends: last row of each task, plus one.
 
-    Where words are compared it keeps the blocks against stored galleries and, for each, fingerprints of its captions;
-    a block whose captions turn out to move between two tasks is not kept again.
+    A block against a stored gallery stays while its captions stay what they were, which their fingerprints tell; one
+    whose captions moved between two tasks is made after every task from then on.
     """
 
     def __init__(self, test: PairTable, ends: Sequence[int]) -> None:
         self._test, self._ends = test, ends
-        self._kept: dict[tuple[int, int], tuple[Tensor, Scores]] = {}
+        self._stored: Scores | None = None
+        self._frozen: Scores | None = None  # while None the stored scores are theirs too
+        self._frozen_text: dict[int, _Captions] = {}  # by first row
+        self._marks: dict[tuple[int, int], Tensor] = {}
         self._moving: set[tuple[int, int]] = set()
         self.encoding = Stopwatch()
 
-    def make(self, method: Method, stored: Sequence[VideoEmbedding], current: Sequence[VideoEmbedding]) -> Grid:
-        """Scores of the queries of all tasks that have a gallery, each against the encoding for the gallery's shard."""
+    def make(
+        self,
+        method: Method,
+        stored: Sequence[VideoEmbedding],
+        current: Sequence[VideoEmbedding],
+        newest: Sequence[TextEmbedding],
+        *,
+        reencode: bool,
+    ) -> Grid:
+        """Scores of the queries of all tasks that have a gallery, each against the encoding for the gallery's shard.
+
+        newest: chunks of the newest task's captions for its own shard. reencode: make `reencoded` where a video moved.
+        """
+        config, last = method.config, len(stored) - 1
         moved = [not same(old, new) for old, new in zip(stored, current, strict=True)]
-        stored_rows, current_rows, pooled = [], [], []
-        for index in task_chunks([0, *self._ends[: len(stored)]]):
-            texts = self._texts(method, index, len(stored))
-            blocks = self._against_stored(texts, stored, int(index[0]), method)
-            stored_rows.append(side_by_side(blocks))
-            if any(moved):
-                pairs = zip(texts, current, blocks, moved, strict=True)
-                again = [scores_of(text, video, method.config) if new else old for text, video, old, new in pairs]
-                current_rows.append(side_by_side(again))
-            pooled.append(texts[-1].pooled_ND)
-        return Grid(stack(stored_rows), stack(current_rows) if current_rows else None, torch.cat(pooled))
+        again: list[list[Scores]] = [[] for _ in stored]
+        everywhere: list[Scores] = []
+        pooled = []
+        for task in range(len(stored)):
+            for number, index in enumerate(chunks(self._rows(task))):
+                rows = slice(int(index[0]), int(index[-1]) + 1)
+                known = newest[number] if task == last else None
+                texts = self._texts(method, index, len(stored), known)
+                for shard, (text, video) in enumerate(zip(texts, stored, strict=True)):
+                    self._bring(rows, shard, text, video, config)
+                assert self._stored is not None
+                if any(moved):
+                    blocks = [self._stored.block(rows, self._rows(shard)) for shard in range(len(stored))]
+                    for shard in range(len(stored)) if reencode else (task,):
+                        if moved[shard]:
+                            blocks[shard] = scores_of(texts[shard].embedding, current[shard], config)
+                    again[task].append(blocks[task])
+                    if reencode:
+                        everywhere.append(side_by_side(blocks))
+                if task == last:
+                    self._frozen_text[rows.start] = texts[last]
+                pooled.append(texts[-1].embedding.pooled_ND)
+        self._extend_frozen(stored, config)
+        seen = slice(0, self._ends[last])
+        assert self._stored is not None
+        if self._frozen is not None:
+            _write(self._frozen.block(self._rows(last), seen), self._stored.block(self._rows(last), seen))
+        return Grid(
+            self._stored.block(seen, seen),
+            None if self._frozen is None else self._frozen.block(seen, seen),
+            [stack(blocks) for blocks in again] if any(moved) else None,
+            stack(everywhere) if everywhere else None,
+            torch.cat(pooled),
+        )
+
+    def own(self, method: Method, task: int, video: VideoEmbedding) -> Scores:
+        """Scores of a task's queries with its own videos as they will be stored, kept for `make`.
+
+        For a method that learns nothing and encodes a query once for all galleries.
+        """
+        rows = self._rows(task)
+        for index in chunks(rows):
+            text = self._texts(method, index, 1)[0]
+            self._bring(slice(int(index[0]), int(index[-1]) + 1), task, text, video, method.config)
+        assert self._stored is not None
+        return self._stored.block(rows, rows)
 
     def row(self, method: Method, index: Sequence[Tensor], videos: Sequence[VideoEmbedding]) -> Scores:
         """Scores of some chunks of queries against these galleries."""
@@ -97,39 +156,112 @@ class ScoreGrid:
         for chunk in index:
             texts = self._texts(method, chunk, len(videos))
             pairs = zip(texts, videos, strict=True)
-            rows.append(side_by_side([scores_of(text, video, method.config) for text, video in pairs]))
+            rows.append(side_by_side([scores_of(text.embedding, video, method.config) for text, video in pairs]))
         return stack(rows)
 
-    def _texts(self, method: Method, index: Tensor, shards: int) -> list[TextEmbedding]:
+    def frozen_row(self, task: int) -> Scores | None:
+        """Scores of a task's queries as they were embedded when it ended, with its and earlier galleries."""
+        scores = self._stored if self._frozen is None else self._frozen
+        return None if scores is None else scores.block(self._rows(task), slice(0, self._ends[task]))
+
+    def restore(
+        self,
+        task: int,
+        texts: Sequence[TextEmbedding],
+        row: Scores,
+        stored: Sequence[VideoEmbedding],
+        config: MethodConfig,
+    ) -> None:
+        """Take the frozen queries of a task up again: chunks of their captions and their `frozen_row`."""
+        rows = self._rows(task)
+        if self._frozen is None:
+            self._frozen = self._empty(row)
+        _write(self._frozen.block(rows, slice(0, self._ends[task])), row)
+        for index, text in zip(chunks(rows), texts, strict=True):
+            self._frozen_text[int(index[0])] = _Captions(text)
+        self._extend_frozen(stored, config)
+
+    def forget(self) -> None:
+        """Give up all scores: the galleries have become too large to hold any."""
+        self._stored = self._frozen = None
+        self._frozen_text.clear()
+        self._marks.clear()
+
+    def _rows(self, task: int) -> slice:
+        return slice(self._ends[task - 1] if task else 0, self._ends[task])
+
+    def _texts(
+        self, method: Method, index: Tensor, shards: int, newest: TextEmbedding | None = None
+    ) -> list[_Captions]:
+        """A chunk's captions for each shard; newest: for the last one, where they are known."""
         with self.encoding.running():
-            text = self._test.text(index)
-            if method.uses_shards:
-                return [method.encode_text(text, shard) for shard in range(shards)]
-            return [method.encode_text(text, shards - 1)] * shards
+            text, last = self._test.text(index), shards - 1
+            if not method.uses_shards:
+                return [_Captions(method.encode_text(text, last) if newest is None else newest)] * shards
+            known = [] if newest is None else [newest]
+            each = [method.encode_text(text, shard) for shard in range(shards - len(known))] + known
+            return [_Captions(embedding) for embedding in each]
 
-    def _against_stored(
-        self, texts: Sequence[TextEmbedding], stored: Sequence[VideoEmbedding], first: int, method: Method
-    ) -> list[Scores]:
-        if method.config.scoring == "cosine":
-            return [scores_of(text, video, method.config) for text, video in zip(texts, stored, strict=True)]
-        blocks = []
-        for shard, (text, video) in enumerate(zip(texts, stored, strict=True)):
-            if method.uses_shards or not shard:
-                mark = fingerprint(text)
-            blocks.append(self._kept_or(partial(scores_of, text, video, method.config), (first, shard), mark))
-        return blocks
-
-    def _kept_or(self, make: Callable[[], Scores], key: tuple[int, int], mark: Tensor) -> Scores:
-        """The kept block of a chunk and a stored gallery if the captions are what they were, else a new one."""
+    def _bring(self, rows: slice, shard: int, text: _Captions, video: VideoEmbedding, config: MethodConfig) -> None:
+        """Make the block of a chunk and a stored gallery, unless it is there and the captions are what they were."""
+        key = rows.start, shard
+        if key not in self._moving:
+            before = self._marks.get(key)
+            if before is not None and torch.equal(before, text.mark):
+                return
+            self._marks[key] = text.mark
+            if before is not None:
+                self._moving.add(key)
+                del self._marks[key]
         if key in self._moving:
-            return make()
-        if key not in self._kept:
-            self._kept[key] = mark, make()
-        elif not torch.equal(mark, self._kept[key][0]):
-            del self._kept[key]
-            self._moving.add(key)
-            return make()
-        return self._kept[key][1]
+            self._split()
+        block = scores_of(text.embedding, video, config)
+        if self._stored is None:
+            self._stored = self._empty(block)
+        _write(self._stored.block(rows, self._rows(shard)), block)
+
+    def _extend_frozen(self, stored: Sequence[VideoEmbedding], config: MethodConfig) -> None:
+        """Earlier queries meet the newest gallery, in the encoding for their own task's shard."""
+        last = len(stored) - 1
+        columns = self._rows(last)
+        for first, text in self._frozen_text.items():
+            if first >= columns.start:
+                continue
+            now = self._marks.get((first, last))
+            rows = slice(first, first + len(text.embedding.pooled_ND))
+            if now is not None and self._stored is not None and torch.equal(now, text.mark):
+                block = self._stored.block(rows, columns)
+            else:
+                self._split()
+                block = scores_of(text.embedding, stored[-1], config)
+            if self._frozen is not None:
+                _write(self._frozen.block(rows, columns), block)
+
+    def _split(self) -> None:
+        """Let the frozen queries have scores of their own from here on."""
+        if self._frozen is None and self._stored is not None:
+            self._frozen = Scores(*(None if part is None else part.clone() for part in self._stored))
+
+    def _empty(self, like: Scores) -> Scores:
+        size = self._ends[-1]
+        return Scores(*(None if part is None else part.new_empty(size, size) for part in like))
+
+
+class _Captions:
+    """A chunk of captions, with its fingerprint when it is asked for."""
+
+    def __init__(self, embedding: TextEmbedding) -> None:
+        self.embedding = embedding
+
+    @cached_property
+    def mark(self) -> Tensor:
+        return fingerprint(self.embedding)
+
+
+def _write(target: Scores, source: Scores) -> None:
+    for out, values in zip(target, source, strict=True):
+        if out is not None and values is not None:
+            out.copy_(values)
 
 
 def fingerprint(text: TextEmbedding) -> Tensor:
@@ -178,6 +310,12 @@ def join_texts(parts: Sequence[TextEmbedding]) -> TextEmbedding:
     width = max((part.words_NLD.shape[1] for part in parts if part.words_NLD is not None), default=0)
     wide = [_widen(part, width) for part in parts]
     return TextEmbedding(*(cat(fields) for fields in zip(*wide, strict=True)))  # type: ignore[arg-type]
+
+
+def split_texts(text: TextEmbedding) -> list[TextEmbedding]:
+    """The chunks of `join_texts`; their padding stays."""
+    spans = [slice(first, first + CHUNK) for first in range(0, len(text.pooled_ND), CHUNK)]
+    return [TextEmbedding(*(None if x is None else x[span] for x in text)) for span in spans]  # type: ignore[arg-type]
 
 
 def same(first: VideoEmbedding, second: VideoEmbedding) -> bool:

@@ -17,12 +17,9 @@ from torch import Tensor
 
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.record import IndexKind
-from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
-from ctvr_bench.methods.shared.similarity import unit_word_frame_similarity
 
 Ints = npt.NDArray[np.int64]
 
-_TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
 _ROWS = 256  # queries counted together where FAISS did not reach their target
 
 
@@ -140,24 +137,6 @@ class ItemIndex:
         """Inner products and positions of the `depth` nearest items, best first; -1 where the index found fewer."""
         score_NK, item_NK = self._index.search(_numpy(query_ND), min(depth, len(self)))
         return score_NK, item_NK.astype(np.int64)
-
-
-def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
-    """Word-frame similarity of unit embeddings, [N, M], in blocks: memory stays bounded whatever the gallery."""
-    words_NLD, mask_NL, frames_MFD = text.words_NLD, text.word_mask_NL, video.frames_MFD
-    if words_NLD is None or mask_NL is None or frames_MFD is None:
-        raise ValueError("word-frame scores need embeddings with words and frames; set scoring to word_frame or fused")
-    out_NM = words_NLD.new_empty(len(words_NLD), len(frames_MFD))
-    frame_mask_MF = None if video.frame_mask_MF is None or bool(video.frame_mask_MF.all()) else video.frame_mask_MF
-    length_N = mask_NL.sum(1)
-    for rows in torch.split(length_N.argsort(), _TEXTS):  # captions of like length share a block: little padding
-        width = max(int(length_N[rows].max()), 1)
-        words, mask = words_NLD[rows, :width], mask_NL[rows, :width]
-        for first in range(0, len(frames_MFD), _VIDEOS):
-            columns = slice(first, first + _VIDEOS)
-            frame_mask = None if frame_mask_MF is None else frame_mask_MF[columns]
-            out_NM[rows, columns] = unit_word_frame_similarity(words, mask, frames_MFD[columns], frame_mask)
-    return out_NM
 
 
 def _numpy(x: Tensor) -> npt.NDArray[np.float32]:

@@ -19,6 +19,7 @@ from ctvr_bench.bench.records.record import (
     Engine,
     FirstStage,
     IndexKind,
+    Reencoded,
     RunConfig,
     RunRecord,
     Selection,
@@ -90,8 +91,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     the address or in the file `scheduler`, else one of this machine's own; the bits are the same. stage: folder of each
     node's own disk to which the store is copied once (docs/cluster.md). against: the label of a row from which all
     others' differences are shown, over all stores.
-    engine: what makes exact ranks: FAISS's exact index where one vector a side is compared,
-    or counting, as auto does; the ranks are the same. index: a FAISS index that is asked beside exact search, its loss
+    engine: what makes exact ranks: FAISS's exact index where one vector a side is compared, or counting, as auto does;
+    the ranks are the same. measure: after which tasks galleries encoded again are ranked as a whole, `last` or
+    `every`; each task's own is after every task. index: a FAISS index that is asked beside exact search, its loss
     shown next to R@K, for methods that compare one vector a side; rerank: items of it that the method scores again,
     then for all whose queries do not depend on the gallery.
     """
@@ -114,6 +116,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     ensemble: Literal["auto", "off"] = "auto"
     engine: Engine = "auto"
+    measure: Reencoded = "last"
     index: IndexKind | None = None
     rerank: int = pydantic.Field(default=0, ge=0)
     jobs: int = pydantic.Field(default=0, ge=0, le=MOST)
@@ -330,6 +333,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     code=entry.code,
                     first_stage=config.first_stage,
                     engine=config.engine,
+                    reencoded=config.measure,
                     device=device,
                     threads=config.threads,
                     harness=digest_of_code(made_by),

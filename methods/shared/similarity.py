@@ -75,8 +75,8 @@ def unit_word_frame_similarity(
     # amax, not max: no index is written, which is faster forward and no slower backward. On an exact tie amax shares
     # the gradient equally among the tied entries, where max would give all of it to one of them.
     best_frame_NLM, best_word_NFM = product_NLFM.amax(2), product_NLFM.amax(1)
-    words_to_video_NM = (best_frame_NLM * _mean_weights(word_mask_NL, words_NLD.dtype).unsqueeze(-1)).sum(1)
-    frames_to_text_NM = (best_word_NFM * _mean_weights(frame_mask_MF, words_NLD.dtype).T).sum(1)
+    words_to_video_NM = (best_frame_NLM * mean_weights(word_mask_NL, words_NLD.dtype).unsqueeze(-1)).sum(1)
+    frames_to_text_NM = (best_word_NFM * mean_weights(frame_mask_MF, words_NLD.dtype).T).sum(1)
     present_NM = word_mask_NL.any(1, keepdim=True) & frame_mask_MF.any(1)
     return (words_to_video_NM + frames_to_text_NM) * present_NM / 2
 
@@ -149,10 +149,10 @@ def pool_frames(frames_MFD: Tensor, frame_mask_MF: Tensor | None = None, unit_fr
 
 
 def _masked_mean(items_NLD: Tensor, mask_NL: Tensor) -> Tensor:
-    return (_mean_weights(mask_NL, items_NLD.dtype).unsqueeze(1) @ items_NLD).squeeze(1)
+    return (mean_weights(mask_NL, items_NLD.dtype).unsqueeze(1) @ items_NLD).squeeze(1)
 
 
-def _mean_weights(mask_NL: Tensor, dtype: torch.dtype) -> Tensor:
+def mean_weights(mask_NL: Tensor, dtype: torch.dtype) -> Tensor:
     """1/count on the real entries of each row and 0 elsewhere; an empty row is all 0."""
     weight_NL = mask_NL.to(dtype)
     return weight_NL / weight_NL.sum(1, keepdim=True).clamp(min=1)

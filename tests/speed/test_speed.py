@@ -18,11 +18,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctvr_bench.bench.metrics import ranks
+from ctvr_bench.bench.run import scores
 from ctvr_bench.bench.run.budget import step_flops
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.scores import scores_of
-from ctvr_bench.bench.run.search import DenseGallery, word_frame_scores
+from ctvr_bench.bench.run.search import DenseGallery
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
 from ctvr_bench.features.simulation.config import SyntheticConfig
@@ -32,6 +33,7 @@ from ctvr_bench.features.streams import PairTable, make_stream
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
+from ctvr_bench.methods.shared.word_frame import word_frame_scores
 
 WORDS, FRAMES, DIM = 12, 12, 512
 
@@ -218,10 +220,42 @@ def test_full_gallery_word_frame(benchmark: BenchmarkFixture, kind: str) -> None
             row @ frames_DK
 
     def whole() -> None:
-        scores = scores_of(text, video, MethodConfig(scoring="word_frame")).combined(0.5)
-        ranks(scores.numpy(), np.arange(len(scores)))
+        matrix = scores_of(text, video, MethodConfig(scoring="word_frame")).combined(0.5)
+        ranks(matrix.numpy(), np.arange(len(matrix)))
 
     benchmark.pedantic(whole if kind != "bare GEMM" else gemm, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="evaluation after each of four tasks of 300 queries, fused")
+@pytest.mark.parametrize("kind", ["as it is", "every block anew", "re-encoded after every task", "bare GEMM once"])
+@pytest.mark.parametrize("name", ["zero_shot", "finetune"])
+def test_evaluation(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+    store = msrvtt_sized()
+    tasks = make_stream(store).tasks[:4]
+    entry = find_method(name)
+    method = entry.method(
+        entry.config({"scoring": "fused"}), feature_spec(store, make_stream(store)), generator_for(0, "init")
+    ).eval()
+    test, sizes = PairTable(store, np.concatenate([task.test for task in tasks])), [len(task.test) for task in tasks]
+    if kind == "every block anew":
+        numbers = itertools.count()
+        monkeypatch.setattr(scores, "fingerprint", lambda text: torch.tensor(next(numbers)))
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        evaluator = Evaluator(test, sizes, reencoded="every" if "re-encoded" in kind else "last")
+        for _ in tasks:
+            for parameter in method.parameters():
+                parameter.add_(1e-3)
+            evaluator.finish_task(method)
+
+    frames_DK = test.frames_VFD.flatten(0, 1).T
+
+    def gemm() -> None:
+        for words_TD in test.words_TD.split(640):
+            words_TD @ frames_DK
+
+    benchmark.pedantic(gemm if kind == "bare GEMM once" else evaluate, rounds=2, warmup_rounds=0)
 
 
 @pytest.mark.benchmark(group="full gallery of 3,000 videos, cosine: ranks, beside the bare GEMM")

@@ -77,7 +77,16 @@ def test_operations_are_those_of_the_products_by_hand(tmp_path: Path) -> None:
 def test_metrics_can_be_derived_again_from_ranks(tmp_path: Path) -> None:
     (record,) = run_suite(suite(tmp_path, "structalign"))
     folder = tmp_path / "default" / record.run_id
-    assert metrics_of(RankTable.load(folder / "ranks.h5")) == read_metrics(folder)
+    metrics = read_metrics(folder)
+    assert metrics_of(RankTable.load(folder / "ranks.h5")) == metrics
+    (every,) = run_suite(suite(tmp_path, "structalign", measure="every"))
+    assert (record.config.reencoded, every.config.reencoded) == ("last", "every")
+    more = read_metrics(tmp_path / "default" / every.run_id)
+    whole = {"staleness"} | {key for key in more["stages"][1] if "re-encoded/seen" in key}
+    assert len(whole) == 17
+    assert more["stages"][1].keys() - metrics["stages"][1].keys() == whole
+    assert more["final"] == metrics["final"]
+    assert more["matrices"] == metrics["matrices"]
 
 
 def test_metrics_are_those_of_the_ranks_by_hand(tmp_path: Path) -> None:

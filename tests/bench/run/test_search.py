@@ -8,9 +8,9 @@ import torch
 
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.run.scores import fingerprint
-from ctvr_bench.bench.run.search import DenseGallery, ItemIndex, word_frame_scores
-from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
-from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
+from ctvr_bench.bench.run.search import DenseGallery, ItemIndex
+from ctvr_bench.methods.shared.base import TextEmbedding
+from ctvr_bench.methods.shared.similarity import normalise
 
 ENGINES = [("count", 100), ("faiss", 1), ("faiss", 10), ("faiss", 1000)]
 
@@ -53,23 +53,6 @@ def test_ties_count_against_the_query_also_at_the_end_of_the_list(engine: Any, d
     items = torch.cat([axes[:1]] * 5 + [axes[1:2]] * 3)
     ranked = gallery_of([items]).rank(axes[[0, 1, 1]], np.array([4, 6, 0]), depth=depth, engine=engine)
     assert ranked.rank_N.tolist() == [5, 3, 8]
-
-
-def test_word_frame_scores_in_blocks_equal_the_whole_matrix_at_once() -> None:
-    words, frames = unit(150, 9, 16, seed=1), unit(300, 5, 16, seed=2)
-    lengths = torch.randint(0, 10, (150,), generator=torch.Generator().manual_seed(3))
-    mask = torch.arange(9) < lengths[:, None]
-    frame_mask = torch.arange(5) < torch.randint(1, 6, (300, 1), generator=torch.Generator().manual_seed(4))
-    scores = word_frame_scores(
-        TextEmbedding(words[:, 0], words, mask), VideoEmbedding(frames[:, 0], frames, frame_mask)
-    )
-    torch.testing.assert_close(scores, word_frame_similarity(words, mask, frames, frame_mask), rtol=1e-5, atol=1e-6)
-    assert (scores[lengths == 0] == 0).all()
-
-
-def test_word_frame_scores_need_words_and_frames() -> None:
-    with pytest.raises(ValueError, match="set scoring"):
-        word_frame_scores(TextEmbedding(unit(2, 4)), VideoEmbedding(unit(3, 4)))
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "pq"])

@@ -25,7 +25,7 @@ CHANGES_NO_NUMBER = {
     "bench/records/record.py": "reads and writes records; PROTOCOL is in the identity as such",
     "bench/records/summary.py": "derives metrics from ranks; what it derives is derived again when it changes",
     "bench/forgetting.py": "likewise",
-    "bench/run/state.py": "keeps and checks bits; a run that goes on is tested to be the one that was not cut off",
+    "bench/records/state.py": "keeps and checks bits; a run that goes on is tested to be the one that was not cut off",
     "features/store.py": "opens what has a digest of its own",
     "features/hdf5.py": "likewise",
     "features/schema.py": "likewise",

@@ -1,0 +1,94 @@
+"""Word-frame scores of whole galleries: every caption with every video, in blocks, real words alone.
+
+Axes: N captions, M videos, L words, F frames, D feature dimensions; T real words and K frames of a block in a row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.similarity import mean_weights
+
+_TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
+
+
+def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
+    """Word-frame similarity of unit embeddings, [N, M], in blocks: memory stays bounded whatever the gallery.
+
+    Real words stand before padding. Only they are multiplied, and the bits are those of
+    `methods.shared.similarity.unit_word_frame_similarity` of the same blocks.
+    """
+    words_NLD, mask_NL, frames_MFD = text.words_NLD, text.word_mask_NL, video.frames_MFD
+    if words_NLD is None or mask_NL is None or frames_MFD is None:
+        raise ValueError("word-frame scores need embeddings with words and frames; set scoring to word_frame or fused")
+    out_NM = words_NLD.new_empty(len(words_NLD), len(frames_MFD))
+    blocks = _caption_blocks(words_NLD, mask_NL)
+    frame_mask_MF = video.frame_mask_MF
+    if frame_mask_MF is None:
+        frame_mask_MF = torch.ones(frames_MFD.shape[:2], dtype=torch.bool, device=frames_MFD.device)
+    for first in range(0, len(frames_MFD), _VIDEOS):
+        columns = slice(first, first + _VIDEOS)
+        videos = _VideoBlock.of(frames_MFD[columns], frame_mask_MF[columns])
+        for block in blocks:
+            out_NM[block.row_N, columns] = _block_scores(block, videos)
+    return out_NM
+
+
+class _CaptionBlock(NamedTuple):
+    """Captions from short to long: their rows, all real words in one matrix, how many captions have which length."""
+
+    row_N: Tensor
+    words_TD: Tensor
+    weight_NL: Tensor
+    groups: list[tuple[int, int]]
+
+
+class _VideoBlock(NamedTuple):
+    """Frames by position and the videos' frame weights; where a video has no frame, its first one stands again."""
+
+    frames_KD: Tensor
+    weight_FM: Tensor
+    present_M: Tensor
+
+    @staticmethod
+    def of(frames_MFD: Tensor, mask_MF: Tensor) -> _VideoBlock:
+        if not bool(mask_MF.all()):  # a frame that stands twice changes no maximum
+            first_M = frames_MFD[torch.arange(len(mask_MF), device=mask_MF.device), mask_MF.int().argmax(1)]
+            frames_MFD = torch.where(mask_MF[..., None], frames_MFD, first_M[:, None])
+        weight_FM = mean_weights(mask_MF, frames_MFD.dtype).T.contiguous()
+        return _VideoBlock(frames_MFD.transpose(0, 1).flatten(0, 1), weight_FM, mask_MF.any(1))
+
+
+def _caption_blocks(words_NLD: Tensor, mask_NL: Tensor) -> list[_CaptionBlock]:
+    """Captions of like length share a block."""
+    length_N, blocks = mask_NL.sum(1), []
+    for row_N in torch.split(length_N.argsort(), _TEXTS):
+        lengths, counts = (part.tolist() for part in length_N[row_N].unique_consecutive(return_counts=True))
+        parts = zip(torch.split(row_N, counts), lengths, strict=True)
+        words_TD = torch.cat([words_NLD[rows, :length].flatten(0, 1) for rows, length in parts])
+        weight_NL = mean_weights(mask_NL[row_N, : max(lengths[-1], 1)], words_NLD.dtype)
+        blocks.append(_CaptionBlock(row_N, words_TD, weight_NL, list(zip(lengths, counts, strict=True))))
+    return blocks
+
+
+def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
+    """Scores of a block of captions with a block of videos, from one product."""
+    (N, L), (F, M) = captions.weight_NL.shape, videos.weight_FM.shape
+    product_TFM = (captions.words_TD @ videos.frames_KD.T).view(-1, F, M)
+    best_frame_NLM = product_TFM.new_zeros(N, L, M)
+    best_word_NFM = product_TFM.new_zeros(N, F, M)
+    row = word = 0
+    for length, count in captions.groups:
+        if length:
+            part_nLFM = product_TFM[word : word + length * count].view(count, length, F, M)
+            best_frame_NLM[row : row + count, :length] = part_nLFM.amax(2)
+            best_word_NFM[row : row + count] = part_nLFM.amax(1)
+        row, word = row + count, word + length * count
+    words_to_video_NM = best_frame_NLM.mul_(captions.weight_NL[..., None]).sum(1)
+    frames_to_text_NM = best_word_NFM.mul_(videos.weight_FM).sum(1)
+    present_NM = (captions.weight_NL[:, :1] > 0) & videos.present_M
+    return (words_to_video_NM + frames_to_text_NM) * present_NM / 2
