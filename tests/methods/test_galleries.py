@@ -310,6 +310,7 @@ def test_proofs_prototype_term_knows_the_categories_met_alone() -> None:
     assert isinstance(method, Proof)
     learn(method, 0, 1)
     method.requires_grad_(False)
+    method.prototype_CD[~method.met_C] = method.prototype_CD[method.met_C][:2]  # strong rivals, were they asked
     batch = train_pairs(1).pairs(torch.arange(0, 24, 2))
     video_ND = method.encode_video(batch.video).pooled_MD
     tokens = [x + x.norm() * sum(m @ normalize(x, dim=0) for m in method.video_maps[:2]) for x in method.prototype_CD]
