@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from ctvr_bench.bench.analysis.queries import SEEN, rank_table
 from ctvr_bench.bench.records.aggregate import OWN, Row, Run, SuiteResults, read_results
+from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.records.record import write_text
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.features.errors import InputError, unknown_name
 
@@ -157,6 +159,21 @@ class Results:
             "rank": table.ranks[SEEN][stage_Q, query_Q],
             "top": table.video_N[table.best[SEEN][stage_Q, query_Q]],
         }
+
+
+def write_frame(frame: pd.DataFrame, path: Path, format_: str) -> None:
+    """Write a table as CSV, JSON (a list of rows) or Parquet, whole or not at all.
+
+    Raises InputError where Parquet's library is not installed.
+    """
+    if format_ == "parquet":
+        try:
+            content: bytes = frame.to_parquet(index=False)
+        except ImportError as error:
+            raise InputError("Parquet files need pyarrow, which is not installed; pip install pyarrow") from error
+        write_bytes(path, content)
+    else:
+        write_text(path, frame.to_csv(index=False) if format_ == "csv" else frame.to_json(orient="records", indent=1))
 
 
 def _place(row: Row, run: Run) -> dict[str, Any]:

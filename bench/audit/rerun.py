@@ -48,7 +48,6 @@ def rerun(
     place: Path,
     run: str | None = None,
     store: Path | None = None,
-    *,
     jobs: int = 0,
     watch: Watch = ignore,
     on_run: OnRun = ignore,

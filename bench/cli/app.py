@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Continual text-to-video retrieval on precomputed features. Without a command: the default suite.",
 )
 app.add_typer(features, name="features", help="Make, import, look into and check feature stores.")
@@ -39,8 +40,24 @@ Store = Annotated[Path | None, typer.Option(help="Feature store (default: the em
 Out = Annotated[Path | None, typer.Option(help="Folder for runs (default: results/runs).")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        try:
+            print(f"ctvr-bench {metadata.version('ctvr-bench')}")
+        except metadata.PackageNotFoundError:
+            print("ctvr-bench, source tree, not installed")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
     """Run the default suite when no command is given."""
     if context.invoked_subcommand is None:
         run()
@@ -105,6 +122,10 @@ def run(
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say which runs are there, which would be made, and how long; run nothing."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write every run as TensorBoard events.")
     ] = False,
@@ -159,6 +180,12 @@ def run(
     records, reported = [], list[Path]()
     tell = partial(say, quiet=quiet)
     configs = [with_controls(that_fit(config, tell), tell) for config in configs]
+    if dry_run:
+        from ctvr_bench.bench.suite.outlook import outlook
+
+        for config in configs:
+            print(outlook(config))
+        return
     for config in configs:
         with SuiteBars(quiet) as progress:
             finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished

@@ -1,54 +1,153 @@
-"""The commands that check what lies in a folder: verify, rerun. Heavy libraries load inside the commands."""
+"""The commands on what lies in a folder: verify, rerun, export, submit, leaderboard. Heavy libraries load inside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctvr_bench.features.errors import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctvr_bench.bench.audit.rerun import Rerun
+
 Place = Annotated[Path, typer.Argument(help="Folder of a suite, or one of the files under its suites/.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Store = Annotated[Path | None, typer.Option(help="Where the runs' store lies now.")]
+Jobs = Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")]
 
 
-def verify(directories: Annotated[list[Path], typer.Argument(help="Folders of suites.")], json_: Json = False) -> None:
+def verify(
+    directories: Annotated[list[Path], typer.Argument(help="Folders of suites, or one registry with --rerun.")],
+    again: Annotated[
+        bool, typer.Option("--rerun", help="Also make the runs again, and note beside them that they came out.")
+    ] = False,
+    store: Store = None,
+    jobs: Jobs = 0,
+    json_: Json = False,
+) -> None:
     """Check that runs are what was written and can be: digests, ranks, metrics made again; exit code 1 where not."""
     import json
     from dataclasses import asdict
 
+    from ctvr_bench.bench.audit.registry import record_rerun, rerun_entries
+    from ctvr_bench.bench.audit.rerun import rerun as make_again
     from ctvr_bench.bench.audit.verify import verify as look
 
-    found = {str(directory): look(directory) for directory in directories}
+    if again and len(directories) == 1 and (directories[0] / "results").is_dir():
+        made = rerun_entries(directories[0], store, jobs)
+        for folder, runs in made:
+            print(f"{folder}:")
+            _say(runs)
+        if not all(each.same for _, runs in made for each in runs):
+            raise typer.Exit(1)
+        return
+    found = {directory: look(directory) for directory in directories}
     if json_:
-        print(json.dumps({place: asdict(each) for place, each in found.items()}, indent=1))
+        print(json.dumps({str(place): asdict(each) for place, each in found.items()}, indent=1))
     else:
         for place, each in found.items():
             for fault in each.faults:
                 print(f"FAULT {place}/{fault}")
             print(f"{place}: {each.runs} runs, {each.done} done, {len(each.faults) or 'no'} faults")
-    if any(each.faults for each in found.values()):
+    good = not any(each.faults for each in found.values())
+    for directory in directories if again and good else ():
+        runs = list(make_again(directory, store=store, jobs=jobs))
+        good = record_rerun(directory, runs) and good
+        if not json_:
+            _say(runs)
+    if not good:
         raise typer.Exit(1)
 
 
 def rerun(
     directory: Place,
     run: Annotated[str | None, typer.Argument(help="Id of one run: the name of its folder (default: all).")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where the runs' store lies now.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
+    store: Store = None,
+    jobs: Jobs = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the verdicts.")] = False,
 ) -> None:
     """Make runs again from their folder alone and compare every rank; exit code 1 where one differs."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
-    from ctvr_bench.bench.audit.rerun import rerun as again
+    from ctvr_bench.bench.audit.rerun import rerun as make_again
 
     with StageBars(quiet) as stages, SuiteBars(quiet) as progress:
-        found = list(
-            again(
-                directory, run, store, jobs=jobs, watch=progress.watch, on_run=progress.finished, on_stage=stages.show
-            )
-        )
+        shown = (progress.watch, progress.finished, stages.show)
+        found = list(make_again(directory, run, store, jobs, *shown))
+    _say(found)
+    if not all(each.same for each in found):
+        raise typer.Exit(1)
+
+
+def export(
+    directory: Place,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="csv, json, parquet, or trec (run files and qrels).")
+    ] = "csv",
+) -> None:
+    """Runs, queries and curves as tables for other programs, or rankings for TREC evaluators."""
+    from ctvr_bench.bench.analysis.queries import rank_table
+    from ctvr_bench.bench.api.results import load, write_frame
+    from ctvr_bench.bench.report.exchange import write_trec
+
+    formats = ("csv", "json", "parquet", "trec")
+    if format_ not in formats:
+        raise unknown_name("format", format_, formats)
+    results = load(directory)
+    if format_ == "trec":
+        for row in results.suite.rows:
+            for run in row.runs:
+                order = run.record.config.options["order"]
+                folder = out / f"order-{order}"
+                write_trec(rank_table(run), folder, run.record.run_id)
+    else:
+        frames = {"runs": results.to_dataframe(), "queries": results.queries(), "curves": results.curve()}
+        for name, frame in frames.items():
+            write_frame(frame, out / f"{name}.{format_}", format_)
+    print(f"wrote {out}")
+
+
+def submit(
+    directory: Place,
+    to: Annotated[Path, typer.Option(help="Folder of the registry; made if it is not there.")],
+) -> None:
+    """Put every row of a suite into a registry of results, with its ranks and all that is needed to make it again."""
+    from ctvr_bench.bench.audit.registry import submit as put
+
+    for folder in put(directory, to):
+        print(f"wrote {folder}")
+
+
+def leaderboard(
+    registry: Annotated[Path, typer.Argument(help="Folder that 'submit' wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: index.html of the registry).")] = None,
+) -> None:
+    """A static page of a registry: every result checked, with its state, curve, history and a link to its record."""
+    from ctvr_bench.bench.audit.leaderboard import write_leaderboard
+
+    print(f"wrote {write_leaderboard(registry, out)}")
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write (default: standard output).")] = None,
+) -> None:
+    """The JSON schema of suite files, for editors: '#:schema suite.schema.json' in a file's first line."""
+    from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.suite.schema import suite_schema
+
+    if out is None:
+        print(suite_schema(), end="")
+    else:
+        write_text(out, suite_schema())
+
+
+def _say(found: Sequence[Rerun]) -> None:
     for each in found:
         config = each.record.config
         named = f"{each.record.label} (order {config.options['order']}, seed {config.seed})"
@@ -62,11 +161,10 @@ def rerun(
             )
         if each.changed and not each.same:
             print(f"        changed since: {', '.join(each.changed)}")
-    if not all(each.same for each in found):
-        raise typer.Exit(1)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put them on the command line."""
-    app.command()(verify)
-    app.command()(rerun)
+    for command in (verify, rerun, export, submit, leaderboard):
+        app.command()(command)
+    app.command(name="suite-schema")(schema)

@@ -134,6 +134,9 @@ def check(
     accept: Annotated[
         bool, typer.Option("--accept", help="Write the baseline anew, old and new side by side.")
     ] = False,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these rows of the baseline, by label, as 'lwf,zero_shot [scoring=fused]'.")
+    ] = None,
     suite: Annotated[
         Path | None,
         typer.Option(help="With --accept: suite file of a first or other baseline (default: the old one's)."),
@@ -155,6 +158,8 @@ def check(
 
     if not accept and (suite is not None or noise_seeds is not None):
         raise InputError("--suite and --noise-seeds make a baseline; add --accept")
+    if accept and methods is not None:
+        raise InputError("a baseline is accepted whole; leave --methods out")
     say("loading ...", quiet)
     import json
     from dataclasses import replace
@@ -165,6 +170,7 @@ def check(
     from ctvr_bench.bench.gate.gate import check as compare_with
     from ctvr_bench.bench.gate.measure import measure, suite_of
     from ctvr_bench.bench.gate.output import print_check, print_side_by_side, write_junit
+    from ctvr_bench.bench.report.choice import make_choice
     from ctvr_bench.bench.suite.suite import placed
 
     with StageBars(quiet) as stages:
@@ -172,6 +178,10 @@ def check(
             prepared = prepare(baseline, suite, store, jobs, stages.show)
         else:
             recorded = read_baseline(baseline)
+            labels = make_choice(methods, None, ()).methods
+            for label in labels:
+                if label not in {row.label for row in recorded.rows}:
+                    raise unknown_name(f"row of {baseline}:", label, (row.label for row in recorded.rows))
             config = suite_of(baseline, recorded, store, jobs, on_stage=stages.show)
     with SuiteBars(quiet) as progress:
         if accept:
@@ -180,7 +190,7 @@ def check(
             found = accepted.moved
         else:
             there = placed(config, executor, scheduler, stage)
-            found = compare_with(recorded, measure(there, on_run=progress.finished))
+            found = compare_with(recorded, measure(there, labels, progress.finished), labels)
     if json_:
         print(json.dumps(found and found.as_json(), indent=1))
     elif found is not None:

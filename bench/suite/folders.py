@@ -86,7 +86,7 @@ def standing_of(place: Path) -> Standing:
         else:
             begun.append(name)
     peak = max((record.cost.peak_memory_bytes for record in finished if record.cost), default=0)
-    seconds = _seconds_left(left, finished, max(1, len(makers)))
+    seconds = seconds_left(left, finished, max(1, len(makers)))
     return Standing(
         tuple(done), running, tuple(begun), failed, diverged, tuple(missing), len(makers), seconds, peak
     )  # fmt: skip
@@ -98,7 +98,7 @@ def _named(run: PlannedRun) -> str:
     return f"{run.label} (order {order}, seed {seed})"
 
 
-def _seconds_left(left: Sequence[PlannedRun], finished: Sequence[RunRecord], makers: int) -> float | None:
+def seconds_left(left: Sequence[PlannedRun], finished: Sequence[RunRecord], makers: int) -> float | None:
     """By what finished runs of the same row took, or of all rows where none of it is finished."""
     seconds: dict[str, list[float]] = {}
     for record in finished:

@@ -11,6 +11,7 @@ from ctvr_bench.bench.records.environment import command_line
 from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.suites import SOURCES, PlannedRun, Suite, write_suite
 from ctvr_bench.bench.run.jobs import Job
+from ctvr_bench.bench.suite.choices import tuned_values
 from ctvr_bench.bench.suite.plugins import file_of, find_method
 from ctvr_bench.features.cache import world_of
 from ctvr_bench.features.store import tool_version
@@ -37,7 +38,8 @@ def remember(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
         setting=", ".join([*sizes, *changed]),
         config={
             **{name: value for name, value in values.items() if name not in _OF_THE_MACHINE},
-            "methods": [_with_its_file(config, choice) for choice in values["methods"]],
+            "methods": [_as_it_was(config, choice) for choice in values["methods"]],
+            "tuned": None,
             "store": str(config.store) if world is None else f"moving-shapes:{world}",
         },
         command=command_line(),
@@ -48,10 +50,15 @@ def remember(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
     return suite
 
 
-def _with_its_file(config: SuiteConfig, choice: dict[str, Any]) -> dict[str, Any]:
-    """A method choice whose file, where it has one, is a copy in the folder, named by the digest of its bytes."""
-    found = file_of(find_method(choice["name"]))
-    if found is None:
+def _as_it_was(config: SuiteConfig, choice: dict[str, Any]) -> dict[str, Any]:
+    """A method choice that needs no other file: tuned values are written out, and a method's file is copied.
+
+    The copy is named by the digest of its bytes.
+    """
+    entry = find_method(choice["name"])
+    tuned = {} if config.tuned is None else tuned_values(config.tuned).get(entry.name, {})
+    choice = {**choice, "set": {**tuned, **choice["set"]}}
+    if (found := file_of(entry)) is None:
         return choice
     source, class_name = found
     path = f"{SOURCES}/{hashlib.sha256(source).hexdigest()[:16]}.py"

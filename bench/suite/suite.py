@@ -29,6 +29,7 @@ from ctvr_bench.bench.records.versions import is_earlier
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.stacks.planning import in_stacks, units
+from ctvr_bench.bench.suite.choices import labels_of, recipe_given, tuned_values
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
 from ctvr_bench.bench.suite.remembered import remember
@@ -303,7 +304,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
     recipe = config.recipe or ("fixed" if is_embedded(store) else "auto")
     configured = _configured(config, recipe)
     for position, ((entry, method_config), label) in enumerate(
-        zip(configured, _labels(configured, recipe), strict=True)
+        zip(configured, labels_of(configured, recipe), strict=True)
     ):
         if entry.method.needs_reference and not store.has_reference:
             raise InputError(
@@ -360,59 +361,12 @@ def _configured(config: SuiteConfig, recipe: str = "fixed") -> list[tuple[Entry,
     for name in config.set:
         if name not in {entry.name for entry in entries}:
             raise unknown_name("method to set values of", name, {entry.name for entry in entries})
-    tuned = {} if config.tuned is None else _tuned(config.tuned)
+    tuned = {} if config.tuned is None else tuned_values(config.tuned)
     values = [
         {**tuned.get(entry.name, {}), **choice.set, **config.set.get(entry.name, {})}
         for choice, entry in zip(config.methods, entries, strict=True)
     ]
-    return [(e, e.config(chosen | _recipe(e, chosen, recipe))) for e, chosen in zip(entries, values, strict=True)]
-
-
-def _tuned(path: Path) -> dict[str, dict[str, Any]]:
-    """Values by method, as `tune` leaves them."""
-    values = read_toml(path, "tuned values")
-    if wrong := [name for name, of in values.items() if not isinstance(of, dict)]:
-        raise InputError(f"{path}: a table of values for each method; got {wrong[0]} = {values[wrong[0]]!r}")
-    return values
-
-
-def _recipe(entry: Entry, chosen: dict[str, Any], recipe: str) -> dict[str, Any]:
-    """The suite's recipe, for a method that is trained and is given no rate or length of its own."""
-    given = {"recipe", "lr", "steps", "epochs"} & {*chosen, *entry.preset}
-    return {"recipe": recipe} if issubclass(entry.method.Config, TrainedConfig) and not given else {}
-
-
-def _changed(entry: Entry, config: MethodConfig, recipe: str) -> dict[str, Any]:
-    """Values that differ from the defaults; the recipe only where it is not what the suite gives such a method."""
-    defaults = asdict(entry.config())
-    changed = {field: value for field, value in asdict(config).items() if value != defaults[field]}
-    named = {field: value for field, value in changed.items() if field != "recipe"}
-    usual = {"recipe": "fixed"} | _recipe(entry, named, recipe)
-    chosen = getattr(config, "recipe", usual["recipe"])
-    return named if chosen == usual["recipe"] else named | {"recipe": chosen}
-
-
-def _labels(configured: Sequence[tuple[Entry, MethodConfig]], recipe: str) -> list[str]:
-    """How each row is called; by a digest of its code as well where two files of one name stand side by side."""
-    changed = [_changed(entry, config, recipe) for entry, config in configured]
-    plain = [label_of(entry.name, values) for (entry, _), values in zip(configured, changed, strict=True)]
-    codes = {
-        label: {e.code for (e, _), other in zip(configured, plain, strict=True) if other == label} for label in plain
-    }
-    return [
-        label if len(codes[label]) == 1 else label_of(entry.name, values, entry.code)
-        for (entry, _), values, label in zip(configured, changed, plain, strict=True)
-    ]
-
-
-def label_of(name: str, changed: dict[str, Any], code: str = "") -> str:
-    """How tables call a method with some values changed; with `code`, a digest, also by its first letters.
-
-    >>> label_of("zero_shot", {"scoring": "fused"})
-    'zero_shot [scoring=fused]'
-    """
-    name += f"@{code[:6]}" if code else ""
-    return f"{name} [{', '.join(f'{key}={value}' for key, value in sorted(changed.items()))}]" if changed else name
+    return [(e, e.config(chosen | recipe_given(e, chosen, recipe))) for e, chosen in zip(entries, values, strict=True)]
 
 
 def pick_device(name: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ctvr_bench
 from ctvr_bench.bench.audit.rerun import rerun
 from ctvr_bench.bench.audit.tables import faults_of_table
 from ctvr_bench.bench.audit.verify import verify
@@ -24,29 +23,8 @@ from ctvr_bench.bench.suite.folders import merge
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import rank_table, write_suite
 from tests.commands import called
-from tests.stores import small_store
 
-METHOD = """
-from ctvr_bench.methods.finetune import Finetune
-
-class Mine(Finetune):
-    name, paper, idea = "mine", "none", "its file is gone when it is run again"
-
-    def loss(self, batch):
-        return {name: 2 * value for name, value in super().loss(batch).items()}
-"""
 SEEN = "stored/seen/t2v"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from a method's file that is not there any more."""
-    folder = tmp_path_factory.mktemp("audit")
-    file = folder / "mine.py"
-    file.write_text(METHOD)
-    made = ctvr_bench.run(["zero_shot", {"name": str(file), "set": {"epochs": 1}}], small_store(), seeds=1, out=folder)
-    file.unlink()
-    return made.path
 
 
 @pytest.fixture

@@ -1,0 +1,56 @@
+"""What a command line is expected to answer: version, short help, what would be done, which rows of a check."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ctvr_bench.bench.suite.suite import SuiteConfig, run_suite
+from tests.bench.run.test_runner import suite
+from tests.commands import ROOT, called
+from tests.stores import small_store
+
+
+def test_version_and_short_help() -> None:
+    result = called("--version")
+    assert (result.returncode, bool(re.match(r"ctvr-bench[ ,]", result.stdout))) == (0, True)
+    assert called("-h").stdout == called("--help").stdout
+    assert "--dry-run" in called("run", "-h").stdout
+
+
+def test_a_dry_run_says_what_is_there_and_what_would_be_made(tmp_path: Path) -> None:
+    line = ("run", "--store", small_store().path, "--out", tmp_path, "--seeds", 2, "--methods", "zero_shot,finetune")
+    first = called(*line, "--dry-run")
+    assert first.stdout.splitlines()[:3] == [
+        f"{tmp_path / 'default'}: 3 of 3 runs would be made",
+        "  zero_shot: 0 there, 1 to make",
+        "  finetune: 0 there, 2 to make",
+    ]
+    assert "not known" in first.stdout
+    assert not any(tmp_path.iterdir())
+    run_suite(suite(tmp_path, "zero_shot"))
+    second = called(*line, "--dry-run").stdout
+    assert "2 of 3 runs would be made" in second
+    assert "zero_shot: 1 there, 0 to make" in second
+    assert re.search(r"about \d+ s, one after the other", second)
+
+
+@pytest.mark.parametrize(
+    ("also", "words"), [(("--methods", "lwff"), "did you mean 'lwf'"), (("--accept", "--methods", "lwf"), "whole")]
+)
+def test_rows_of_a_check_are_named_by_their_labels(also: tuple[str, ...], words: str) -> None:
+    result = called("check", ROOT / "results/baselines/gate.json", *also)
+    assert (result.returncode, words in result.stderr) == (2, True)
+
+
+def test_the_schema_knows_every_field_of_the_shipped_suites() -> None:
+    schema = json.loads(called("suite-schema").stdout)
+    assert schema["properties"].keys() == {*SuiteConfig.model_fields, "stores"}
+    assert "store" not in schema.get("required", [])
+    assert schema["additionalProperties"] is False
+    for path in sorted((ROOT / "results/suites").glob("*.toml")):
+        assert tomllib.loads(path.read_text()).keys() <= schema["properties"].keys()

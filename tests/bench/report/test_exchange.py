@@ -1,0 +1,85 @@
+"""Rankings and tables for other programs: other evaluators find the same numbers in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from ctvr_bench.bench.records.record import RankTable
+from ctvr_bench.bench.records.summary import metrics_of
+from ctvr_bench.bench.report.exchange import qrels, trec_run, write_trec
+from tests.bench.fake_suite import rank_table, write_suite
+from tests.commands import called
+
+SEEN = "t2v/stored/seen/"
+
+
+@pytest.fixture(scope="module")
+def table() -> RankTable:
+    return rank_table(0.3, 0, 0, 3, 8)
+
+
+def test_a_naive_evaluator_finds_the_same_recalls_and_mrr(table: RankTable) -> None:
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for line in trec_run(table, "a tag").splitlines():
+        query, _, item, _, score, tag = line.split(" ")
+        found[query].append((float(score), item))
+        assert tag == "atag"
+    relevant = {query: item for query, _, item, _ in (line.split(" ") for line in qrels(table).splitlines())}
+    places = []
+    for query, own in relevant.items():
+        assert len({score for score, _ in found[query]}) == len(found[query]), "no ties"
+        assert len({item for _, item in found[query]}) == len(found[query])
+        ordered = [item for _, item in sorted(found[query], reverse=True)]
+        places.append(ordered.index(own) + 1)
+    final = metrics_of(table)["final"]
+    for depth in (1, 5, 10):
+        assert 100 * sum(place <= depth for place in places) / len(places) == pytest.approx(final[f"{SEEN}R@{depth}"])
+    assert 100 * sum(1 / place for place in places) / len(places) == pytest.approx(final[f"{SEEN}MRR"])
+    assert max(places) > 1
+
+
+def test_ir_measures_finds_the_same_numbers(table: RankTable, tmp_path: Path) -> None:
+    measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed (extra dev)")
+    write_trec(table, tmp_path, "run")
+    found = measures.calc_aggregate(
+        [measures.R @ 1, measures.R @ 5, measures.R @ 10, measures.RR],
+        list(measures.read_trec_qrels(str(tmp_path / "qrels.txt"))),
+        list(measures.read_trec_run(str(tmp_path / "run.run"))),
+    )
+    final = metrics_of(table)["final"]
+    for measure, value in found.items():
+        name = "MRR" if str(measure) == "RR" else str(measure)
+        assert 100 * value == pytest.approx(final[SEEN + name])
+    assert len(found) == 4
+
+
+def test_ranx_finds_the_same_numbers(table: RankTable, tmp_path: Path) -> None:
+    ranx = pytest.importorskip("ranx", reason="ranx is not installed: it brings numba, too heavy for the extra dev")
+    write_trec(table, tmp_path, "run")
+    found = ranx.evaluate(
+        ranx.Qrels.from_file(str(tmp_path / "qrels.txt"), kind="trec"),
+        ranx.Run.from_file(str(tmp_path / "run.run"), kind="trec"),
+        ["recall@1", "recall@5", "recall@10", "mrr"],
+    )
+    final = metrics_of(table)["final"]
+    for name, value in found.items():
+        assert 100 * value == pytest.approx(final[SEEN + name.replace("recall", "R").replace("mrr", "MRR")])
+
+
+def test_the_command_writes_tables_and_rankings(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path / "runs", ("zero_shot", "lwf"), seeds=1)
+    for format_ in ("csv", "json", "trec"):
+        assert called("export", folder, "--out", tmp_path / format_, "--format", format_).returncode == 0
+    runs = list(csv.DictReader(io.StringIO((tmp_path / "csv/runs.csv").read_text())))
+    assert [run["label"] for run in runs] == ["zero_shot", "lwf"]
+    queries = json.loads((tmp_path / "json/queries.json").read_text())
+    ones = [each["rank"] == 1 for each in queries if each["label"] == "lwf" and each["stage"] == 3]
+    assert 100 * sum(ones) / len(ones) == pytest.approx(float(runs[1][f"{SEEN}R@1"]))
+    assert len(list((tmp_path / "trec/order-0").glob("*.run"))) == 2
+    assert "did you mean" in called("export", folder, "--out", tmp_path / "x", "--format", "cvs").stderr
