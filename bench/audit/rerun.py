@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import numpy as np
 
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RankTable, RunRecord
-from ctvr_bench.bench.records.suites import LAST, Suite, folder_of, read_suite, read_suite_records
+from ctvr_bench.bench.records.suites import LAST, SOURCES, Suite, folder_of, read_suite, read_suite_records
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Watch, ignore
 from ctvr_bench.bench.suite.plugins import names_a_file
+from ctvr_bench.bench.suite.remembered import OF_THE_MACHINE
 from ctvr_bench.bench.suite.stores import store_path
 from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig, make_suite, run_suite
 from ctvr_bench.features.errors import InputError, unknown_name
@@ -23,6 +25,7 @@ from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
 
 _FINAL = "stored/seen/t2v"
+_COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,12 @@ def _suites_of(place: Path, folder: Path, records: Sequence[RunRecord]) -> list[
 
 
 def _remembered(suite: Suite, folder: Path, store: Path | None, on_stage: OnStage) -> SuiteConfig:
-    values: dict[str, Any] = dict(suite.config)
+    values: dict[str, Any] = {k: v for k, v in suite.config.items() if k == "store" or k not in OF_THE_MACHINE}
+    for choice in values["methods"]:
+        if names_a_file(choice["name"]) and not _COPY.fullmatch(choice["name"]):
+            raise InputError(
+                f"{folder}: names the method {choice['name']!r}, which is no copy under {SOURCES}/; not run"
+            )
     methods = [
         {**choice, "name": str(folder / choice["name"])} if names_a_file(choice["name"]) else choice
         for choice in values["methods"]

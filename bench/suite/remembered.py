@@ -19,7 +19,8 @@ from ctvr_bench.features.store import tool_version
 if TYPE_CHECKING:
     from ctvr_bench.bench.suite.suite import SuiteConfig
 
-_OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage"}
+OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage"}
+"""Fields of a suite that say where it was run and not what: a folder does not remember them, nor follow them."""
 _SETS_APART = (
     *("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "index", "rerank"),
     *("ensemble", "device", "threads"),
@@ -37,7 +38,7 @@ def remember(config: SuiteConfig, jobs: Sequence[Job]) -> Suite:
         runs=tuple(PlannedRun(run_id=j.config.run_id, label=j.label, position=j.position) for j in jobs),
         setting=", ".join([*sizes, *changed]),
         config={
-            **{name: value for name, value in values.items() if name not in _OF_THE_MACHINE},
+            **{name: value for name, value in values.items() if name not in OF_THE_MACHINE},
             "methods": [_as_it_was(config, choice) for choice in values["methods"]],
             "tuned": None,
             "store": str(config.store) if world is None else f"moving-shapes:{world}",

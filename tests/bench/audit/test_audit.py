@@ -152,6 +152,17 @@ def test_runs_come_out_again_from_the_folder_alone(runs: Path, tmp_path: Path) -
     assert {path: digest_of_file(path) for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_folder_cannot_have_another_file_run_or_another_place_used(copy: Path, tmp_path: Path) -> None:
+    suite = read_suite(copy)
+    hostile = {**suite.config, "stage": str(tmp_path / "elsewhere"), "executor": "dask", "out": str(tmp_path / "out")}
+    hostile["methods"] = [{"name": "../../mine.py:Mine", "set": {}}]
+    write_json(copy / "suite.json", suite.model_copy(update={"config": hostile}).model_dump(mode="json"))
+    with pytest.raises(
+        InputError, match=r"names the method '../../mine.py:Mine', which is no copy under suites/sources"
+    ):
+        list(rerun(copy))
+
+
 def test_the_commands_say_it_and_end_with_one(copy: Path) -> None:
     assert called("verify", copy).returncode == 0
     run = run_of(copy, "zero_shot")
