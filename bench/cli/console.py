@@ -53,12 +53,14 @@ class SuiteBars(_Bars):
     def __init__(self, quiet: bool) -> None:
         super().__init__(bars.TimeElapsedColumn(), quiet)
         self._quiet = quiet
-        self._start = time.monotonic()
-        self._suite = self._bars.add_task("runs", total=None, note="")
+        self._begun: float | None = None  # when the first run that had to be made was heard of
+        self._there = 0  # runs that were finished before
+        self._suite = self._bars.add_task("runs", total=None, note="", visible=False)  # until their number is known
         self._runs: dict[str, bars.TaskID] = {}
 
     def watch(self, progress: Progress) -> None:
         """Show where one run is, and say its note."""
+        self._begun = self._begun or time.monotonic()
         if progress.note:
             say(progress.note, self._quiet)
             return
@@ -77,15 +79,18 @@ class SuiteBars(_Bars):
         self._bars.update(self._runs[progress.label], completed=done, note=note)
 
     def finished(self, number: int, total: int, record: RunRecord | Trial) -> None:
-        """Count a finished run and say how long the rest will take."""
-        elapsed = time.monotonic() - self._start
-        left = elapsed / number * (total - number)
+        """Count a finished run and say how long the rest will take, by those that were made now."""
+        if self._begun is None:
+            self._there, left = number, ""
+        else:
+            each = (time.monotonic() - self._begun) / (number - self._there)
+            left = f"about {each * (total - number):.0f} s left"
         if bar := self._runs.pop(record.label, None):
             self._bars.remove_task(bar)
-        self._bars.update(self._suite, completed=number, total=total, note=f"about {left:.0f} s left")
+        self._bars.update(self._suite, completed=number, total=total, note=left, visible=True)
         if not self._live and not self._quiet:
             where = f"order {record.config.options['order']}, seed {record.config.seed}"
-            say(f"[{number}/{total}] {record.label} ({where}): {record.status}, about {left:.0f} s left")
+            say(f"[{number}/{total}] {record.label} ({where}): {record.status}{left and ', '}{left}")
 
 
 class StageBars(_Bars):

@@ -17,6 +17,7 @@ from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
 from ctvr_bench.bench.records.finished import derive_again
 from ctvr_bench.bench.records.record import write_json, write_text
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
+from ctvr_bench.bench.report.drawn import figures_of
 from ctvr_bench.bench.report.latex import Marks, latex_table
 from ctvr_bench.bench.report.tables import csv_table, interval_numbers, markdown_table, numbers
 from ctvr_bench.features.errors import InputError
@@ -53,11 +54,10 @@ def report_with_findings(
         recompute_metrics(directory)
     results = read(directory)
     from ctvr_bench.bench.report.html import html_report
-    from ctvr_bench.bench.report.plots import save_figures
 
     opened = open_runs_store(results, store)
     found, folder = evidence(results, opened), folder or results.directory / "report"
-    images = save_figures(results, folder / "figures")
+    images = figures_of(results, folder / "figures")
     write_json(folder / "metrics.json", report_numbers(results, found))
     write_text(folder / "table.csv", csv_table(results, intervals=[found.intervals]))
     write_text(folder / "table.tex", latex_table(results, marks=[Marks(tuple(found.tied))]))

@@ -6,6 +6,8 @@ import errno
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -96,3 +98,26 @@ def test_markdown_latex_and_spreadsheets_show_names_as_they_are() -> None:
     shown = latex_text(EVIL)
     assert "\\input" not in shown
     assert "\n" not in shown
+
+
+def test_time_left_is_told_by_runs_that_were_made_and_not_by_those_that_were_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0, 120.0])
+    monkeypatch.setattr("ctvr_bench.bench.cli.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = SimpleNamespace(options={"order": 0}, seed=0)
+    record: Any = SimpleNamespace(label="er", config=config, status="done")
+    progress = SuiteBars(quiet=False)
+    assert not progress._bars.tasks[0].visible
+    for number in (1, 2):
+        progress.finished(number, 5, record)
+    progress.watch(Progress("er", 1, 2))
+    progress.finished(3, 5, record)
+    progress.finished(4, 5, record)
+    assert [line.partition("done")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "",
+        "",
+        ", about 20 s left",
+        ", about 10 s left",
+    ]
+    assert progress._bars.tasks[0].visible
