@@ -1,0 +1,1 @@
+"""A reliability campaign: `make soak` kills, damages and starves the commands, and prints one table."""

@@ -1,0 +1,146 @@
+"""Files damaged at random, then used: what is wrong must be said, made again, or make no difference."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.soak import child
+from tests.soak.facts import facts_of
+from tests.soak.faults import counting, stopping
+from tests.soak.scenes import IMPORT, RUN, arrays, finished, with_store
+
+SECONDS, BYTES = 10.0, 1 << 30
+"""What a command may take on a damaged file: time, and memory beyond what it began with."""
+Damage = Callable[[bytes, np.random.Generator], bytes]
+
+
+def flip(content: bytes, rng: np.random.Generator) -> bytes:
+    """One bit the other way."""
+    place = int(rng.integers(len(content)))
+    return content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :]
+
+
+def cut(content: bytes, rng: np.random.Generator) -> bytes:
+    """The end is missing."""
+    return content[: int(rng.integers(len(content)))]
+
+
+def blank(content: bytes, rng: np.random.Generator) -> bytes:
+    """Up to 512 bytes in a row are zero, as where a block was never written."""
+    place = int(rng.integers(len(content)))
+    size = min(512, len(content) - place)
+    return content[:place] + bytes(size) + content[place + size :]
+
+
+def noise(content: bytes, rng: np.random.Generator) -> bytes:
+    """Up to 64 bytes in a row are anything."""
+    place = int(rng.integers(len(content)))
+    size = min(64, len(content) - place)
+    return content[:place] + rng.bytes(size) + content[place + size :]
+
+
+DAMAGES: tuple[Damage, ...] = (flip, cut, blank, noise)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Files of a folder, and the command that reads them.
+
+    judged: by what the command leaves, which must be what it leaves of sound files, where it ends with 0. False where
+    the files hold what a person wrote, of which another value is as good.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    files: str
+    arguments: tuple[str, ...]
+    judged: bool = True
+
+
+def _cut_off(folder: Path) -> None:
+    """A run that ended while its state was kept: after the third quarter of its calls."""
+    with_store(folder)
+    log = folder.with_name(f"{folder.name}.calls")
+    rehearsal = folder.with_name(f"{folder.name}.rehearsal")
+    shutil.copytree(folder, rehearsal)
+    assert child.run(_LWF, rehearsal, counting(log)).status == 0
+    shutil.rmtree(rehearsal)
+    child.run(_LWF, folder, stopping(len(log.read_text().splitlines()) // 2, True, folder, False))
+    assert list(folder.rglob("state/*")), "nothing was kept"
+
+
+_LWF = (*RUN, "--methods", "lwf[epochs=1]", "--seeds", "1", "--ensemble", "off")
+_SHOWN = (*RUN, "--methods", "finetune[epochs=1],zero_shot", "--seeds", "1")
+USES = (
+    Use("store, run", with_store, "store.h5", _LWF),
+    Use("store, verify", with_store, "store.h5", ("features", "verify", "store.h5")),
+    Use("finished runs, shown again", finished, "runs/default/*-*/*", _SHOWN),
+    Use("finished runs, report", finished, "runs/default/*-*/*", ("report", "runs/default", "--format", "csv")),
+    Use("an unfinished run's state", _cut_off, "runs/default/*/state/*", _LWF),
+    Use("arrays", arrays, "*.npy", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
+    Use("tables", arrays, "*.csv", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
+)
+"""What is damaged, and how it is used."""
+
+
+def spoil(use: Use, folder: Path, times: int, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Damage one file of a use so many times, each in a fresh copy; yields its suffix and what came of it."""
+    sound = folder / "sound"
+    sound.mkdir(parents=True)
+    use.prepare(sound)
+    files = sorted(path.relative_to(sound) for path in sound.glob(use.files) if path.is_file() and path.stat().st_size)
+    good = folder / "good"
+    shutil.copytree(sound, good)
+    ended = child.run(use.arguments, good)
+    assert ended.status == 0, ended.output
+    expected = facts_of(good), ended.output
+    for number in range(times):
+        place, name = folder / str(number), files[int(rng.integers(len(files)))]
+        shutil.copytree(sound, place)
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(DAMAGES[number % len(DAMAGES)](content, rng))
+        unchanged = (place / name).read_bytes() == content
+        result = child.run(use.arguments, place, seconds=4 * SECONDS)
+        came = "not damaged" if unchanged else _what_came(use, result, place, str(name), expected)
+        yield name.name, came
+        shutil.rmtree(place)
+
+
+def _what_came(use: Use, result: child.Ended, place: Path, name: str, expected: tuple[dict[str, str], str]) -> str:
+    if result.seconds > SECONDS or result.status is None:
+        return "longer than 10 s" if result.seconds > SECONDS else "ended by a signal"
+    if result.grown > BYTES:
+        return "more than 1 GB"
+    if result.traceback:
+        return "a traceback: " + result.output.strip().splitlines()[-1]
+    if result.status:
+        lines = [line for line in result.output.splitlines() if line.strip()]
+        return "said" if lines else "ended without a word"
+    if not use.judged:
+        return "said, or taken as it is written"
+    try:
+        found = facts_of(place)
+    except Exception as error:  # a file that was left damaged and not said
+        return f"used silently: {type(error).__name__}"
+    differs = [key for key in expected[0] if found.get(key) != expected[0][key]]
+    if set(differs) - {name}:
+        return f"used silently: {differs[0]}"
+    if differs:
+        return "no difference in what is shown" if result.output == expected[1] else "said, or used silently"
+    return "made again, or no difference"
+
+
+def campaign(times: int, folder: Path, seed: int = 0) -> Counter[tuple[str, str, str]]:
+    """Damages of every use, shared out evenly: how often what came of which file."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for number, use in enumerate(USES):
+        share = times // len(USES) + (number < times % len(USES))
+        for file, came in spoil(use, folder / str(number), share, np.random.default_rng([seed, number])):
+            found[use.name, file, came] += 1
+    return found

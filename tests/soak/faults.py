@@ -1,0 +1,85 @@
+"""A file layer that ends the process at its nth call, as a kill or a power cut would."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.soak.child import STOPPED
+
+CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
+
+
+def counting(log: Path) -> Callable[[], None]:
+    """Lets everything happen and leaves in `log` which calls there were, one a line."""
+
+    def patch() -> None:
+        for name in CALLS:
+            _wrap(name, lambda name, real, args, kwargs: (_write(log, name), real(*args, **kwargs))[1])
+
+    return patch
+
+
+def stopping(at: int, after: bool, folder: Path, power_cut: bool) -> Callable[[], None]:
+    """Ends the process at the call of that number (from 0), before it or just after it.
+
+    power_cut: what was written in `folder` and not brought to the disk is then only half there.
+    """
+
+    def patch() -> None:
+        seen, synced = 0, {}
+        before = {entry.ino: entry for entry in _files(folder)}
+
+        def end() -> None:
+            if power_cut:
+                for file in _files(folder):
+                    unchanged = file == before.get(file.ino)
+                    if not unchanged and synced.get(file.ino) != (file.size, file.mtime):
+                        os.truncate(file.path, file.size // 2)
+            os._exit(STOPPED)
+
+        def call(name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == at + 1 and not after:
+                end()
+            result = real(*args, **kwargs)
+            if name == "fsync":
+                found = os.fstat(args[0])
+                synced[found.st_ino] = (found.st_size, found.st_mtime_ns)
+            if seen == at + 1:
+                end()
+            return result
+
+        for name in CALLS:
+            _wrap(name, call)
+
+    return patch
+
+
+class _File:
+    def __init__(self, path: Path, found: os.stat_result) -> None:
+        self.path, self.ino, self.size, self.mtime = path, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _File) and (self.ino, self.size, self.mtime) == (other.ino, other.size, other.mtime)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _files(folder: Path) -> list[_File]:
+    found = [(path, path.lstat()) for path in folder.rglob("*")]
+    return [_File(path, status) for path, status in found if stat.S_ISREG(status.st_mode)]
+
+
+def _wrap(name: str, call: Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    real = getattr(os, name)
+    setattr(os, name, lambda *args, **kwargs: call(name, real, args, kwargs))
+
+
+def _write(log: Path, name: str) -> None:
+    with log.open("a") as file:
+        file.write(f"{name}\n")
