@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench rates scale mutants format clean
+.PHONY: run test test-cluster check bench rates scale mutants soak format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -34,6 +34,10 @@ scale: $(VENV)/ready
 # plants faults one at a time and says which the tests do not find; JOBS at a time, ONLY="ewc si" some of them
 mutants: $(VENV)/ready-extract
 	$(BIN)/python tests/mutants.py --jobs $(or $(JOBS),1) $(ONLY)
+
+# kills and damages at length, about an hour; KILLS=50 DAMAGES=200 for a look
+soak: $(VENV)/ready-extract
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000)
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.schema import Array
 
 
@@ -48,7 +48,7 @@ class WorkFolder:
 
     def save(self, stage: str, inputs: object, block: Mapping[str, Array]) -> None:
         file = self._file(stage, inputs)
-        partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
+        partial = partial_of(file)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:

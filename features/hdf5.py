@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 
 Array = npt.NDArray[Any]
 _BLOCK = 1 << 24  # bytes hashed at a time
@@ -140,7 +141,7 @@ def create_file(path: str | os.PathLike[str]) -> Iterator[FileWriter]:
     Raises InputError where the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_of(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file to write")
     try:

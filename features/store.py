@@ -21,6 +21,7 @@ import numpy as np
 from ctvr_bench.features import hdf5, schema
 from ctvr_bench.features.cache import cache_folder
 from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.schema import Array
 
 _NUMBERS = ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames")
@@ -363,7 +364,7 @@ def _remember_checked(path: Path, digest: str) -> None:
     remembered, facts = _state_of(path)
     if path.stat().st_size < _LARGE:
         return
-    partial = remembered.with_name(f".{remembered.name}.partial-{os.getpid()}")
+    partial = partial_of(remembered)
     with suppress(OSError):  # where nothing can be remembered, the store is read again
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"facts": facts, "digest": digest, "at": time.time()}), encoding="utf-8")

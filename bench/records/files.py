@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 
 _BLOCK = 1 << 20
 
@@ -16,7 +17,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 
     Raises InputError where the folder cannot be written to, or the disk is full; nothing is left then.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

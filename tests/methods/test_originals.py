@@ -200,6 +200,10 @@ def test_c_clips_consolidation_contrasts_projected_new_features_with_old_ones() 
             others = [math.exp(17.6 * float(sim_KK[i, j])) for j in range(24) if not same[j]]
             total += (math.log(sum(others)) - 17.6 * float(sim_KK[i, i])) / 24
     assert term == pytest.approx(0.7 * total, rel=1e-4)
+    method.loss(batch)["ckc"].backward()
+    for learns in (method.text_projector, method.video_projector, method.text_map.up_DR, method.video_map.up_DR):
+        assert learns.grad is not None
+        assert learns.grad.any()
 
 
 def test_c_clip_consolidates_from_the_second_task_on() -> None:
@@ -235,6 +239,7 @@ def test_er_joins_stored_pairs_of_earlier_tasks_to_the_batch(replay: int | None,
     ]
     chosen = torch.stack(rows).nonzero()[:, 1]
     assert len(chosen.unique()) == drawn  # each is a stored pair, none twice
+    assert torch.equal(joined.video_N[12:], stored["item_video_N"][chosen])
 
 
 def test_ers_stored_and_current_pairs_are_negatives_of_each_other() -> None:

@@ -160,6 +160,18 @@ def test_dualprompt_routes_to_the_nearest_key_of_a_learned_task() -> None:
     assert torch.equal(prompts_NPD[1, 5:], method.text_prompts.experts[1])
 
 
+def test_dualprompt_trains_with_the_current_tasks_expert() -> None:
+    method = dualprompt()
+    learn(method, 0)
+    begin(method, 1)
+    method.loss(method.prepare(train_pairs(1).pairs(torch.arange(8)), generator_for(0, "draws")))[
+        "contrastive"
+    ].backward()
+    for prompts in (method.text_prompts, method.video_prompts):
+        reached = [expert.grad is not None and bool(expert.grad.any()) for expert in prompts.experts]
+        assert reached == [False, True, False]
+
+
 def test_dualprompts_other_experts_stay() -> None:
     method = dualprompt(lr=1e-2)
     learn(method, 0)

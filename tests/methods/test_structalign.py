@@ -15,7 +15,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.heads import FrameFusion, RoutedExperts
 from ctvr_bench.methods.shared.losses import pseudo_alignment, relation_preserving, symmetric_contrastive
 from ctvr_bench.methods.shared.registry import find_method
-from ctvr_bench.methods.shared.similarity import normalise, word_frame_similarity
+from ctvr_bench.methods.shared.similarity import normalise, pool_words, word_frame_similarity
 from ctvr_bench.methods.shared.structalign.config import RELEASED
 from ctvr_bench.methods.shared.structalign.head import Route
 from ctvr_bench.methods.structalign import StructAlign
@@ -48,6 +48,8 @@ def make(**values: object) -> StructAlign:
     with torch.no_grad():  # away from the identity, so that every part matters
         method.head.experts.up_ERD.normal_(0, 0.1, generator=generator)
         method.head.fusion.alpha.fill_(0.3)
+        for vector in method.head.task_vectors:
+            vector.normal_(generator=generator)
     return method
 
 
@@ -68,11 +70,11 @@ def batch_of(pairs: int, seed: int = 0) -> PairBatch:
 def second_task(**values: object) -> tuple[StructAlign, PairBatch]:
     """A method at its second task with a filled bank, and a prepared batch."""
     method = make(**values)
-    method.begin_task(TaskInfo(0, 8, (0, 1)))
+    method.begin_task(TaskInfo(0, 8, (2, 3)))
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(2, 8, 16, generator=generator)
-    method.bank.update(features[0], features[1], torch.arange(8) % 2)
-    method.begin_task(TaskInfo(1, 8, (2, 3)))
+    method.bank.update(features[0], features[1], 2 + torch.arange(8) % 2)
+    method.begin_task(TaskInfo(1, 8, (0, 1)))
     with torch.no_grad():
         method.head.experts.up_ERD.add_(0.1 * torch.randn(method.head.experts.up_ERD.shape, generator=generator))
     return method, method.prepare(batch_of(6), generator_for(0, "draws"))
@@ -95,6 +97,22 @@ def test_the_total_is_the_weighted_sum_of_the_papers_terms() -> None:
     torch.testing.assert_close(terms["crp"], 10 * relation_preserving(17.6 * sim, 17.6 * old, 2.0))
     base = terms["scl"] + terms["crp"]
     torch.testing.assert_close(terms["etf"], 0.1 * base, msg="the ETF term is a tenth of the base in value (2.9)")
+
+
+@torch.no_grad()
+def test_the_teacher_is_asked_with_the_previous_tasks_vector() -> None:
+    """In the third task: in the second all experts are still copies of the first."""
+    method, _ = second_task(dropout=0.0)
+    method.begin_task(TaskInfo(2, 8, (4, 5)))
+    batch = method.prepare(batch_of(6), generator_for(0, "draws", 2))
+    gates = method.head.route(batch.text, 2, batch.draws["noise_NE"])
+    text, video = method.head.text(batch.text, (gates, None)), method.head.video(batch.video)
+    old_text = method.teacher.head.text(batch.text, (method.teacher.head.route(batch.text, 1), None))
+    sim, old = (
+        word_frame_similarity(side.words_NLD, side.word_mask_NL, video.frames_MFD, video.frame_mask_MF)
+        for side in (text, old_text)
+    )
+    torch.testing.assert_close(method.loss(batch)["crp"], 10 * relation_preserving(17.6 * sim, 17.6 * old, 2.0))
 
 
 @torch.no_grad()
@@ -168,6 +186,17 @@ def test_each_release_switch_changes_gradients_or_the_bank_or_what_is_optimised(
         method.end_task(Pairs(), generator_for(0, "end"))
         traces.append([*gradients, method.bank.text_mean_CD.norm().item()])
     assert traces[0] != traces[1]
+
+
+@torch.no_grad()
+def test_the_bank_holds_captions_on_the_finished_tasks_route() -> None:
+    method, _ = second_task()
+    pairs = Pairs()
+    method.end_task(pairs, generator_for(0, "end"))
+    text = method.head.text(pairs.batch.text, Route(method.head.route(pairs.batch.text, 1)))
+    own = pairs.category_P == 1
+    expected = pool_words(text.words_NLD, text.word_mask_NL)[own].mean(0)
+    torch.testing.assert_close(method.bank.text_mean_CD[1], expected, rtol=1e-5, atol=1e-6)
 
 
 class Pairs:

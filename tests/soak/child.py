@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -33,6 +34,12 @@ class Ended:
     @property
     def traceback(self) -> bool:
         return "Traceback (most recent call last)" in self.output or self.status not in (None, 0, 1, 2)
+
+
+_COMMANDS = ("cli.features", "report.report", "gate.gate", "gate.accept", "authoring.tune", "suite.controls")
+_LOADED = [importlib.import_module(f"ctvr_bench.bench.{name}") for name in _COMMANDS]
+_LOADED += [importlib.import_module(f"ctvr_bench.features.{name}") for name in ("arrays", "simulation.write")]
+"""So that no child has to."""
 
 
 def run(arguments: tuple[str, ...], cwd: Path, patch: Patch = lambda: None, seconds: float = 120.0) -> Ended:

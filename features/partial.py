@@ -1,0 +1,38 @@
+"""Names of files that are being written beside where they will lie, and what is left of those whose writer died."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+
+def partial_of(path: Path) -> Path:
+    """The name under which this process writes `path` before it renames it.
+
+    Removes what processes of this machine that are gone, killed or by a power cut, left of the same file.
+    """
+    mark = f".{path.name}.partial-{_machine()}-"
+    for left in path.parent.glob(f"{glob.escape(mark)}*"):
+        if not _runs(left.name.removeprefix(mark)):
+            with suppress(OSError):  # who may not remove it may still write
+                left.unlink()
+    return path.with_name(f"{mark}{os.getpid()}")
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs; where it is no number, or nobody's to ask, as if it did."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True

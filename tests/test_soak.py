@@ -1,0 +1,46 @@
+"""The reliability campaign in small, and that it finds what it looks for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.soak.damage import USES, spoil
+from tests.soak.kills import KINDS, kill
+from tests.soak.scenes import SCENES, Scene
+
+IMPORT, *_ = SCENES
+
+
+def test_an_import_that_is_ended_anywhere_is_as_if_it_had_never_begun(tmp_path: Path) -> None:
+    found = list(kill(IMPORT, tmp_path, 4, np.random.default_rng(0)))
+    assert {kind for kind, _ in found} == set(KINDS)
+    assert {came for _, came in found} == {"as if nothing had been"}
+
+
+def test_a_campaign_finds_a_command_that_writes_where_it_wrote_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(*_: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        with (cwd / "made.bin").open("ab") as file:
+            file.write(b"all")
+            file.flush()
+            os.fsync(file.fileno())
+        return subprocess.CompletedProcess((), 0, "", "")
+
+    monkeypatch.setattr("tests.soak.child.called", careless)
+    scene = Scene("careless", (), lambda folder: None)
+    found = [came for _, came in kill(scene, tmp_path, 2, np.random.default_rng(0), ("before a call", "after a call"))]
+    assert found == ["differs: made.bin", "differs: made.bin"]
+
+
+@pytest.mark.parametrize(
+    "use", [use for use in USES if use.name in ("store, verify", "tables")], ids=lambda use: use.name
+)
+def test_damaged_files_are_said(tmp_path: Path, use: object) -> None:
+    found = {came for _, came in spoil(use, tmp_path, 4, np.random.default_rng(0))}  # type: ignore[arg-type]
+    assert found <= {"said", "said, or taken as it is written", "made again, or no difference", "not damaged"}
