@@ -113,6 +113,23 @@ def export(
     print(f"wrote {out}")
 
 
+def history(
+    directories: Annotated[list[Path], typer.Argument(help="Folders of suites, each made at a commit.")],
+    metric: Annotated[str, typer.Option(help="Title or key of a column, as R@1, BWF, training.")] = "R@1",
+    json_: Json = False,
+) -> None:
+    """How a metric of every row went over commits."""
+    import json
+
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.report.choice import column_of
+    from ctvr_bench.bench.report.history import history as over_commits
+    from ctvr_bench.bench.report.history import history_lines
+
+    found = over_commits([read_results(directory) for directory in directories], column_of(metric))
+    print(json.dumps(found, indent=1) if json_ else "\n".join(history_lines(found)))
+
+
 def submit(
     directory: Place,
     to: Annotated[Path, typer.Option(help="Folder of the registry; made if it is not there.")],
@@ -165,6 +182,6 @@ def _say(found: Sequence[Rerun]) -> None:
 
 def add_commands(app: typer.Typer) -> None:
     """Put them on the command line."""
-    for command in (verify, rerun, export, submit, leaderboard):
+    for command in (verify, rerun, export, history, submit, leaderboard):
         app.command()(command)
     app.command(name="suite-schema")(schema)

@@ -49,10 +49,11 @@ def make_choice(methods: str | None, columns: str | None, labels: Sequence[str])
         names[label] = name
     parts = (part.strip() for part in _PART.findall(methods or ""))
     titles = [title.strip() for title in columns.split(",")] if columns else []
-    return Choice(tuple(filter(None, parts)), tuple(map(_column, titles)) or PAPER, names)
+    return Choice(tuple(filter(None, parts)), tuple(map(column_of, titles)) or PAPER, names)
 
 
-def _column(title: str) -> Column:
+def column_of(title: str) -> Column:
+    """The column of a title or key, whatever its case. Raises InputError with the nearest."""
     for column in (*COLUMNS, *INDEXED):
         if title.lower() in (column.title.lower(), column.key.lower()):
             return column

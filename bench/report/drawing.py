@@ -204,6 +204,19 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [_top(group, gap) - i * gap for group in groups for i in range(len(group))]
 
 
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, score) points that no other beats in both: dearer ones stay only where they score higher.
+
+    >>> pareto_front([(1, 50), (2, 40), (3, 60)])
+    [(1, 50), (3, 60)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
 def key_of_methods(figure: Figure, axes: Axes, rows: Sequence[Row], style: dict[str, Look]) -> None:
     """A legend of all methods at the right of the figure."""
     handles = [axes.plot([], [], label=row.label, **style[row.label].drawing)[0] for row in rows]

@@ -35,6 +35,7 @@ from ctvr_bench.bench.report.drawing import (
     last,
     log_axis,
     looks,
+    pareto_front,
     task_axis,
     task_ticks,
 )
@@ -253,19 +254,6 @@ def critical_difference(results: SuiteResults) -> Figure | None:
         note += " a bar joins methods that Nemenyi's test does not tell apart (5 %)"
         finish(figure, results, "Critical differences", note)
     return figure
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, score) points that no other beats in both: dearer ones stay only where they score higher.
-
-    >>> pareto_front([(1, 50), (2, 40), (3, 60)])
-    [(1, 50), (3, 60)]
-    """
-    front: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or score > front[-1][1]:
-            front.append((cost, score))
-    return front
 
 
 def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png", "pdf")) -> dict[str, Path]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ctvr_bench.bench.records.record import RankTable
+from ctvr_bench.bench.records.aggregate import read_results
+from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.report.exchange import qrels, trec_run, write_trec
 from tests.bench.fake_suite import rank_table, write_suite
@@ -83,3 +84,25 @@ def test_the_command_writes_tables_and_rankings(tmp_path: Path) -> None:
     assert 100 * sum(ones) / len(ones) == pytest.approx(float(runs[1][f"{SEEN}R@1"]))
     assert len(list((tmp_path / "trec/order-0").glob("*.run"))) == 2
     assert "did you mean" in called("export", folder, "--out", tmp_path / "x", "--format", "cvs").stderr
+
+
+def test_a_history_orders_commits_by_time_and_leaves_holes_where_a_row_was_not_run(tmp_path: Path) -> None:
+    folders = []
+    for day, (commit, labels) in enumerate((("bbb", ("zero_shot", "lwf")), ("aaa", ("zero_shot",))), start=1):
+        folder = write_suite(tmp_path / commit, labels, seeds=2)
+        folders.append(folder)
+        for path in folder.glob("*/run.json"):
+            record = read_record(path.parent)
+            environment = {**record.environment, "commit": commit}
+            save_record(path.parent, record.model_copy(update={"ended": f"2026-01-0{day}", "environment": environment}))
+    result = called("history", *reversed(folders), "--metric", "bwf", "--json")
+    found = json.loads(result.stdout)
+    assert (found["commits"], found["metric"], found["better"]) == (["bbb", "aaa"], "bwf/ctvr", "lower")
+    row = next(row for row in read_results(folders[0]).rows if row.label == "lwf")
+    assert found["rows"]["lwf"]["runs"] == [row.values("bwf/ctvr"), []]
+    assert found["rows"]["lwf"]["mean"][1] is None
+    lines = called("history", *folders).stdout.splitlines()
+    assert lines[1].split() == ["row", "bbb", "aaa"]
+    assert lines[3].split() == ["lwf", f"{sum(row.values(f'{SEEN}R@1')) / 2:.2f}", "–"]
+    other = write_suite(tmp_path / "other", ("zero_shot",), tasks=4)
+    assert "a history needs one stream" in called("history", folders[0], other).stderr

@@ -6,7 +6,7 @@ import pytest
 from ctvr_bench.bench.analysis.queries import confusion, rank_table
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.report import plots
-from ctvr_bench.bench.report.drawing import HIGHLIGHTED, looks, spread
+from ctvr_bench.bench.report.drawing import HIGHLIGHTED, looks, pareto_front, spread
 from tests.bench.fake_suite import write_suite
 
 
@@ -105,7 +105,7 @@ def test_confusion_agrees_with_loops(results):
 
 def test_a_dearer_method_is_on_the_front_only_if_it_scores_higher():
     points = [(3, 60), (1, 50), (2, 40), (1, 45), (4, 60)]
-    front = plots.pareto_front(points)
+    front = pareto_front(points)
     beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
     assert front == sorted(set(points) - set(beaten))
 
