@@ -49,13 +49,16 @@ def _faults_of_gallery(name: str, rank_TN: Ints, best_TN: Ints, table: RankTable
         return
     gallery, scope, _ = name.split("/")
     seen_TN = table.task_N <= np.arange(shape[0])[:, None]
+    count_T = seen_TN.sum(1)[:, None]
+    if (gallery, scope) == ("re-encoded", "seen"):  # after the last task, and after others where it was asked for
+        seen_TN = seen_TN & (rank_TN.any(1) | (np.arange(shape[0]) == shape[0] - 1))[:, None]
     own_N = np.bincount(table.task_N)[table.task_N]
-    size_TN = np.where(scope == "seen", seen_TN.sum(1)[:, None], own_N) + (gallery == "indexed")  # M + 1: not returned
+    size_TN = np.where(scope == "seen", count_T, own_N) + (gallery == "indexed")  # M + 1: not returned
     for words, wrong_TN in (
         ("a rank for a query that was not asked yet", (rank_TN != 0) & ~seen_TN),
         ("no rank for a query that was asked", (rank_TN < 1) & seen_TN),
         ("a rank beyond the size of the gallery", (rank_TN > size_TN) & seen_TN),
-        ("a best item that is not among those seen", ((best_TN < 0) | (best_TN >= seen_TN.sum(1)[:, None])) & seen_TN),
+        ("a best item that is not among those seen", ((best_TN < 0) | (best_TN >= count_T)) & seen_TN),
     ):
         if wrong_TN.any():
             stage, query = np.argwhere(wrong_TN)[0].tolist()

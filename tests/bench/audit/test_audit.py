@@ -136,6 +136,14 @@ def test_impossible_ranks_are_named(name: str, index: tuple[int, int] | int, val
     assert any(words in fault for fault in faults_of_table(table))
 
 
+def test_re_encoded_galleries_may_be_ranked_after_the_last_task_alone() -> None:
+    table, name = rank_table(0.3, 0, 0, 3, 8), "re-encoded/seen/t2v"
+    table.ranks[name][1], table.best[name][1] = 0, -1
+    assert not list(faults_of_table(table))
+    table.ranks[name][2] = 0
+    assert ["no rank for a query that was asked" in fault for fault in faults_of_table(table)] == [True]
+
+
 def test_runs_come_out_again_from_the_folder_alone(runs: Path, tmp_path: Path) -> None:
     """A merged one; the method's file is gone; one run was altered in accord with all that `verify` reads."""
     folder = tmp_path / "merged"
