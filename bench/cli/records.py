@@ -94,7 +94,7 @@ def export(
     """Runs, queries and curves as tables for other programs, or rankings for TREC evaluators."""
     from ctvr_bench.bench.analysis.queries import rank_table
     from ctvr_bench.bench.api.results import load, write_frame
-    from ctvr_bench.bench.report.exchange import write_trec
+    from ctvr_bench.bench.audit.exchange import write_trec
 
     formats = ("csv", "json", "parquet", "trec")
     if format_ not in formats:
@@ -121,10 +121,10 @@ def history(
     """How a metric of every row went over commits."""
     import json
 
+    from ctvr_bench.bench.audit.history import history as over_commits
+    from ctvr_bench.bench.audit.history import history_lines
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.report.choice import column_of
-    from ctvr_bench.bench.report.history import history as over_commits
-    from ctvr_bench.bench.report.history import history_lines
 
     found = over_commits([read_results(directory) for directory in directories], column_of(metric))
     print(json.dumps(found, indent=1) if json_ else "\n".join(history_lines(found)))

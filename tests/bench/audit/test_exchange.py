@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.audit.exchange import qrels, trec_run, write_trec
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.summary import metrics_of
-from ctvr_bench.bench.report.exchange import qrels, trec_run, write_trec
 from tests.bench.fake_suite import rank_table, write_suite
 from tests.commands import called
 
