@@ -110,7 +110,7 @@ class Reservoir(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
-        return min(int(self.seen), self.capacity)
+        return next((len(value) for value in self._items().values()), 0)  # known without waiting for a GPU
 
     @torch.no_grad()
     def add(self, items: dict[str, Tensor], generator: torch.Generator) -> None:
@@ -135,7 +135,9 @@ class Reservoir(nn.Module):
         uniform = torch.rand(added, generator=generator, device=generator.device, dtype=torch.float64).cpu()
         slot = torch.where(position < self.capacity, position, (uniform * (position + 1)).long())
         self.seen = self.seen + added  # not in place: a state_dict taken earlier keeps its count
-        source = list(range(kept)) + [-1] * (len(self) - kept)  # row of [stored; added] that each slot will hold
+        source = list(range(kept)) + [-1] * (
+            min(seen + added, self.capacity) - kept
+        )  # row of [stored; added] that each slot will hold
         for row, target in enumerate(slot.tolist()):
             if target < self.capacity:
                 source[target] = kept + row
