@@ -54,7 +54,8 @@ def opened(cluster: Cluster | None) -> Iterator[DaskExecutor | None]:
         import distributed  # noqa: F401
     except ImportError as error:
         raise InputError("executor 'dask' needs Dask; install it with: pip install 'ctvr-bench[cluster]'") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what a person must know is said in our words
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what a person must know is said in our words
     executor = DaskExecutor(cluster)
     try:
         yield executor

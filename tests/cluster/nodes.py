@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ctvr_bench.bench.run.jobs import Job, Watch
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import Stream
@@ -61,6 +63,14 @@ class Cluster:
     def node_of(self, pid: int) -> str:
         """The node that a process belongs to."""
         return next(name for name, process in self.nodes.items() if os.getpgid(pid) == process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Of this process, the scheduler and all nodes with their children, so far."""
+        mine = [os.getpid()] + [process.pid for process in (self.scheduler, *self.nodes.values()) if process]
+        processes = [psutil.Process(pid) for pid in mine]
+        for process in processes[1:]:
+            processes += process.children(recursive=True)
+        return sum(sum(each.cpu_times()[:2]) for each in set(processes))
 
     def stop(self) -> None:
         for name in [*self.nodes, *(["scheduler"] if self.scheduler else [])]:

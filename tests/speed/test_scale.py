@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ctvr_bench.bench.executors.galleries import _unit_block, counted_ranks, sharded_ranks
+from ctvr_bench.bench.run.search import ItemIndex
 from ctvr_bench.methods.shared.similarity import normalise
 
 DIM, BLOCK = 512, 8192
@@ -55,6 +56,27 @@ def test_exact_ranks_over_a_memory_map(tmp_path: Path) -> None:
         shared = sharded_ranks(query, tmp_path / "gallery.npy", target, shards, pool)
         print(f"{shards} shards in as many processes: {time.perf_counter() - start:.1f} s")
     assert np.array_equal(shared, rank)
+
+
+@pytest.mark.skipif("SCALE" not in os.environ, reason="takes minutes; `make scale` runs it")
+def test_a_quantised_first_stage(tmp_path: Path) -> None:
+    """Bytes and CPU time of product codes, and how often the exact first item is among the first that they find."""
+    videos, queries = map(int, os.environ["SCALE"].split("x"))
+    write_gallery(tmp_path / "gallery.npy", videos)
+    item_MD = normalise(torch.from_numpy(np.load(tmp_path / "gallery.npy").astype(np.float32)))
+    noise = torch.randn(queries, DIM, generator=torch.Generator().manual_seed(2))
+    query_ND = normalise(item_MD[torch.arange(queries)] * DIM**0.5 + 2 * noise)
+    exact_N = torch.cat([(rows @ item_MD.T).argmax(1) for rows in query_ND.split(64)]).numpy()
+    start = time.process_time()
+    index = ItemIndex(item_MD, "pq")
+    built = time.process_time() - start
+    start = time.process_time()
+    found_NK = index.nearest(query_ND, 1000)[1]
+    asked = time.process_time() - start
+    among = {depth: float((found_NK[:, :depth] == exact_N[:, None]).any(1).mean()) for depth in (1, 10, 100, 1000)}
+    print(f"\n{videos:,} videos, codes of {DIM // 8} bytes: built in {built:.1f} s CPU, "
+          f"{1e9 * asked / queries / videos:.2f} ns a query and video; exact first among first {among}")  # fmt: skip
+    assert among[1000] > 1000 / videos
 
 
 def write_gallery(path: Path, videos: int) -> None:

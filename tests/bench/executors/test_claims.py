@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -109,6 +110,36 @@ def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest
         deadline = time.monotonic() + 10
         while path.stat().st_mtime == 0:
             assert time.monotonic() < deadline
+
+
+def test_a_claim_that_was_taken_over_is_not_renewed_by_its_first_owner(tmp_path: Path) -> None:
+    """As of a process that slept for longer than others wait."""
+    path = write_claim(tmp_path / "a", token="another's")
+    os.utime(path, (0, 0))
+
+    class Once(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            stop, self.asked = getattr(self, "asked", False), True
+            return stop
+
+    claims._renew([path], claims._myself(), Once())
+    assert path.stat().st_mtime == 0
+    mine = claims._read(path)
+    assert mine is not None
+    claims._renew([path], mine, Once())
+    assert path.stat().st_mtime > 0
+
+
+def test_where_a_disk_has_no_links_one_of_many_still_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    with claimed([tmp_path / "a"]) as other:
+        assert other is None
+        with claimed([tmp_path / "a"]) as second:
+            assert isinstance(second, Owner)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
