@@ -6,6 +6,7 @@ The only file that imports dask or distributed.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 import uuid
@@ -16,18 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ctvr_bench.bench.executors.claims import claim_file, claimed, is_left_behind
 from ctvr_bench.bench.executors.dispatch import PATIENCE, Calls, Session
 from ctvr_bench.bench.executors.node import LeavingError, Node, Site, is_at_work, look_around, make_there
 from ctvr_bench.bench.executors.order import LongestFirst, measured_seconds
 from ctvr_bench.bench.executors.workers import Made, Make, Taken, Workshop
 from ctvr_bench.bench.records.environment import cores
-from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.run.jobs import Job, Progress
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.registry import Entry
 
 _AGAIN = 1.0  # seconds between two tries to reach a scheduler
+_sites: dict[str, Site] = {}
+"""On a worker: what it has looked at, by mark."""
 _START = 60.0  # seconds for a scheduler to answer
 
 
@@ -76,11 +79,13 @@ class DaskExecutor:
 
     def attempts(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
         """What is made of each job, as they finish, each once (bench.executors.workers.Executor)."""
-        site = self._site(jobs, shop)
-        mark = shop.directory / site.mark
-        write_bytes(mark, b"")
+        for path in shop.directory.glob(".driver-*.claim"):
+            if is_left_behind(shop.directory / path.name[1:].removesuffix(".claim")):
+                path.unlink(missing_ok=True)  # of a command that was killed
+        me = shop.directory / f"driver-{uuid.uuid4().hex}"
+        site = self._site(jobs, shop, claim_file(me).name)
         left = LongestFirst(jobs, measured_seconds(shop.directory, jobs))
-        try:
+        with claimed([me]):
             while left:
                 self._connect(shop)
                 session = Session(self._client, Calls(_greet, _make), site, shop, left, self._deaths, self._returns)
@@ -91,8 +96,6 @@ class DaskExecutor:
                 if left:
                     shop.tell(f"the scheduler is gone; waiting up to {PATIENCE:.0f} s for it")
                     self._disconnect()
-        finally:
-            mark.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave the cluster; one of this machine's own ends."""
@@ -102,14 +105,14 @@ class DaskExecutor:
                 self._own.close(timeout=10)
             self._own = None
 
-    def _site(self, jobs: Sequence[Job], shop: Workshop[Made]) -> Site:
+    def _site(self, jobs: Sequence[Job], shop: Workshop[Made], mark: str) -> Site:
         code = {path: digest for job in jobs for path, digest in job.made_by.items()}
         outside = {job.entry.name: job.entry.code for job in jobs if job.entry.code and type(job.entry) is Entry}
         return Site(
             shop.store.resolve(),
             open_store(shop.store).digest,
             shop.directory.resolve(),
-            f".driver-{uuid.uuid4().hex}",
+            mark,
             self._cluster.stage and self._cluster.stage.absolute(),
             shop.device,
             shop.threads,
@@ -127,13 +130,12 @@ class DaskExecutor:
         name = self._cluster.scheduler
         if name is None:
             self._own = self._own or _own_cluster(shop)
-            self._client = distributed.Client(self._own)
+            self._client = distributed.Client(self._own, set_as_default=False)
             return
         deadline = time.monotonic() + (PATIENCE if self._was_connected else _START)
         while self._client is None:
             try:
-                where = {"scheduler_file": name} if _is_file(name) else {"address": name}
-                self._client = distributed.Client(**where, timeout=10, set_as_default=False)
+                self._client = distributed.Client(_address(name), timeout=10, set_as_default=False)
             except (OSError, ValueError, TypeError) as error:
                 if time.monotonic() > deadline or isinstance(error, TypeError):
                     raise InputError(
@@ -155,6 +157,7 @@ def _greet(site: Site) -> Node:
     from distributed import WorkerPlugin, get_worker
 
     node = look_around(site)
+    _sites[site.mark] = site
     worker = get_worker()
 
     class _Stay(WorkerPlugin):
@@ -166,7 +169,7 @@ def _greet(site: Site) -> Node:
     return node
 
 
-def _make(site: Site, make: Make[Made], job: Job, topic: str) -> tuple[float | None, Made | Taken | None]:
+def _make(mark: str, make: Make[Made], job: Job, topic: str) -> tuple[float | None, Made | Taken | None]:
     """On a worker: the seconds that a job took and what was made of it; twice None where the worker must go."""
     from distributed import get_worker
     from distributed.core import Status
@@ -180,7 +183,7 @@ def _make(site: Site, make: Make[Made], job: Job, topic: str) -> tuple[float | N
         return worker.status in (Status.closing_gracefully, Status.closing, Status.closed)
 
     try:
-        made = make_there(site, make, job, report, leaving)
+        made = make_there(_sites[mark], make, job, report, leaving)
     except LeavingError:
         return None, None
     return time.monotonic() - start, made
@@ -202,5 +205,11 @@ def _own_cluster(shop: Workshop[Made]) -> Any:
     )
 
 
-def _is_file(scheduler: str) -> bool:
-    return scheduler.endswith(".json") or Path(scheduler).is_file()
+def _address(scheduler: str) -> str:
+    """The address that was given, or that stands in the file now. Raises OSError or ValueError where there is none."""
+    if not (scheduler.endswith(".json") or Path(scheduler).is_file()):
+        return scheduler
+    try:
+        return str(json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("it is no scheduler file") from error

@@ -41,7 +41,8 @@ _REFUSALS = 2  # of a job by workers that call its input wrong, after which it i
 
 @dataclass(frozen=True)
 class Calls:
-    """What is called on workers: `greet(site)` says who one is, `make(site, make, job, topic)` makes a job there."""
+    """What is called on workers: `greet(site)` says who one is, `make(mark, make, job, topic)` makes a job there,
+    for the site of this mark, which it has looked at."""
 
     greet: Callable[..., Node]
     make: Callable[..., tuple[float | None, Any]]
@@ -185,7 +186,7 @@ class Session(Generic[Made]):
 
     def _send(self, address: str, worker: _Worker, job: Job) -> None:
         key = f"ctvr-{job.config.run_id}-{uuid.uuid4().hex[:8]}"
-        future = self._submit(address, key, self._calls.make, self._site, self._shop.make, job, self._topic)
+        future = self._submit(address, key, self._calls.make, self._site.mark, self._shop.make, job, self._topic)
         if future is None:
             self._left.give_back(job)
         else:

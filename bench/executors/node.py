@@ -35,8 +35,8 @@ _checked: set[tuple[Path, str]] = set()
 class Site:
     """What every worker must see.
 
-    store, directory: absolute paths that all nodes share. digest: the store's. mark: a file in `directory` while the
-    suite goes on, by which a node knows the folder from one of its own at the same path. stage: folder of a node's own
+    store, directory: absolute paths that all nodes share. digest: the store's. mark: the driver's claim in
+    `directory`, by which a node knows the folder from one of its own at the same path. stage: folder of a node's own
     disk for a copy of the store. code: digests of the suite's files by path. outside: digests of methods of installed
     packages, by the name under which `find` finds them.
     """

@@ -64,13 +64,14 @@ class Cluster:
         """The node that a process belongs to."""
         return next(name for name, process in self.nodes.items() if os.getpgid(pid) == process.pid)
 
-    def cpu_seconds(self) -> float:
-        """Of this process, the scheduler and all nodes with their children, so far."""
-        mine = [os.getpid()] + [process.pid for process in (self.scheduler, *self.nodes.values()) if process]
-        processes = [psutil.Process(pid) for pid in mine]
-        for process in processes[1:]:
-            processes += process.children(recursive=True)
-        return sum(sum(each.cpu_times()[:2]) for each in set(processes))
+    def cpu_seconds(self) -> dict[str, float]:
+        """Of this process, the scheduler, and all nodes with their children, so far."""
+        found = {"driver": _cpu_of(psutil.Process())}
+        assert self.scheduler is not None
+        found["scheduler"] = _cpu_of(psutil.Process(self.scheduler.pid))
+        tops = [psutil.Process(process.pid) for process in self.nodes.values()]
+        found["nodes"] = sum(_cpu_of(each) for top in tops for each in [top, *top.children(recursive=True)])
+        return found
 
     def stop(self) -> None:
         for name in [*self.nodes, *(["scheduler"] if self.scheduler else [])]:
@@ -84,6 +85,11 @@ class Cluster:
                 [*before, sys.executable, *arguments],
                 cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+
+def _cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:

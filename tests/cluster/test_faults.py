@@ -45,6 +45,7 @@ def makers(folder: Path, *, saved: bool = True) -> list[Owner]:
     """Who makes runs of the folder that have (saved) a state to go on from."""
     names = {path.parent.parent.name for path in folder.glob("*/state/progress-*.json")}
     names |= set() if saved else {path.name[1:].removesuffix(".claim") for path in folder.glob(".*.claim")}
+    names -= {name for name in names if name.startswith("driver-")}
     return [owner for name in sorted(names) if (owner := owner_of(folder / name))]
 
 

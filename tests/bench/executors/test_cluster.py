@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctvr_bench.bench.executors import cluster
 from ctvr_bench.bench.executors.galleries import counted_ranks, sharded_ranks
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.suite.folders import same_ranks
@@ -30,8 +31,8 @@ def scheduler() -> Iterator[str]:
     )
     with distributed.LocalCluster(
         processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0", protocol="tcp://"
-    ) as cluster:
-        yield cluster.scheduler_address
+    ) as local:
+        yield local.scheduler_address
 
 
 def test_the_same_suite_on_a_cluster_leaves_the_same_bits(scheduler: str, tmp_path: Path) -> None:
@@ -73,10 +74,16 @@ def test_a_gallery_shared_out_over_a_cluster_has_the_same_ranks(scheduler: str, 
 
 
 def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ("run", "--store", small_store().path, "--methods", "zero_shot", "--out", tmp_path)
+    run = ("run", "--store", small_store().path, "--methods", "zero_shot", "--out", tmp_path / "runs")
     assert "add executor = 'dask'" in fails(tmp_path, *run, "--scheduler", "here:8786")
     with pytest.raises(InputError, match=r"executor: input should be 'local' or 'dask'; got 'ray'"):
         make_suite({"store": "a.h5", "executor": "ray"}, "test")
+    monkeypatch.setattr(cluster, "_START", 0.0)
+    monkeypatch.setattr(cluster, "_AGAIN", 0.0)
+    for scheduler in (tmp_path / "none.json", "tcp://127.0.0.1:1", "nonsense://"):
+        assert "no Dask scheduler answers there" in fails(
+            tmp_path, *run, "--executor", "dask", "--scheduler", scheduler
+        )
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert "pip install 'ctvr-bench[cluster]'" in fails(tmp_path, *run, "--executor", "dask")
     config = make_suite({"store": "a.h5", "seeds": 7, "set": {"lwf": {"lr": 1e-3}}}, "test")
