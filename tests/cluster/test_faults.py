@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import distributed
 import pytest
 
 from ctvr_bench.bench.executors.claims import Owner, owner_of
@@ -112,23 +115,35 @@ def test_whoever_is_killed_the_bits_are_those_of_a_suite_left_alone(cluster: Clu
     print(f"\nfinished before the driver was killed: {len(before)} of 11\n{said}{more}")
 
 
+def leave(dask_worker: Any) -> None:
+    """What a worker does by itself at the end of its --lifetime."""
+    dask_worker.loop.add_callback(dask_worker.close_gracefully)
+
+
 def test_a_worker_whose_time_is_up_hands_its_run_on(cluster: Cluster, tmp_path: Path) -> None:
-    """--lifetime, as at the end of an allocation, and SIGTERM."""
-    methods = "er[epochs=30]"
-    store = small_store().path
-    alone = started(tmp_path, store, methods, tmp_path / "alone", "--jobs", "2")
+    """As at the end of its lifetime, then by SIGTERM."""
+    methods, store = "er[epochs=60]", small_store().path
+    cluster.start_node("first")
+    alone = started(tmp_path, store, methods, tmp_path / "alone", "--seeds", "1", "--jobs", "1")
     _, words = alone.communicate()
     assert alone.returncode == 0, words
     folder = tmp_path / "left/default"
-    cluster.start_node("short", "--lifetime", "20 seconds")
-    driver = started(tmp_path, store, methods, tmp_path / "left", "--executor", "dask", "--scheduler", cluster.file)
+    dask = ("--executor", "dask", "--scheduler", cluster.file)
+    driver = started(tmp_path, store, methods, tmp_path / "left", "--seeds", "1", *dask)
     wait_for(lambda: makers(folder, saved=False))
-    assert wait_for(lambda: cluster.nodes["short"].poll() is not None)
     cluster.start_node("second")
-    wait_for(lambda: makers(folder))
-    os.kill(cluster.nodes["second"].pid, signal.SIGTERM)
+    with distributed.Client(json.loads(cluster.file.read_text())["address"], set_as_default=False) as client:
+        first = [
+            address for address, name in client.run(lambda dask_worker: dask_worker.name).items() if name == "first"
+        ]
+        client.run(leave, workers=first, wait=False)
+    wait_for(lambda: cluster.nodes["first"].poll() is not None)
+    assert finished(folder) or list(folder.glob("*/state/progress-*.json")), "it left without saving its task"
     cluster.start_node("third")
+    wait_for(lambda: makers(folder) or finished(folder))
+    os.kill(cluster.nodes["second"].pid, signal.SIGTERM)
     _, said = driver.communicate()
     assert driver.returncode == 0, said
+    assert "Traceback" not in said
     assert_same_bits(folder, tmp_path / "alone/default")
     print(f"\n{said}")
