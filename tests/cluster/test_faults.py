@@ -136,7 +136,7 @@ def test_a_worker_whose_time_is_up_hands_its_run_on(cluster: Cluster, tmp_path: 
         first = [
             address for address, name in client.run(lambda dask_worker: dask_worker.name).items() if name == "first"
         ]
-        client.run(leave, workers=first, wait=False)
+        client.run(leave, workers=first)
     wait_for(lambda: cluster.nodes["first"].poll() is not None)
     assert finished(folder) or list(folder.glob("*/state/progress-*.json")), "it left without saving its task"
     cluster.start_node("third")
