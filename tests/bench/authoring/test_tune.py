@@ -117,7 +117,7 @@ def test_poisoned_test_rows_change_nothing(tmp_path: Path) -> None:
             file["captions/pooled"][row] = 100 * noise.standard_normal(file["captions/pooled"].shape[1])
             file["captions/words"][first:last] = 100 * noise.standard_normal((last - first, 32))
     redigest(path)
-    for name in ("er", "structalign", "joint", "ridge", "s_prompts"):
+    for name in ("er", "structalign", "ridge"):
         space = space_of(find_method(name))
         clean, poisoned = (
             search(find_method(name), space, suite(tmp_path / out, store=store), [store], trials=1)
