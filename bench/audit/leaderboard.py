@@ -134,5 +134,6 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{key}={each}" for key, each in value.items() if each not in (None, False, 0, 0.0)) or "usual"
+        changed = {key: each for key, each in value.items() if each and (key, each) != ("long_tail", 1.0)}
+        return " ".join(f"{key}={each}" for key, each in changed.items()) or "usual"
     return str(value)
