@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import ContractError, promise
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step, may_stack
+from ctvr_bench.bench.run.stacks.optimiser import ALIKE
 from ctvr_bench.bench.run.training import lessons_of_task
 from ctvr_bench.methods.shared.base import Method, TaskInfo
 from ctvr_bench.methods.shared.registry import Entry
@@ -33,9 +34,9 @@ def _together(entry: Entry) -> None:
 
 
 def _learned(entry: Entry, stacked: bool) -> list[Method]:
-    """Two runs after two tasks; the second has other values of every fractional number of the Config."""
+    """Two runs after two tasks; the second has other values of every fractional number that may differ."""
     numbers = {name: value for name, value in asdict(entry.config()).items() if isinstance(value, float)}
-    other = {name: 0.9 * value for name, value in numbers.items()}
+    other = {name: value if name == ALIKE else 0.9 * value for name, value in numbers.items()}
     methods = [tryout.make(entry, seed, **values).double() for seed, values in enumerate((numbers, other))]
     for task in (0, 1):
         data = tryout.in_double(tryout.train_pairs(task))

@@ -10,6 +10,9 @@ from torch import Tensor
 from ctvr_bench.bench.run.training import Pace, learning_rate_factor, make_optimiser, pace_of
 from ctvr_bench.methods.shared.base import Method, TrainedConfig, total_steps
 
+ALIKE = "epsilon"
+"""The fractional field of a Config that all runs of a stack share."""
+
 
 class StackOptimiser:
     """AdamW over weights [S, ...], run s with the rates, decays and schedule of its own method.

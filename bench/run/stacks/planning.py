@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ctvr_bench.bench.run.jobs import Job
 from ctvr_bench.bench.run.stacks.ensemble import may_stack
+from ctvr_bench.bench.run.stacks.optimiser import ALIKE
 
 BLOCK = {"cpu": 5, "cuda": 10}
 """Runs of one stack: on a CPU more are hardly faster, and stacks of five can be shared out over the cores."""
@@ -54,8 +55,6 @@ def _alike(job: Job, sweep: bool) -> str:
         return job.config.run_id
     given = job.config.config
     fixed = {
-        field: value
-        for field, value in given.items()
-        if not (sweep and isinstance(value, float) and field != "epsilon")
+        field: value for field, value in given.items() if not (sweep and isinstance(value, float) and field != ALIKE)
     }
     return job.config.model_copy(update={"seed": 0, "config": fixed}).run_id

@@ -29,7 +29,7 @@ def test_from_new_method_to_a_row_in_the_table(tmp_path: Path, no_figures: None)
     named = ("--methods", "tilt.py:Tilt[epochs=1]", "--set", "tilt.weight=2")
     result = called("run", "--store", small_store().path, *named, "--seeds", 2, "--jobs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "tilt@" in result.stdout
+    assert "tilt [epochs=1, weight=2.0]" in " ".join(result.stdout.split())
     card = called("methods", "tilt.py", cwd=tmp_path)
     assert "weight = 1.0" in card.stdout
     assert "weight: of the term that keeps captions near their frozen features." in card.stdout

@@ -60,7 +60,7 @@ def test_a_method_in_a_file_of_its_own_may_name_a_control(tmp_path: Path) -> Non
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     control, mine = labels(suite(f"{tmp_path / 'mine.py'}:Mine"))
     assert control == "attention_head"
-    assert mine.startswith("mine@")
+    assert mine == "mine"
 
 
 def test_run_says_that_a_control_joins(tmp_path: Path, no_figures: None) -> None:
