@@ -20,7 +20,7 @@ _PASSING = {
     "host",
     "ranks.h5",
 }
-_PASSING |= {"report", "elapsed_s", "command_line", "started", "finished", "time"}
+_PASSING |= {"report", "ended", "elapsed_s", "command_line", "started", "finished", "time"}
 _WORDS = {".md", ".csv", ".tex", ".html", ".txt", ".png", ".svg"}
 
 

@@ -135,4 +135,3 @@ def test_the_command_prints_text_and_writes_files(
     assert len(values["runs"]) == 1 + 3 * 3
     assert (tmp_path / "whole" / "index.html").is_file()
     assert "one folder" in fails(tmp_path, "report", ten.directory, twenty.directory)
-    assert "add --format md or latex" in fails(tmp_path, "report", ten.directory, "--against", "er")

@@ -91,6 +91,7 @@ def axe(browser: str, core: str, text: str, folder: Path, scheme: str) -> dict[s
       out.textContent = JSON.stringify({passes: found.passes.length, violations: all});
       document.body.replaceChildren(out);
     });"""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)  # it would not let axe run
     (folder / "page.html").write_text(
         text.replace("</body>", f"<script>{core}</script><script>{run}</script></body>"), encoding="utf-8"
     )

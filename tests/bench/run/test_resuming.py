@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ctvr_bench.bench.records import files, record
+from ctvr_bench.bench.records import files, record, state
 from ctvr_bench.bench.records.record import RunRecord, read_record
-from ctvr_bench.bench.run import state, training
+from ctvr_bench.bench.run import training
 from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.stacks import planning
 from ctvr_bench.bench.run.training import DivergedError, Lesson
@@ -47,9 +47,10 @@ def killed_at(name: str, time: int) -> Iterator[None]:
 
 
 def told(record: RunRecord) -> dict[str, Any]:
-    """All of a record but times, what a process used, and the digest of ranks.h5, in which HDF5 writes the time."""
+    """All of a record but times, its end, what a process used, and the digest of ranks.h5, which holds a time."""
     values = record.model_dump()
     values["files"].pop("ranks.h5", None)
+    del values["ended"]
     return values | {"cost": {key: value for key, value in values["cost"].items() if key not in TIMES}}
 
 
