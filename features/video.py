@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.partial import partial_of
 
 try:
     import av
@@ -247,7 +246,7 @@ def write_video(
     if frames_FHWC.dtype != np.uint8 or height % 2 or width % 2:
         raise ValueError(f"frames must be uint8 with even sides, not {frames_FHWC.dtype} {height} x {width}")
     path = Path(path)
-    partial = partial_of(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset, **_ENCODE})

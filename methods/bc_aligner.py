@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch
+from ctvr_bench.features.streams import PairBatch, TextBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup, TextEmbedding
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
@@ -25,7 +25,7 @@ from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
-from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_text, teacher_video
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BCAlignerConfig(FinetuneConfig):
 
 
 @register()
-class BCAligner(KeepsTeacher, Finetune):
+class BCAligner(KeepsLaterTeacher, Finetune):
     """Fine-tuning with a linear map back to the space of each earlier task."""
 
     name = "bc_aligner"
@@ -72,10 +72,6 @@ class BCAligner(KeepsTeacher, Finetune):
         if self.task.position < 1:
             return [head]
         return [head, ParameterGroup([self.maps[self.task.position - 1]], self.config.map_rate, decay=0.0)]
-
-    def view(self, data: PairTable) -> PairTable:
-        data = super().view(data)
-        return with_teacher(data, self.teacher, self.config) if self.task.position > 0 else data
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)

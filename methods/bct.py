@@ -12,13 +12,13 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import row_cross_entropy, symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_video
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BCTConfig(FinetuneConfig):
 
 
 @register()
-class BCT(KeepsTeacher, Finetune):
+class BCT(KeepsLaterTeacher, Finetune):
     """Fine-tuning plus the contrast of new captions with the old model's videos."""
 
     name = "bct"
@@ -39,12 +39,9 @@ class BCT(KeepsTeacher, Finetune):
     deviations = "the old classifier's rows are the old model's videos of the batch, there the old task's class weights"
     idea = "A new query is good if it is right in the gallery that is already there."
     control = "video_frozen"
+    asks_text = False
     Config = BCTConfig
     config: BCTConfig
-
-    def view(self, data: PairTable) -> PairTable:
-        data = super().view(data)
-        return with_teacher(data, self.teacher, self.config, text=False) if self.task.position > 0 else data
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.etf import simplex_etf
@@ -24,7 +24,7 @@ from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Positive, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_text, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_text, teacher_video
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DSimplexHOCConfig(FinetuneConfig):
 
 
 @register()
-class DSimplexHOC(KeepsTeacher, Finetune):
+class DSimplexHOC(KeepsLaterTeacher, Finetune):
     """Contrastive training beside a fixed simplex classifier, most of it agreement with the old model."""
 
     name = "d_simplex_hoc"
@@ -62,10 +62,6 @@ class DSimplexHOC(KeepsTeacher, Finetune):
     def __init__(self, config: DSimplexHOCConfig, spec: FeatureSpec, generator: torch.Generator) -> None:
         super().__init__(config, spec, generator)
         self.register_buffer("simplex_CD", simplex_etf(spec.num_categories, spec.dim, generator))
-
-    def view(self, data: PairTable) -> PairTable:
-        data = super().view(data)
-        return with_teacher(data, self.teacher, self.config) if self.task.position > 0 else data
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, category_N = self.config, batch.category_N

@@ -127,8 +127,8 @@ class FreeSubspace(WeightChange):
 
 def second_moment(parts: Iterable[Tensor]) -> Tensor:
     """mean of h h' [D, D] over all rows of the parts, layer-normed; float64."""
-    products, count = [], 0
+    products_DD, count = torch.zeros((), dtype=torch.float64), 0
     for inputs_ND in map(layer_norm, (part.double() for part in parts)):
-        products.append(inputs_ND.T @ inputs_ND)
+        products_DD = products_DD.to(inputs_ND.device) + inputs_ND.T @ inputs_ND
         count += len(inputs_ND)
-    return torch.stack(products).sum(0) / max(count, 1)
+    return products_DD / max(count, 1)

@@ -99,9 +99,11 @@ class Proof(Method):
         scale, same_NN = self.config.scale, same_video(batch.video_N)
         text_ND = projected(batch.text.pooled_ND, self._upto(self.text_maps))
         video_ND = projected(masked_mean(*batch.video), self._upto(self.video_maps))
-        fused_text_ND, fused_video_ND = (normalise(self._fuse(x_ND)) for x_ND in (text_ND, video_ND))
+        prototype_CD = self._prototypes()
+        beside_KD = self._beside(prototype_CD)
+        fused_text_ND, fused_video_ND = (normalise(self._fuse(x_ND, beside_KD)) for x_ND in (text_ND, video_ND))
         category_C = torch.arange(len(self.met_C), device=self.met_C.device)
-        logits_NC = scale * fused_video_ND @ normalise(self._prototypes()).T
+        logits_NC = scale * fused_video_ND @ normalise(prototype_CD).T
         rival_NC = self.met_C | (category_C == batch.category_N[:, None])
         logits_NC = logits_NC.masked_fill(~rival_NC, torch.finfo(logits_NC.dtype).min / 2)
         return {
@@ -111,10 +113,10 @@ class Proof(Method):
         }
 
     def encode_text(self, text: TextBatch, shard: int) -> TextEmbedding:
-        return TextEmbedding(normalise(self._fuse(projected(text.pooled_ND, self._upto(self.text_maps)))))
+        return TextEmbedding(self._alone(projected(text.pooled_ND, self._upto(self.text_maps))))
 
     def encode_video(self, video: VideoBatch) -> VideoEmbedding:
-        return VideoEmbedding(normalise(self._fuse(projected(masked_mean(*video), self._upto(self.video_maps)))))
+        return VideoEmbedding(self._alone(projected(masked_mean(*video), self._upto(self.video_maps))))
 
     def _upto(self, of_tasks: nn.ParameterList) -> list[Tensor]:
         """Those of the tasks so far."""
@@ -123,11 +125,18 @@ class Proof(Method):
     def _prototypes(self) -> Tensor:
         return projected(self.prototype_CD, self._upto(self.video_maps))
 
-    def _fuse(self, x_ND: Tensor) -> Tensor:
+    def _beside(self, prototype_CD: Tensor) -> Tensor:
+        """The tokens that every row attends to: prototypes of the categories met, and context."""
+        return torch.cat([layer_norm(prototype_CD[self.met_C]), *self._upto(self.context)])
+
+    def _alone(self, x_ND: Tensor) -> Tensor:
+        """Unit x^ of each projected row."""
+        return normalise(self._fuse(x_ND, self._beside(self._prototypes())))
+
+    def _fuse(self, x_ND: Tensor, beside_KD: Tensor) -> Tensor:
         """x^ of each row, alone with prototypes and context."""
-        beside = [layer_norm(self._prototypes()[self.met_C]), *self._upto(self.context)]
         alone_N1 = torch.ones(len(x_ND), 1, dtype=torch.bool, device=x_ND.device)
-        fused_N1D: Tensor = self.fusion(x_ND[:, None], alone_N1, Prompts.shared(torch.cat(beside), len(x_ND)))
+        fused_N1D: Tensor = self.fusion(x_ND[:, None], alone_N1, Prompts.shared(beside_KD, len(x_ND)))
         return fused_N1D[:, 0]
 
 

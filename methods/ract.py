@@ -14,13 +14,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_video
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RACTConfig(FinetuneConfig):
 
 
 @register()
-class RACT(KeepsTeacher, Finetune):
+class RACT(KeepsLaterTeacher, Finetune):
     """Fine-tuning plus the contrast of new captions with their old videos among old and new ones."""
 
     name = "ract"
@@ -46,12 +46,9 @@ class RACT(KeepsTeacher, Finetune):
     published = "scale=100.0"
     idea = "While galleries are refilled, no new video may push a stored right answer down."
     control = "video_frozen"
+    asks_text = False
     Config = RACTConfig
     config: RACTConfig
-
-    def view(self, data: PairTable) -> PairTable:
-        data = super().view(data)
-        return with_teacher(data, self.teacher, self.config, text=False) if self.task.position > 0 else data
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config, same_NN = self.config, same_video(batch.video_N)

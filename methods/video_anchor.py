@@ -12,14 +12,14 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, PairTable
+from ctvr_bench.features.streams import PairBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import VideoEmbedding
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.ranges import NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import pair_similarity, same_video
-from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_teacher
+from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_video
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class VideoAnchorConfig(FinetuneConfig):
 
 
 @register()
-class VideoAnchor(KeepsTeacher, Finetune):
+class VideoAnchor(KeepsLaterTeacher, Finetune):
     """Fine-tuning plus the cosine distance of each video from where the old model puts it."""
 
     name = "video_anchor"
@@ -40,12 +40,9 @@ class VideoAnchor(KeepsTeacher, Finetune):
     deviations = "only videos are held, not both sides; no memory; cosine distance; no fixed classifier"
     idea = "What is stored is video, so it is the video side that must not move."
     control = "video_frozen"
+    asks_text = False
     Config = VideoAnchorConfig
     config: VideoAnchorConfig
-
-    def view(self, data: PairTable) -> PairTable:
-        data = super().view(data)
-        return with_teacher(data, self.teacher, self.config, text=False) if self.task.position > 0 else data
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         config = self.config

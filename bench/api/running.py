@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ctvr_bench.bench.api.results import Results, load
 from ctvr_bench.bench.run.jobs import Progress
+from ctvr_bench.bench.suite.controls import that_fit
 from ctvr_bench.bench.suite.plugins import known_as
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, store_path
 from ctvr_bench.bench.suite.suite import check_values, make_suite, run_suite
@@ -37,7 +39,8 @@ def run(
 ) -> Results:
     """Run methods over a stream, only what is missing, and return the results.
 
-    methods: default: those of the default suite. A class may be written in a notebook.
+    methods: default: those of the default suite that fit the store; a warning names those that do not. A class may be
+    written in a notebook.
     store: a file, an open store, or a world of moving shapes, which is built on first use.
     on_epoch: called after each epoch with label, task (from 1), tasks and `epoch` (its number, loss terms, seconds).
     on_task: called with the same, but `epoch` None, when a task was learned and its queries are about to be ranked.
@@ -58,7 +61,7 @@ def run(
         given["methods"] = [_choice(each) for each in listed]
     check_values(given, "run()")
     place = store.path if isinstance(store, FeatureStore) else store_path(os.fspath(store))
-    config = make_suite({**given, "store": Path(place)}, "run()")
+    config = that_fit(make_suite({**given, "store": Path(place)}, "run()"), warnings.warn)
 
     def watch(progress: Progress) -> None:
         told = on_task if progress.epoch is None else on_epoch

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
-from ctvr_bench.bench.records.record import RankTable, RunRecord
+from ctvr_bench.bench.records.record import RunRecord
 from ctvr_bench.bench.records.suites import LAST, SOURCES, Suite, folder_of, read_suite, read_suite_records
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Watch, ignore
@@ -32,7 +30,8 @@ _COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 class Rerun:
     """A run and its repetition.
 
-    moved: queries whose final rank differs, of `queries`. same: every rank of every gallery and stage is equal.
+    moved: queries whose final rank differs, of `queries`. same: every rank and best item
+    of every gallery and stage is equal.
     before, now: headline in percent. now is None, with a reason, where the repetition did not end well.
     changed: what is not as it was: versions, processor, files of the suite.
     """
@@ -129,13 +128,7 @@ def _compared(directory: Path, record: RunRecord, made: RunRecord | None, there:
     again = read_ranks(there / made.run_id)
     now = read_metrics(there / made.run_id)["final"][HEADLINE]
     moved = int((table.ranks[_FINAL][-1] != again.ranks[_FINAL][-1]).sum())
-    return Rerun(record, _equal(table, again), moved, len(table.task_N), before, now, changed)
-
-
-def _equal(one: RankTable, other: RankTable) -> bool:
-    return one.ranks.keys() == other.ranks.keys() and all(
-        np.array_equal(one.ranks[name], other.ranks[name]) for name in one.ranks
-    )
+    return Rerun(record, table.same_ranks(again), moved, len(table.task_N), before, now, changed)
 
 
 def _changed(record: RunRecord, made: RunRecord) -> Iterator[str]:

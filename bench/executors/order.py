@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
+from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.run.jobs import Job
+from ctvr_bench.features.errors import InputError
 
 _LOOKED_AT = 20  # earlier runs of a method
 _LATEST = 0.3  # how much the latest run's time counts beside those before
@@ -67,12 +68,9 @@ def _seconds_of(directory: Path, method: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
     for path in islice(directory.glob(f"{method}-o*/run.json"), _LOOKED_AT):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["status"] == "done":
-                cost = record["cost"]
-                found[record["label"]].append(
-                    sum(float(cost[f"{part}_s"]) for part in ("load", "train", "evaluate", "write"))
-                )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            record = read_record(path.parent)
+        except InputError:
             continue  # whoever shows the run says what is wrong with it; here it only has no say in the order
+        if record.status == "done" and record.cost is not None:
+            found[record.label].append(record.cost.seconds)
     return found

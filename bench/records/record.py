@@ -112,6 +112,11 @@ class Cost(pydantic.BaseModel):
     lr: float = 0.0
     task_steps: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.load_s + self.train_s + self.evaluate_s + self.write_s
+
 
 class RecipeTrial(pydantic.BaseModel):
     """What a rate and a number of steps did to the loss of held-out videos, with its standard error; None: diverged.
@@ -226,6 +231,16 @@ class RankTable:
 
         vectors: dict[str, Any] = {name: file.arrays[name] for name in _VECTORS}
         return cls(ranks=group("ranks/"), best=group("best/"), **vectors)
+
+    def same_ranks(self, other: RankTable) -> bool:
+        """Whether every rank and best item is the same, of every gallery and task."""
+        one, two = self._ranked, other._ranked
+        return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+    @property
+    def _ranked(self) -> dict[str, Ints]:
+        best = {f"best/{name}": values for name, values in self.best.items()}
+        return {**self.ranks, **best, "ahead": self.ahead_N, "before": self.before_N}
 
 
 _VECTORS = ("ahead_N", "before_N", "task_N", "weights_T", "caption_N", "video_N", "category_N")

@@ -14,13 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ctvr_bench.bench.executors.claims import claimed, owner_of
 from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
-from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
+from ctvr_bench.bench.records.record import RunRecord, read_record
 from ctvr_bench.bench.records.suites import SOURCES, PlannedRun, Suite, folder_of, last_suite, read_suite, write_suite
 from ctvr_bench.features.errors import InputError
 
@@ -103,7 +100,7 @@ def seconds_left(left: Sequence[PlannedRun], finished: Sequence[RunRecord], make
     seconds: dict[str, list[float]] = {}
     for record in finished:
         if (cost := record.cost) is not None:
-            seconds.setdefault(record.label, []).append(cost.load_s + cost.train_s + cost.evaluate_s + cost.write_s)
+            seconds.setdefault(record.label, []).append(cost.seconds)
     if not seconds:
         return None if left else 0.0
     any_row = fmean(value for values in seconds.values() for value in values)
@@ -193,13 +190,7 @@ def _is_same(first: _Found, second: _Found) -> bool:
 
 def same_ranks(first: Path, second: Path) -> bool:
     """Whether two finished runs left the same ranks, whatever the bytes of their files."""
-    one, other = (_flat(read_ranks(folder)) for folder in (first, second))
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def _flat(table: RankTable) -> dict[str, npt.NDArray[np.int32]]:
-    best = {f"best/{name}": values for name, values in table.best.items()}
-    return {**table.ranks, **best, "ahead": table.ahead_N, "before": table.before_N}
+    return read_ranks(first).same_ranks(read_ranks(second))
 
 
 def _copy(source: Path, target: Path) -> None:

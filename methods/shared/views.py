@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,16 @@ class KeepsTeacher(MeanWords):
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
         self.teacher.load_state_dict(self.head.state_dict())
+
+
+class KeepsLaterTeacher(KeepsTeacher):
+    """One that asks its teacher from the second task on. asks_text: whether about captions, and not videos alone."""
+
+    asks_text: ClassVar[bool] = True
+
+    def view(self, data: PairTable) -> PairTable:
+        data = super().view(data)
+        return with_teacher(data, self.teacher, self.config, text=self.asks_text) if self.task.position > 0 else data
 
 
 def with_teacher(
