@@ -20,7 +20,9 @@ from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.suite.plugins import find_method, known_as, sources_of
+from ctvr_bench.bench.suite.suite import SuiteConfig
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.store import FeatureStore
 from tests.commands import ROOT
 from tests.stores import small_store
 
@@ -180,3 +182,24 @@ def test_what_is_registered_is_found_by_its_name(notebook: Notebook) -> None:
     assert find_method("listed").name == "listed"
     with pytest.raises(InputError, match="called 'lwf' already"):
         notebook.run("@ctvr_bench.register\n" + CELLS[-1].replace("'mine'", "'lwf'"))
+
+
+def test_the_default_methods_that_compare_words_are_left_out_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line does; what would be run is looked at, and not run."""
+    asked: list[SuiteConfig] = []
+
+    def stop(config: SuiteConfig, *_: object) -> None:
+        asked.append(config)
+        raise InputError("enough")
+
+    monkeypatch.setattr("ctvr_bench.bench.api.running.run_suite", stop)
+    monkeypatch.setattr(FeatureStore, "has_words", False)
+    with (
+        pytest.warns(UserWarning, match="left out, since they compare words"),
+        pytest.raises(InputError, match="enough"),
+    ):
+        ctvr_bench.run(store=small_store().path, out=tmp_path)
+    assert "structalign" not in {choice.name for choice in asked[0].methods}
+    assert "finetune" in {choice.name for choice in asked[0].methods}
