@@ -129,8 +129,9 @@ def run(mutants: Sequence[Mutant], out: Path, jobs: int, timeout: int) -> dict[s
                     known[digest] = outcome(tree, mutant, tests, timeout)
                 finally:
                     trees.put(tree)
-                file.write(json.dumps({"name": name, "digest": digest, "outcome": known[digest]}) + "\n")
-                file.flush()
+                if mutant or known[digest] == "survived":  # the next run asks again where the tests alone did not pass
+                    file.write(json.dumps({"name": name, "digest": digest, "outcome": known[digest]}) + "\n")
+                    file.flush()
                 print(f"{known[digest]:9}{name}", flush=True)
             return known[digest]
 

@@ -16,6 +16,10 @@ from typing import Any
 
 MSRVTT_TEST = [226, 79, 141, 324, 137, 74, 77, 301, 122, 244, 173, 75, 139, 170, 171, 47, 185, 110, 137, 58]
 """Test videos of each category of the release's MSR-VTT."""
+ACTNET_TASKS = [237, 285, 299, 259, 276, 236, 244, 256, 227, 284, 255, 274, 216, 233, 223, 235, 236, 209, 223, 203]
+"""Test videos of each of the 20 tasks, ten categories each, of the release's ActivityNet."""
+ACTNET_TEST = [total // 10 + (place < total % 10) for total in ACTNET_TASKS for place in range(10)]
+"""As many in each of 200 categories, shared out evenly within a task."""
 
 
 def msrvtt(folder: Path, test: Sequence[int], train: int = 16, tasks: Sequence[int] = (10, 20)) -> list[Path]:

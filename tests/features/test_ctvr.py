@@ -26,7 +26,7 @@ TEST_VIDEOS = {
     "MSRVTT-10": [305, 465, 211, 378, 366, 248, 309, 218, 295, 195],
     "MSRVTT-20": release.MSRVTT_TEST,
     "ACTNET-10": [522, 558, 512, 500, 511, 529, 449, 458, 445, 426],
-    "ACTNET-20": [237, 285, 299, 259, 276, 236, 244, 256, 227, 284, 255, 274, 216, 233, 223, 235, 236, 209, 223, 203],
+    "ACTNET-20": release.ACTNET_TASKS,
 }
 
 Split = dict[str, dict[int, dict[Any, list[str]]]]
@@ -124,23 +124,27 @@ def test_files_laid_out_as_msrvtts_give_the_published_counts(tmp_path: Path) -> 
 
 
 def test_files_laid_out_as_actnets_give_the_published_counts(tmp_path: Path) -> None:
-    test = [total // 10 + (place < total % 10) for total in TEST_VIDEOS["ACTNET-20"] for place in range(10)]
-    store = has_the_published_counts(tmp_path, release.actnet(tmp_path, test), "ACTNET", 3200, 4910)
+    files = release.actnet(tmp_path, release.ACTNET_TEST)
+    store = has_the_published_counts(tmp_path, files, "ACTNET", 3200, 4910)
     assert store.category_names[0] == "Doing thing 0"
     assert captions_of(store, "v_00000000000") == ["What v_00000000000 shows."]
 
 
-def test_the_released_msrvtt_gives_the_published_counts(tmp_path: Path) -> None:
+def test_the_released_files_give_the_published_counts(tmp_path: Path) -> None:
     store = has_the_published_counts(tmp_path, released("MSRVTT", MSRVTT_CAPTIONS), "MSRVTT", 320, 2990)
     assert store.category_names == [str(number) for number in range(20)]
     assert query_of(store, "video9770") == "a person is connecting something to system"
-
-
-def test_the_released_actnet_gives_the_published_counts(tmp_path: Path) -> None:
+    assert np.bincount(categories_of_tests(store)).tolist() == release.MSRVTT_TEST
     store = has_the_published_counts(tmp_path, released("ACTNET", ACTNET_CAPTIONS), "ACTNET", 3200, 4910)
     assert store.category_names[0] == "Having an ice cream"
     (text,) = captions_of(store, "v_uqiMw7tQ1Cc")
     assert text == "The coach helps the guy in red with the proper body placement and lifting technique."
+    per_category = np.bincount(categories_of_tests(store))
+    assert per_category.reshape(20, 10).sum(axis=1).tolist() == release.ACTNET_TASKS
+
+
+def categories_of_tests(store: FeatureStore) -> np.ndarray:
+    return store.category_N[store.stream(store.stream_names[0]).role_of_video_N == TEST]
 
 
 # What is made of small files

@@ -141,7 +141,8 @@ def real_script() -> ModuleType:
     return module
 
 
-def test_the_real_pairs_measure_what_is_written_down_and_what_their_own_script_says() -> None:
+def test_the_real_sets_measure_what_is_written_down_and_what_their_own_script_says() -> None:
+    frames_and_words_lie_within_their_own_bounds()
     pairs = np.load(shared("real_clip", "coco500_vitb16.npz"))
     script = real_script()
     found = geometry.pair_statistics(pairs["image_ND"], pairs["text_ND"])
@@ -157,7 +158,7 @@ def test_the_real_pairs_measure_what_is_written_down_and_what_their_own_script_s
     assert [round(found[f"share_{k}_text"], 2) for k in geometry.SHARES] == shares
 
 
-def test_the_real_frames_and_words_lie_within_their_own_bounds() -> None:
+def frames_and_words_lie_within_their_own_bounds() -> None:
     real = np.load(shared("real_clip", "frames_vitb32.npz"))
     bounds = {known.name: (known.low, known.high) for known in KNOWN}
     clips = [real[name][np.linspace(0, len(real[name]) - 1, 12).round().astype(int)] for name in real.files[:2]]

@@ -26,6 +26,7 @@ from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.store_geometry import measure
 from ctvr_bench.features.structure import Structure
+from tests import release
 from tests.golden import shared
 
 Array = npt.NDArray[Any]
@@ -133,9 +134,11 @@ def test_zero_shot_on_a_published_structure_is_what_its_paper_prints(
     dataset: str, printed: float, tmp_path: Path
 ) -> None:
     """Within 1.5 points of R@1 over all queries, without words, which cosine does not ask for."""
-    names = {"MSRVTT": ["MSRVTT_CL_validation.csv"], "ACTNET": ["ACTNET_train_queries.json", "ACTNET_val_queries.json"]}
-    sources = [shared("ctvr", name) for name in names[dataset]]
-    import_ctvr([shared("ctvr", f"{dataset}_10_dataset.pkl")], sources, tmp_path / "bare.h5", name=dataset)
+    if dataset == "MSRVTT":
+        pickle, *sources = release.msrvtt(tmp_path, release.MSRVTT_TEST, tasks=[10])
+    else:
+        pickle, *sources = release.actnet(tmp_path, release.ACTNET_TEST, tasks=[10])
+    import_ctvr([pickle], sources, tmp_path / "bare.h5", name=dataset)
     structure = Structure.from_store(open_store(tmp_path / "bare.h5"))
     (stream,) = structure.streams
     video_N = np.flatnonzero(stream.role_of_video_N == TEST)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pylatexenc.latex2text import LatexNodes2Text
+from pylatexenc.latexwalker import LatexWalker, LatexWalkerParseError
 
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.report.latex import Marks, latex_table
@@ -31,13 +33,29 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(directory)
 
 
-def test_latex_compiles_whatever_a_label_holds(tmp_path: Path) -> None:
-    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
-    if compiler is None:
-        pytest.skip("neither pdflatex nor tectonic is on the path")
+def test_latex_is_sound_whatever_a_label_holds(tmp_path: Path) -> None:
+    """Parsed strictly, and compiled where a LaTeX is on the path."""
     suites = [read_results(write_suite(tmp_path / f"t_{tasks}", AWKWARD, tasks=tasks)) for tasks in (2, 3)]
     marks = [Marks(("lwf",), "zero_shot", (AWKWARD[2],), (AWKWARD[3],))] * 2
     tables = latex_table(suites[0]) + latex_table(*suites, marks=marks)
+    parses(tables)
+    for broken in (tables.replace(r"\end{tabular}", "", 1), tables + "{", tables + "$x"):
+        with pytest.raises(LatexWalkerParseError):
+            parses(broken)
+    text = tables.replace("~", " ")
+    for macro, sign in (("less", "<"), ("greater", ">"), ("bar", "|"), ("asciicircum", "^")):
+        text = text.replace(rf"\text{macro}{{}}", sign)
+    assert all(label in LatexNodes2Text(math_mode="text").latex_to_text(text).replace("\xa0", " ") for label in AWKWARD)
+    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
+    if compiler is not None:
+        compiles(tables, compiler, tmp_path)
+
+
+def parses(text: str) -> None:
+    LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+
+
+def compiles(tables: str, compiler: str, tmp_path: Path) -> None:
     packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs}"
     source = rf"\documentclass{{article}}{packages}\begin{{document}}{tables}\end{{document}}"
     (tmp_path / "paper.tex").write_text(source, encoding="utf-8")
