@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.bench.analysis.queries import SEEN, rank_table
+from ctvr_bench.bench.api.kept import head_of, task_of
 from ctvr_bench.bench.records.aggregate import OWN, Row, Run, SuiteResults, read_results
 from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.records.kept import read_kept
 from ctvr_bench.bench.records.record import write_text
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.features.errors import InputError, unknown_name
@@ -20,6 +22,9 @@ from ctvr_bench.features.errors import InputError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from ctvr_bench.features.store import FeatureStore
+    from ctvr_bench.methods.shared.base import Method
 
 Floats = npt.NDArray[np.float64]
 
@@ -131,6 +136,67 @@ class Results:
             lines.append({"label": found.first, "against": against, **numbers, "runs": found.runs})
         return _frame(lines)
 
+    def model(
+        self,
+        task: int | None = None,
+        label: str | None = None,
+        *,
+        order: int | None = None,
+        seed: int | None = None,
+        store: FeatureStore | None = None,
+    ) -> Method:
+        """The head of a run as it was after a task (from 1; default the last), which embeds as it did in the run.
+
+        label: of a row; order, seed: default its first run. store: where it is not where it was; asked for only by what
+        nothing was kept of and by methods with a reference bank. Needs `run(keep="weights")`, but for what is not
+        trained. Raises InputError where the weights were not kept, are altered, or the method's code is another.
+
+        >>> import ctvr_bench
+        >>> head = ctvr_bench.load(runs).model(task=2, label="finetune [epochs=1]")
+        >>> head.name, head.training
+        ('finetune', False)
+        """
+        return head_of(self.run_of(label, order, seed), task, store)
+
+    def embeddings(
+        self, task: int | None = None, label: str | None = None, *, order: int | None = None, seed: int | None = None
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What a run with `keep="embeddings"` kept after a task (from 1; default the last): arrays [N, D] by name.
+
+        text_ND, video_ND under the model of then; frozen_text_ND, stored_video_ND of when their task ended. Rows: the
+        queries of `queries()` at that stage. Raises InputError as `model` does.
+        """
+        run = self.run_of(label, order, seed)
+        tensors, _ = read_kept(run.directory, run.record.files, "embeddings", task_of(run, task))
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+    def top(self) -> pd.DataFrame:
+        """A row a query, stage and place, of every run with `keep="top=K"`.
+
+        label, order, seed, stage and place (from 1), caption, video and score; stored galleries of all tasks seen.
+        Raises InputError where no run kept its first items.
+        """
+        kept = [(row, run) for row, run in self._runs() if run.record.keep.top]
+        if not kept:
+            raise InputError(f"{self.path}: no run kept its first items; repeat 'run' with --keep top=100")
+        return _joined(table for row, run in kept for table in self._top(row, run))
+
+    def run_of(self, label: str | None = None, order: int | None = None, seed: int | None = None) -> Run:
+        """One run: of a row (default the only one, or the only one that kept weights), the first unless said otherwise.
+
+        Raises InputError where there is none, or more than one row that could be meant.
+        """
+        kept = [row.label for row in self.suite.rows if row.runs[0].record.keep.weights]
+        choices = next((labels for labels in (self.labels, kept) if len(labels) == 1), [])
+        if label is None and not choices:
+            raise InputError(f"{self.path}: has {len(self.labels)} rows; name one as label: {', '.join(self.labels)}")
+        row = self._row(choices[0] if label is None else label)
+        for run in row.runs:
+            config = run.record.config
+            if order in (None, config.options["order"]) and seed in (None, config.seed):
+                return run
+        raise InputError(f"{self.path}: {row.label} has no finished run of order {order} and seed {seed}")
+
     def plot_curves(self, ax: Axes | None = None, metric: str = HEADLINE) -> Axes:
         """Draw a metric after every task, a line for each row with its deviation over runs; returns the axes."""
         from ctvr_bench.bench.report.plots import draw_curves
@@ -159,6 +225,22 @@ class Results:
             "rank": table.ranks[SEEN][stage_Q, query_Q],
             "top": table.video_N[table.best[SEEN][stage_Q, query_Q]],
         }
+
+    @staticmethod
+    def _top(row: Row, run: Run) -> Iterator[dict[str, Any]]:
+        table = rank_table(run)
+        for task in range(run.record.tasks):
+            tensors, _ = read_kept(run.directory, run.record.files, "top", task)
+            item_NK, score_NK = tensors["item_NK"].numpy(), tensors["score_NK"].numpy()
+            count, width = item_NK.shape
+            yield {
+                **_place(row, run),
+                "stage": task + 1,
+                "caption": np.repeat(table.caption_N[:count], width),
+                "place": np.tile(np.arange(1, width + 1), count),
+                "video": table.video_N[item_NK.ravel()],
+                "score": score_NK.ravel(),
+            }
 
 
 def write_frame(frame: pd.DataFrame, path: Path, format_: str) -> None:

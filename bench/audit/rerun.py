@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,15 @@ from typing import Any
 
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RunRecord
-from ctvr_bench.bench.records.suites import LAST, SOURCES, Suite, folder_of, read_suite, read_suite_records
+from ctvr_bench.bench.records.suites import (
+    LAST,
+    SOURCES,
+    Suite,
+    folder_of,
+    is_copy,
+    read_suite,
+    read_suite_records,
+)
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Watch, ignore
 from ctvr_bench.bench.suite.plugins import names_a_file
@@ -23,7 +30,6 @@ from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
 
 _FINAL = "stored/seen/t2v"
-_COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def _suites_of(place: Path, folder: Path, records: Sequence[RunRecord]) -> list[
 def _remembered(suite: Suite, folder: Path, store: Path | None, on_stage: OnStage) -> SuiteConfig:
     values: dict[str, Any] = {k: v for k, v in suite.config.items() if k == "store" or k not in OF_THE_MACHINE}
     for choice in values["methods"]:
-        if names_a_file(choice["name"]) and not _COPY.fullmatch(choice["name"]):
+        if names_a_file(choice["name"]) and not is_copy(choice["name"]):
             raise InputError(
                 f"{folder}: names the method {choice['name']!r}, which is no copy under {SOURCES}/; not run"
             )

@@ -18,6 +18,7 @@ from typing import Any
 from ctvr_bench.bench.audit.tables import faults_of_table
 from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.files import digest_of_file
+from ctvr_bench.bench.records.kept import FOLDER
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
 from ctvr_bench.bench.records.suites import LAST, SOURCES, folder_of, read_suite
 from ctvr_bench.bench.records.summary import metrics_of
@@ -89,7 +90,8 @@ def _faults(directory: Path, record: RunRecord) -> Iterator[Fault]:
     ended = record.status in ("done", "diverged")
     missing = [name for name in _NEEDED if record.status == "done" and not (directory / name).is_file()]
     yield from (Fault("", name, "is not there") for name in missing)
-    for name in ("metrics.json", "ranks.h5", "training.jsonl"):
+    kept = sorted(path.relative_to(directory).as_posix() for path in (directory / FOLDER).glob("*.safetensors"))
+    for name in ("metrics.json", "ranks.h5", "training.jsonl", *kept):
         path = directory / name
         if not ended or not path.is_file():
             continue

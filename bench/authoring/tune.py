@@ -34,10 +34,10 @@ from ctvr_bench.bench.authoring.validation import (
     write_trial,
 )
 from ctvr_bench.bench.executors.cluster import opened
+from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.executors.workers import Executor, Workshop, run_jobs
 from ctvr_bench.bench.records.record import RunConfig, StoreId
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore, store_id
-from ctvr_bench.bench.run.stacks.planning import units
 from ctvr_bench.bench.suite.code import why_again
 from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, plan
 from ctvr_bench.features.errors import InputError

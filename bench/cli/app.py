@@ -116,6 +116,13 @@ def run(
     rerank: Annotated[
         int | None, typer.Option(help="Items of the index that the method's own scores order again (default: none).")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave more than ranks in a run's folder: weights, embeddings, top=100 (first items of each query); "
+            "finished runs that did not keep it are made again."
+        ),
+    ] = None,
     executor: Executor = None,
     scheduler: Scheduler = None,
     stage: Stage = None,
@@ -163,6 +170,7 @@ def run(
         "measure": measure,
         "index": index,
         "rerank": rerank,
+        "keep": keep,
         "executor": executor,
         "scheduler": scheduler,
         "stage": stage,

@@ -4,6 +4,7 @@
         /ranks.h5       per query, stage, gallery, scope and direction: its rank and the item that took rank 1
         /metrics.json   derived from ranks.h5, and derived again by `report --recompute`
         /training.jsonl one line for each epoch
+        /kept/          weights, embeddings, first items, where `run` was asked to keep them (bench.records.kept)
         /state/         parameters and stored galleries after each task, while the run is unfinished
 Every file is written beside its name and renamed, so that it is there whole or not at all.
 """
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import pydantic
 
 from ctvr_bench.bench.records.files import digest_of_file, write_bytes
+from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
 
@@ -153,7 +155,8 @@ class RunRecord(pydantic.BaseModel):
     remarks: what else happened, as that a task was learned alone because its stack failed.
     tasks: how many it finished. made_by: digests of the suite's files behind `config.harness`.
     derived_by: digest of the code that made metrics of the ranks.
-    files: SHA-256 of metrics.json, ranks.h5 and training.jsonl once it has ended. ended: when that was, in UTC.
+    files: SHA-256 of metrics.json, ranks.h5, training.jsonl and of what is kept, once it ended. ended: when, in UTC.
+    keep: what is kept beside its ranks.
     """
 
     label: str
@@ -178,6 +181,7 @@ class RunRecord(pydantic.BaseModel):
     made_by: dict[str, str] = {}
     derived_by: str = ""
     files: dict[str, str] = {}
+    keep: Keep = NOTHING
     ended: str = ""
     environment: dict[str, Any] = {}
 
@@ -258,8 +262,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def save_record(directory: Path, record: RunRecord) -> RunRecord:
     """Write a run's run.json, with the digests of its other files if it has ended, and one of its own."""
-    names = ("metrics.json", "ranks.h5", "training.jsonl") if record.status in ("done", "diverged") else ()
-    files = {name: digest_of_file(directory / name) for name in names if (directory / name).is_file()}
+    names = ("metrics.json", "ranks.h5", "training.jsonl", *record.keep.files(record.tasks))
+    ends = record.status in ("done", "diverged")
+    files = {name: digest_of_file(directory / name) for name in names if ends and (directory / name).is_file()}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     ended = "" if record.status == "running" else record.ended or now
     record = record.model_copy(update={"files": files, "ended": ended})
@@ -298,9 +303,13 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def finished_record(directory: Path) -> RunRecord | None:
-    """The run.json of a run that is done or diverged; None of any other, or where there is none. Raises InputError."""
+def finished_record(directory: Path, keep: Keep = NOTHING) -> RunRecord | None:
+    """The run.json of a run that is done or diverged; None of any other, or where there is none. Raises InputError.
+
+    keep: what it must have kept; None also of one that did not, or whose files are gone.
+    """
     if not (directory / "run.json").is_file():
         return None
     record = read_record(directory)
-    return record if record.status in ("done", "diverged") else None
+    there = record.keep.covers(keep) and all((directory / name).is_file() for name in keep.files(record.tasks))
+    return record if record.status in ("done", "diverged") and there else None

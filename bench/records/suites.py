@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ctvr_bench.features.errors import InputError
 
 LAST = "suite.json"
 SOURCES = "suites/sources"
+_COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 
 
 class PlannedRun(pydantic.BaseModel, frozen=True):
@@ -80,6 +82,33 @@ def read_suite_records(place: Path) -> list[RunRecord]:
     suite = read_suite(named)
     wanted = {run.run_id for run in suite.runs}
     return suite.shown([read_record(each) for each in folders if each.name in wanted])
+
+
+def is_copy(name: str) -> bool:
+    """Whether a method is named by the copy of its file that a folder keeps; a folder can have no other file run.
+
+    >>> is_copy("suites/sources/0123456789abcdef.py:Mine"), is_copy("../mine.py:Mine")
+    (True, False)
+    """
+    return _COPY.fullmatch(name) is not None
+
+
+def planned_in(folder: Path, run_id: str) -> tuple[str, str]:
+    """The method of a run as a suite of its folder remembers it, a copy being `FOLDER/suites/...`; and its store.
+
+    Raises InputError where no suite remembers how the run was made, or it names a method's file that is no copy.
+    """
+    for path in (folder / LAST, *sorted(folder.glob("suites/*.json"))):
+        suite = read_suite(path) if path.is_file() else Suite(runs=())
+        for run in suite.runs if suite.config else ():
+            if run.run_id == run_id:
+                name = str(suite.config["methods"][run.position]["name"])
+                if ".py" in name and not is_copy(name):
+                    raise InputError(f"{path}: names the method {name!r}, which is no copy under {SOURCES}/; not run")
+                return f"{folder}/{name}" if is_copy(name) else name, str(suite.config["store"])
+    raise InputError(
+        f"{folder}: does not remember how {run_id} was made (an earlier version wrote it); repeat its 'run' command"
+    )
 
 
 def folder_of(place: Path) -> Path:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
+from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.bench.records.record import RankTable, Recipe, RunConfig, StoreId
 from ctvr_bench.bench.run.training import Epoch, generator_for
 from ctvr_bench.features.store import FeatureStore
@@ -44,7 +45,7 @@ class Job:
     """A run to be made: the method's registry entry, its configuration, its name and place in tables.
 
     beside: the same run with other seeds or numbers, made in step with it so that they are trained together.
-    made_by: digests of the suite's files that can change its numbers.
+    made_by: digests of the suite's files that can change its numbers. keep: what is to be kept beside ranks.
     """
 
     entry: Entry
@@ -53,6 +54,7 @@ class Job:
     position: int
     beside: tuple[Job, ...] = ()
     made_by: Mapping[str, str] = field(default_factory=dict)
+    keep: Keep = NOTHING
 
     @property
     def group(self) -> tuple[Job, ...]:

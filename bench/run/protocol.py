@@ -142,6 +142,20 @@ class Evaluator:
         return float(100 * (ranked.rank_N == 1).mean())
 
     @torch.no_grad()
+    def top(self, method: Method, count: int) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The first items of each query seen, [N, count] or as many as there are, and their scores, stored galleries.
+
+        In the order of the ranks: a query's own video comes last among equals.
+        """
+        found: list[tuple[npt.NDArray[np.int32], Floats]] = []
+        for index in task_chunks([0, *self.ends[: len(self.stored)]]):
+            sim_NM = _numpy(self._grid.row(method, [index], self.stored).combined(method.config.alpha))
+            for own, sim_M in zip(index.tolist(), sim_NM, strict=True):
+                first_K = np.lexsort((np.arange(len(sim_M)) == own, -sim_M))[:count]
+                found.append((first_K.astype(np.int32), sim_M[first_K]))
+        return np.stack([item_K for item_K, _ in found]), np.stack([score_K for _, score_K in found])
+
+    @torch.no_grad()
     def keep_gallery(self, method: Method) -> None:
         """Store the gallery of the next task in line and rank nothing: enough for a `headline` after the last task."""
         self.stored.append(self._encode_video(method, len(self.stored)))

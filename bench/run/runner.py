@@ -43,6 +43,7 @@ from ctvr_bench.bench.run.jobs import (
     make_method,
     training_rows,
 )
+from ctvr_bench.bench.run.kept import keep_task, what_to_keep
 from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
@@ -72,7 +73,7 @@ def run_together(
     through. What is kept for going on is removed when all runs have ended well.
     """
     folders = [directory, *(directory.parent / other.config.run_id for other in job.beside)]
-    records = [finished_record(folder) for folder in folders]
+    records = [finished_record(folder, job.keep) for folder in folders]
     if all(record is not None for record in records):
         return [record for record in records if record is not None]
     tables = PairTables(store, device)
@@ -139,6 +140,7 @@ class _Run:
         self.flops = self.pair_flops = 0
         self.log: list[str] = []
         self.state = StateFolder(directory, lambda note: watch(Progress(job.label, 0, len(stream), note=note)))
+        self.keep = what_to_keep(directory, job.keep, self.state)
         self._tasks = 0  # finished
         self._tables = tables
 
@@ -224,6 +226,7 @@ class _Run:
             together=self.together,
             remarks=self.remarks,
             tasks=self._tasks,
+            keep=self.keep,
             made_by=dict(job.made_by),
             derived_by=metrics_code(),
             environment=environment(self.device),
@@ -250,13 +253,14 @@ class _Run:
         self.watch(Progress(self.job.label, task + 1, len(stream)))
         encoded = self.evaluator.encode_s
         with self._timed("evaluate"):
-            self._record_stage(task, self.evaluator.finish_task(method))
+            self._record_stage(task, result := self.evaluator.finish_task(method))
             self.engine = self.evaluator.engine
             if task + 1 < len(stream):
                 rows = self.evaluator.rows(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
         self.seconds["encode"] += self.evaluator.encode_s - encoded
         with self._timed("write"):
+            keep_task(self.directory, self.keep, task, method, self.evaluator, result)
             if task + 1 < len(stream):
                 self._save(task)
         self._tasks = task + 1

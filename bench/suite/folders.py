@@ -168,7 +168,10 @@ def _runs_of(place: Path, *, may_be_empty: bool) -> Iterator[_Found]:
 
 
 def _best(run_id: str, runs: Sequence[_Found]) -> _Found | None:
-    """The first finished one, else the first that failed; None of a run that is only begun. Raises InputError."""
+    """The finished one that kept most, else the first that failed; None of a run that is only begun.
+
+    Raises InputError where two differ.
+    """
     finished = [run for run in runs if run.is_finished]
     for first, second in combinations(finished, 2):
         if not _is_same(first, second):
@@ -176,7 +179,9 @@ def _best(run_id: str, runs: Sequence[_Found]) -> _Found | None:
                 f"{run_id}: has two results, in {first.folder.parent} and {second.folder.parent}; machines or "
                 "libraries that differ in the last bits made them, keep the runs of one"
             )
-    return next(iter([*finished, *(run for run in runs if run.record.status == "failed")]), None)
+    if finished:
+        return max(finished, key=lambda run: len(run.record.files))
+    return next((run for run in runs if run.record.status == "failed"), None)
 
 
 def _is_same(first: _Found, second: _Found) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.records.record import finished_record
 from ctvr_bench.bench.records.suites import PlannedRun
-from ctvr_bench.bench.run.stacks.planning import units
 from ctvr_bench.bench.suite.folders import seconds_left
 from ctvr_bench.bench.suite.suite import SuiteConfig, plan
 from ctvr_bench.features.store import open_store
@@ -18,7 +18,7 @@ def outlook(config: SuiteConfig) -> str:
     """
     finished, left, rows = [], [], dict[str, list[bool]]()
     for unit in units(plan(config, open_store(config.store))):
-        records = [finished_record(config.directory / job.config.run_id) for job in unit.group]
+        records = [finished_record(config.directory / job.config.run_id, config.kept) for job in unit.group]
         there = None not in records  # a stack is made whole
         for job, record in zip(unit.group, records, strict=True):
             rows.setdefault(job.label, []).append(there)

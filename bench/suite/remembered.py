@@ -19,8 +19,8 @@ from ctvr_bench.features.store import tool_version
 if TYPE_CHECKING:
     from ctvr_bench.bench.suite.suite import SuiteConfig
 
-OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage"}
-"""Fields of a suite that say where it was run and not what: a folder does not remember them, nor follow them."""
+OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage", "keep"}
+"""Fields of a suite that say how it was run and not what: a folder does not remember them, nor follow them."""
 _SETS_APART = (
     *("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "index", "rerank"),
     *("ensemble", "device", "threads"),

@@ -13,8 +13,10 @@ import pydantic
 import torch
 
 from ctvr_bench.bench.executors.cluster import Cluster, opened
+from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.code import digest_of_code
+from ctvr_bench.bench.records.kept import Keep
 from ctvr_bench.bench.records.record import (
     Engine,
     FirstStage,
@@ -28,7 +30,6 @@ from ctvr_bench.bench.records.record import (
 from ctvr_bench.bench.records.versions import is_earlier
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
-from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.choices import labels_of, recipe_given, tuned_values
 from ctvr_bench.bench.suite.code import SCORES_A_TRIAL, code_of, earlier_runs, why_again
 from ctvr_bench.bench.suite.plugins import find_method, names_a_file
@@ -80,7 +81,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     seeds: runs with seeds 0..seeds-1 (a method that is not trained runs once). orders: task orders 0..orders-1, 0 being
     the published one. set: values for single methods, as in {"finetune": {"lr": 1e-4}}; they reach every entry of that
-    name. ensemble: auto trains a method's seeds, five at a time, as one stack (bench.run.stacks.planning), off each
+    name. ensemble: auto trains a method's seeds, five at a time, as one stack (bench.executors.planning), off each
     alone; the numbers agree but for rounding.
     recipe: fixed trains with the Configs' own rates and epochs; auto finds both on each run's first task, for methods
     that are not given a rate, steps or epochs (bench.run.recipe); None is fixed on the embedded worlds, for which the
@@ -97,6 +98,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     `every`; each task's own is after every task. index: a FAISS index that is asked beside exact search, its loss
     shown next to R@K, for methods that compare one vector a side; rerank: items of it that the method scores again,
     then for all whose queries do not depend on the gallery.
+    keep: what runs keep beside their ranks, of weights, embeddings and top=100 (bench.records.kept). It is part of what
+    a finished run has, and not of what it is called: one that did not keep it is made again.
     """
 
     name: str = "default"
@@ -127,6 +130,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     stage: Path | None = None
     out: Path = Path("results/runs")
     against: str | None = None
+    keep: tuple[str, ...] = ()
 
     @pydantic.field_validator("store", mode="before")
     @classmethod
@@ -140,6 +144,19 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
         if any(part.strip() in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
             raise ValueError("a suite's name is the name of a folder below out, such as 'default' or 'msrvtt/first'")
         return name
+
+    @pydantic.field_validator("keep", mode="before")
+    @classmethod
+    def _can_be_kept(cls, keep: Any) -> Any:
+        texts = [keep] if isinstance(keep, str) else keep
+        if not (isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)):
+            return keep
+        words = [word for text in texts for word in text.split(",")]
+        try:
+            Keep.read(words)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return words
 
     @pydantic.model_validator(mode="after")
     def _reranks_an_index(self) -> SuiteConfig:
@@ -167,6 +184,11 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     def first_stage(self) -> FirstStage | None:
         """The index that is asked beside exact search."""
         return None if self.index is None else FirstStage(index=self.index, rerank=self.rerank)
+
+    @property
+    def kept(self) -> Keep:
+        """What each run keeps beside its ranks."""
+        return Keep.read(self.keep)
 
     @property
     def stream_options(self) -> StreamOptions:
@@ -251,11 +273,14 @@ def run_suite(
     jobs = plan(config, store)
     check_content(store)
     records: dict[str, RunRecord] = {}
-    missing = []
+    missing, lacking = [], set[str]()
     for unit in units(jobs):
-        finished = [finished_record(config.directory / job.config.run_id) for job in unit.group]
+        finished = [finished_record(config.directory / job.config.run_id, config.kept) for job in unit.group]
         if None in finished:  # a stack is made whole: what one of its runs learns depends on the others
             missing.append(unit)
+            lacking |= {
+                job.config.run_id for job in unit.group if finished_record(config.directory / job.config.run_id)
+            }
         for record in finished if None not in finished else ():
             assert record is not None
             records[record.run_id] = record
@@ -264,7 +289,11 @@ def run_suite(
     begun = [job for unit in missing for job in unit.group]
     if missing:
         _check_sizes(begun, store)
-        if again := why_again(begun, earlier_runs(config.directory)):
+        if lacking and config.keep:
+            tell(f"{len(lacking)} finished runs did not keep {config.kept} and are made again; no rank changes")
+        if again := why_again(
+            [job for job in begun if job.config.run_id not in lacking], earlier_runs(config.directory)
+        ):
             tell(again)
     suite = remember(config, jobs)
     try:
@@ -295,7 +324,7 @@ def _check_sizes(jobs: Sequence[Job], store: FeatureStore) -> None:
 def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> list[Job]:
     """The suite's runs, every configuration checked; a run that appears twice is planned once.
 
-    sweep: stacks may hold runs of several rows, as a search's trials (bench.run.stacks.planning).
+    sweep: stacks may hold runs of several rows, as a search's trials (bench.executors.planning).
     """
     device = config.chosen_device
     stream = store.stream(config.stream).name
@@ -339,7 +368,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     threads=config.threads,
                     harness=digest_of_code(made_by),
                 )
-                jobs.setdefault(run.run_id, Job(entry, run, label, position, made_by=made_by))
+                jobs.setdefault(run.run_id, Job(entry, run, label, position, made_by=made_by, keep=config.kept))
     labels = {job.label for job in jobs.values()}
     if config.against is not None and config.against not in labels and not is_earlier(config.against):
         raise unknown_name("row to compare with (against)", config.against, labels)

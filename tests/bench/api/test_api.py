@@ -70,7 +70,7 @@ def notebook() -> Iterator[Notebook]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     methods = ["zero_shot", {"name": "finetune", "set": {"epochs": 1}}]
-    return ctvr_bench.run(methods, small_store(), seeds=1, out=tmp_path_factory.mktemp("runs")).path
+    return ctvr_bench.run(methods, small_store(), seeds=1, out=tmp_path_factory.mktemp("runs"), keep="weights").path
 
 
 def test_the_import_loads_nothing_heavy_and_knows_its_names() -> None:

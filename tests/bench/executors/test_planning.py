@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.run.jobs import Job
-from ctvr_bench.bench.run.stacks.planning import in_stacks, units
 from ctvr_bench.bench.suite.suite import MethodChoice, plan
 from tests.bench.run.test_runner import suite
 from tests.stores import small_store
