@@ -25,6 +25,7 @@ from ctvr_bench.bench.cli.results import (
     show,
     show_contrasts,
 )
+from ctvr_bench.bench.cli.search import search
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 
 app = typer.Typer(
@@ -234,6 +235,7 @@ app.command()(compare)
 app.command()(check)
 app.command()(status)
 app.command()(merge)
+app.command()(search)
 
 
 add_commands(app)
