@@ -6,6 +6,8 @@ Metrics that other code derived than that of today are derived again from the ra
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record, s
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.features.errors import InputError
 
+_TABLES = 256  # tables kept; each holds a file open
 _AGAIN = "remove the folder, and the same 'run' makes it again"
 
 
@@ -33,10 +36,26 @@ def read_metrics(directory: Path) -> dict[str, Any]:
 
 
 def read_ranks(directory: Path) -> RankTable:
-    """The ranks of a finished run. Raises InputError where ranks.h5 is not what was written."""
+    """The ranks of a finished run. Raises InputError where ranks.h5 is not what was written.
+
+    Not to be written to: as long as the files stay what they are, whoever asks next is given the same table.
+    """
+    return _ranks_of(directory, *(_stamp(directory / name) for name in ("run.json", "ranks.h5")))
+
+
+@lru_cache(maxsize=_TABLES)
+def _ranks_of(directory: Path, *_stamps: tuple[int, ...]) -> RankTable:
     path = directory / "ranks.h5"
     _check(read_record(directory), path, _AGAIN)
     return RankTable.load(path)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content; none of one that is not there, which its reader says."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return ()
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:

@@ -146,6 +146,7 @@ def test_clip4clip_seq_averages_adapted_frames_after_the_transformer() -> None:
     method = make("clip4clip_seq", layers=2, heads=4)
     assert isinstance(method, Clip4ClipSeq)
     assert isinstance(method.head, SequentialHead)
+    assert [len(weights) for weights in (method.head.sequence.mix, method.head.sequence.narrow)] == [2, 2]
     stirred(method, 0.1)
     video = train_pairs(0).video(torch.arange(4))
     video.frame_mask_MF[2, 3:] = False

@@ -34,12 +34,14 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
-def run(inner: pytest.Pytester, *arguments: object) -> pytest.RunResult:
-    return inner.runpytest_subprocess(*PLUGIN, "-p", "no:cacheprovider", *map(str, arguments))
+def run(inner: pytest.Pytester, *arguments: object, apart: bool = False) -> pytest.RunResult:
+    """apart: in a process of its own, as a user would; without it only pytest is new, which spares the imports."""
+    run_ = inner.runpytest_subprocess if apart else inner.runpytest_inprocess
+    return run_(*PLUGIN, "-p", "no:cacheprovider", *map(str, arguments))
 
 
 def test_every_method_is_a_test_that_passes_where_nothing_moved(inner: pytest.Pytester, baseline: Path) -> None:
-    result = run(inner, "--ctvr-baseline", baseline, "--junitxml", "out.xml", "-v")
+    result = run(inner, "--ctvr-baseline", baseline, "--junitxml", "out.xml", "-v", apart=True)
     result.assert_outcomes(passed=2)
     names = [case.get("name") for case in ElementTree.parse(inner.path / "out.xml").iter("testcase")]
     assert names == ["test_metrics[zero_shot]", "test_metrics[finetune [epochs=1]]"]

@@ -118,20 +118,27 @@ def test_a_method_that_sees_all_tasks_makes_the_steps_of_all() -> None:
     assert total_steps(make("finetune", steps=7), 10_000) == 7
 
 
-def test_methods_with_one_seed_meet_the_same_batches() -> None:
-    seen: dict[str, list[list[float]]] = {}
-    for name in ("finetune", "attention_head"):
-        method = make(name)
-        data = PairTable(small_store(), small_stream().tasks[0].train)
-        method.begin_task(TaskInfo(0, len(data), (0, 1)))
-        original, batches = data.pairs, []
-        data.pairs = lambda index, original=original, batches=batches: (
-            batches.append(index.tolist()),
-            original(index),
-        )[1]
-        train_task(method, data, 0, 0)
-        seen[name] = batches
-    assert seen["finetune"] == seen["attention_head"]
+def test_batches_depend_on_seed_and_task_and_not_on_the_method() -> None:
+    first = batches_of("finetune", seed=0, task=0)
+    assert sorted({row for batch in first for row in batch}) == list(range(len(small_pairs())))
+    assert batches_of("attention_head", seed=0, task=0) == first
+    assert batches_of("finetune", seed=0, task=1) != first
+    assert batches_of("finetune", seed=1, task=0) != first
+
+
+def small_pairs() -> PairTable:
+    return PairTable(small_store(), small_stream().tasks[0].train)
+
+
+def batches_of(name: str, seed: int, task: int) -> list[list[int]]:
+    """Rows of every batch of a task; the pairs are those of the first task whatever its number."""
+    method, data, batches = make(name, epochs=1), small_pairs(), []
+    for learned in range(task + 1):
+        method.begin_task(TaskInfo(learned, len(data), (0, 1)))
+    pairs = data.pairs
+    data.pairs = lambda index: (batches.append(index.tolist()), pairs(index))[1]
+    train_task(method, data, seed, task)
+    return batches
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
