@@ -1,4 +1,4 @@
-"""Finished blocks into the datasets of a store, a block at a time.
+"""Finished videos and blocks of captions into the datasets of a store, one at a time.
 
 Axes: N videos, F frames, M captions, T words of all captions, D features.
 """
@@ -14,31 +14,23 @@ from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.schema import Array
 from ctvr_bench.features.stages import OnStage
 
-"""Called with a stage ('captions', 'videos', 'store'), how much of it is done, and of how much; first with what an
-earlier run had done already."""
-
 
 def write_videos(
     writer: FileWriter,
     work: WorkFolder,
-    blocks: Sequence[object],
+    inputs: Sequence[object],
     shape: tuple[int, int, int],
     dtype: str,
     on_stage: OnStage,
 ) -> None:
-    """Frames and counts of the videos that gave frames; of these, past a video's own frames, zeros."""
+    """Frames and counts of these videos; past a video's own frames, zeros."""
     frames = writer.allocate("videos/frames", shape, dtype)
     counts_N = np.zeros(shape[0], np.int32)
-    row = 0
-    for inputs in blocks:
-        found = work.load("videos", inputs, "counts", "features")
-        counts = found["counts"][found["counts"] > 0]
-        padded = np.zeros((len(counts), *shape[1:]), dtype)
-        padded[np.arange(shape[1]) < counts[:, None]] = found["features"]
-        frames[row : row + len(counts)] = padded
-        counts_N[row : row + len(counts)] = counts
-        row += len(counts)
-        on_stage("store", row, shape[0])
+    for row, given in enumerate(inputs):
+        features = work.load("videos", given, "features")["features"]
+        counts_N[row] = len(features)
+        frames[row, : len(features)] = features
+        on_stage("store", row + 1, shape[0])
     writer["videos/frame_count"] = counts_N
 
 

@@ -50,7 +50,7 @@ class WorkFolder:
         file = self._file(stage, inputs)
         partial = partial_of(file)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **block)
             partial.replace(file)
@@ -64,4 +64,6 @@ class WorkFolder:
 
     def _file(self, stage: str, inputs: object) -> Path:
         digest = hashlib.sha256(f"{self._job}\n{json.dumps(inputs, sort_keys=True)}".encode()).hexdigest()
-        return self.path / f"{stage}-{digest[:24]}.npz"
+        return (
+            self.path / f"{stage}-{digest[:2]}" / f"{digest[2:24]}.npz"
+        )  # no folder grows to a hundred thousand files

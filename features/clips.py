@@ -6,6 +6,7 @@ Axes: N videos, M captions, C categories.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -134,6 +135,23 @@ def refuse_missing(message: str, missing: Mapping[str, str], allowed: bool) -> N
             f"{message}, {video!r} for one ({reason}); mend them, or go on without them with --allow-missing",
             dict(missing),
         )
+
+
+def first_videos(structure: Structure, limit: int, where: str) -> Structure:
+    """The structure cut down to at most `limit` videos of each category in each role, in every stream.
+
+    Raises InputError, which begins with `where`, for a limit below 1.
+    """
+    if limit < 1:
+        raise InputError(f"{where}: the limit is {limit}; it must be at least 1. Raise it, or leave it out")
+    kept = set()
+    for stream in structure.streams:
+        taken: Counter[tuple[int, int]] = Counter()
+        for row, (category, role) in enumerate(zip(structure.category_N, stream.role_of_video_N, strict=True)):
+            if role != UNUSED and taken[category, role] < limit:
+                taken[category, role] += 1
+                kept.add(row)
+    return without_videos(structure, [video for row, video in enumerate(structure.video_ids) if row not in kept], where)
 
 
 def without_videos(structure: Structure, missing: Iterable[str], where: str, lost_M: Array | None = None) -> Structure:

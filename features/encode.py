@@ -1,11 +1,11 @@
-"""One block of videos or captions through an encoder, as arrays; always in batches of the same composition.
+"""A video, or a block of captions, through an encoder, as arrays; always in batches of the same composition.
 
-Axes: n items of the block, T frames or words of all of them, D features.
+Axes: n captions of the block, T frames of the video or words of all captions, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,31 +21,25 @@ FRAME_BATCH = 64
 CAPTION_BATCH = 256
 
 
-def encode_video_block(readings: Iterable[Reading], encoder: Encoder, dtype: str) -> dict[str, Array]:
-    """features [T, D] of all frames, counts [n], and of each video: reasons [n] why it gave none, damage [n]."""
-    counts: list[int] = []
-    reasons: list[str] = []
-    damage: list[str] = []
-    waiting: list[Tensor] = []  # prepared frames, fewer than a batch of them between two videos
+def encode_video(reading: Reading, encoder: Encoder, dtype: str) -> dict[str, Array]:
+    """features [T, D] of a video's frames, their count, the reason why it gave none, and damage (as of a `Reading`)."""
+    waiting: list[Tensor] = []  # prepared frames, fewer than a batch of them between two chunks
     features: list[Array] = []
-    for reading in readings:
-        counts.append(0)
-        for pixels in reading:
-            counts[-1] += len(pixels)
-            waiting.append(pixels)
-            while sum(map(len, waiting)) >= FRAME_BATCH:
-                batch = torch.cat(waiting)
-                features.append(_stored(encoder.encode_frames(batch[:FRAME_BATCH]), dtype))
-                waiting = [batch[FRAME_BATCH:]]
-        reasons.append(reading.reason)
-        damage.append(reading.damage)
+    count = 0
+    for pixels in reading:
+        count += len(pixels)
+        waiting.append(pixels)
+        while sum(map(len, waiting)) >= FRAME_BATCH:
+            batch = torch.cat(waiting)
+            features.append(_stored(encoder.encode_frames(batch[:FRAME_BATCH]), dtype))
+            waiting = [batch[FRAME_BATCH:]]
     if sum(map(len, waiting)):
         features.append(_stored(encoder.encode_frames(torch.cat(waiting)), dtype))
     return {
         "features": np.concatenate([np.empty((0, encoder.dim), dtype), *features]),
-        "counts": np.array(counts, np.int32),
-        "reasons": np.array(reasons, str),
-        "damage": np.array(damage, str),
+        "count": np.array(count, np.int32),
+        "reason": np.array(reading.reason),
+        "damage": np.array(reading.damage),
     }
 
 

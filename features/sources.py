@@ -45,22 +45,30 @@ class Sources:
     entry_M: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def read_sources(captions: Sequence[Path], stream: Path) -> Sources:
-    """Read captions and a stream, check that they fit together; raises InputError.
+def read_sources(captions: Sequence[Path], *streams: Path) -> Sources:
+    """Read captions and one or more streams over the same videos, check that they fit together; raises InputError.
 
-    stream: a published pickle, or a CSV with the columns video, category, task, role (train, test, validation, unused);
-    tasks count from 0 or 1. A category has one task, and train and test videos. The same CSV may hold the captions.
+    streams: each a published pickle, or a CSV with the columns video, category, task, role (train, test, validation,
+    unused); tasks count from 0 or 1. A category has one task, and train and test videos. The same CSV may hold the
+    captions.
     captions: CSV with the columns video and caption; JSON {video: caption or [captions]}; or a published file (CSV with
     video_id and sentence, MSR-VTT's annotations, ActivityNet Captions: first sentence and first segment). Only the
     published may tell of videos that the stream lacks, or be blank in places: they are cut down to the stream.
     A test video is asked for by its first caption from a published query file, else by its first caption.
     """
-    plan = _read_pickle(stream) if stream.suffix.lower() in (".pkl", ".pickle") else _read_stream(stream)
+    plans = [
+        _read_pickle(path) if path.suffix.lower() in (".pkl", ".pickle") else _read_stream(path) for path in streams
+    ]
+    plan = plans[0]
+    for path, other in zip(streams[1:], plans[1:], strict=True):
+        _check_same_videos(path, plan, other)
+    if len({each.name for each in plans}) < len(plans):
+        raise InputError(f"two streams are called {plans[-1].name!r}; each needs a file name of its own. Rename one")
     told = [_read_captions(Path(path), plan) for path in captions]
     found = _gather(told, plan)
-    structure = _assemble(plan, found.texts, found.query)
-    where = ", ".join(str(path) for path in (stream, *captions))
-    asked = [video for video, role in plan.role_of_video.items() if role in (TEST, VALIDATION)]
+    structure = _assemble(plans, found.texts, found.query)
+    where = ", ".join(str(path) for path in (*streams, *captions))
+    asked = [video for each in plans for video, role in each.role_of_video.items() if role in (TEST, VALIDATION)]
     if silent := [video for video in asked if not found.texts[video]]:
         raise InputError(
             f"{where}: {len(silent)} test videos have no caption, {silent[0]!r} for one; "
@@ -172,6 +180,17 @@ def _read_stream(path: Path) -> _Plan:
     return plan
 
 
+def _check_same_videos(path: Path, first: _Plan, other: _Plan) -> None:
+    for video in (*first.category_of_video, *other.category_of_video):
+        here, there = other.category_of_video.get(video), first.category_of_video.get(video)
+        if here != there:
+            raise InputError(
+                f"{path}: video {video!r} is in {'no category' if here is None else f'category {here!r}'}, but in "
+                f"stream {first.name!r} in {'none' if there is None else repr(there)}; streams of one store have the "
+                "same videos and categories. Extract into two stores"
+            )
+
+
 def _check_categories(path: Path, plan: _Plan) -> None:
     roles: dict[str, set[int]] = {}
     for video, category in plan.category_of_video.items():
@@ -256,21 +275,29 @@ def _plain_json(path: Path, content: Any) -> Iterator[tuple[str, str, str]]:
             yield str(path), video, text.strip()
 
 
-def _assemble(plan: _Plan, texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:
-    categories = {category: row for row, category in enumerate(plan.task_of_category)}
-    stream = empty_stream(plan.name, len(categories), len(texts))
-    stream.task_of_category_C[:] = list(plan.task_of_category.values())
-    stream.role_of_video_N[:] = list(plan.role_of_video.values())
+def _assemble(plans: Sequence[_Plan], texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:
+    categories = {category: row for row, category in enumerate(plans[0].task_of_category)}
+    first: dict[str, int] = {}  # caption of each video
     captions: list[str] = []
-    for row, (video, known) in enumerate(texts.items()):
-        if known and plan.role_of_video[video] in (TEST, VALIDATION):
-            stream.query_of_video_N[row] = len(captions) + known.index(query.get(video, known[0]))
+    for video, known in texts.items():
+        first[video] = len(captions)
         captions += known
+    streams = []
+    for plan in plans:
+        stream = empty_stream(plan.name, len(categories), len(texts))
+        stream.task_of_category_C[[categories[name] for name in plan.task_of_category]] = [
+            *plan.task_of_category.values()
+        ]
+        for row, (video, known) in enumerate(texts.items()):
+            stream.role_of_video_N[row] = plan.role_of_video[video]
+            if known and plan.role_of_video[video] in (TEST, VALIDATION):
+                stream.query_of_video_N[row] = first[video] + known.index(query.get(video, known[0]))
+        streams.append(stream)
     return Structure(
         list(texts),
-        np.array([categories[category] for category in plan.category_of_video.values()], np.int32),
+        np.array([categories[category] for category in plans[0].category_of_video.values()], np.int32),
         list(categories),
         captions,
         np.repeat(np.arange(len(texts)), [len(known) for known in texts.values()]),
-        [stream],
+        streams,
     )

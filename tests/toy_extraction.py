@@ -81,7 +81,7 @@ def toy_sources(folder: Path) -> Sources:
 def run(folder: Path, out: Path, encoder: ToyEncoder | None = None, **options: Any) -> ExtractSummary:
     """Extract with small blocks, so that there are many of them."""
     options.setdefault("workers", 2)
-    sizes = {"_VIDEO_BLOCK": 2, "_CAPTION_BLOCK": 4, "FRAME_BATCH": 4}
+    sizes = {"_CAPTION_BLOCK": 4, "FRAME_BATCH": 4}
     kept = {name: getattr(extract, name) for name in sizes}
     try:
         for name, size in sizes.items():

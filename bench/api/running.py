@@ -42,7 +42,7 @@ def run(
     methods: default: those of the default suite that fit the store; a warning names those that do not. A class may be
     written in a notebook.
     store: a file, an open store, or a world of moving shapes, which is built on first use.
-    on_epoch: called after each epoch with label, task (from 1), tasks and `epoch` (its number, loss terms, seconds).
+    on_epoch: called after each epoch with label, task (from 1), tasks and `epoch` (epoch of epochs, steps, mean terms).
     on_task: called with the same, but `epoch` None, when a task was learned and its queries are about to be ranked.
     jobs: runs at the same time; 1 is this process, 0 one for each core (a script then needs its
     `if __name__ == "__main__":`, as for any worker processes).

@@ -173,7 +173,9 @@ def build_world(
 def extract(
     videos: Annotated[Path, typer.Option(help="Folder with the video files, named by video id.")],
     captions: Captions,
-    stream: StreamFile,
+    stream: Annotated[
+        list[Path], typer.Option(help="Published pickle, or a CSV of video,category,task,role; repeatable.")
+    ],
     model: Annotated[str, typer.Option(help="CLIP by name or local folder, or open_clip's MODEL:WEIGHTS.")],
     out: OutFile,
     frames: Annotated[str, typer.Option(help="12: uniform; fps=2: fixed rate; all: every frame.")] = "12",
@@ -182,6 +184,7 @@ def extract(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float16",
     licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
+    limit: Annotated[int, typer.Option(help="For a try: at most so many videos of each category and role.")] = 0,
 ) -> None:
     """Videos and captions -> features of a frozen encoder. Stopped anywhere, the same command goes on from there."""
     from ctvr_bench.bench.cli.console import StageBars
@@ -203,8 +206,11 @@ def extract(
             on_stage=progress.show,
             command_line=_command_line(),
             licence=licence,
+            limit=limit,
         )
     _print_summary(summary)
+    if limit:
+        print("for a try: the same command without --limit goes on from these videos", file=sys.stderr)
     _offer_geometry(out)
 
 

@@ -86,14 +86,38 @@ def test_json_captions_and_annotations_of_msrvtt_are_read(tmp_path: Path) -> Non
 
 
 def test_files_as_published_give_the_structure_of_import_ctvr(tmp_path: Path) -> None:
-    pickle, _, *captions = release.actnet(tmp_path, [3, 2, 4] * 10)
-    found = read_sources(captions, pickle)
-    import_ctvr([pickle], captions, tmp_path / "a.h5", name="a")
+    *pickles, one, two = release.actnet(tmp_path, [3, 2, 4] * 10)
+    captions = [one, two]
+    found = read_sources(captions, *pickles)
+    import_ctvr(pickles, captions, tmp_path / "a.h5", name="a")
     expected = Structure.from_store(open_store(tmp_path / "a.h5"))
     assert {key: list(texts) for key, texts in found.structure.texts.items()} == expected.texts
     for dataset, values in expected.arrays.items():
         np.testing.assert_array_equal(found.structure.arrays[dataset], values)
+    assert [stream.num_tasks for stream in found.structure.streams] == [10, 20]
     assert found.segments["v_00000000003"] == (4.5, 60.25)
+
+
+def test_streams_of_one_store_have_tasks_and_roles_of_their_own_over_the_same_videos(tmp_path: Path) -> None:
+    captions, stream = write(tmp_path)
+    other = tmp_path / "turned.csv"
+    other.write_text(STREAM.replace("sport,1", "sport,2").replace("home,2", "home,1").replace("validation", "test"))
+    first, second = read_sources(captions, stream, other).structure.streams
+    assert (first.name, second.name) == ("stream", "turned")
+    assert first.task_of_category_C.tolist() == [0, 1, -1]
+    assert second.task_of_category_C.tolist() == [1, 0, -1]
+    assert second.role_of_video_N.tolist() == [TRAIN, TEST, TRAIN, TEST, TEST, UNUSED]
+    assert second.query_of_video_N.tolist() == first.query_of_video_N.tolist()
+    other.write_text(STREAM.replace("b,sport,1", "b,home,2").replace("d,home,2", "d,sport,1"))
+    with pytest.raises(
+        InputError, match=r"turned.csv: video 'b' is in category 'home', but in stream 'stream' in 'sport'"
+    ):
+        read_sources(captions, stream, other)
+    other.write_text(STREAM.replace("f,other,,unused\n", ""))
+    with pytest.raises(InputError, match="video 'f' is in no category, but in stream 'stream' in 'other'"):
+        read_sources(captions, stream, other)
+    with pytest.raises(InputError, match="two streams are called 'stream'"):
+        read_sources(captions, stream, stream)
 
 
 @pytest.mark.parametrize(

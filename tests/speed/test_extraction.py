@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from ctvr_bench.features.clips import Clip
 from ctvr_bench.features.dual_encoder import Encoder
-from ctvr_bench.features.encode import FRAME_BATCH, encode_video_block
+from ctvr_bench.features.encode import FRAME_BATCH, encode_video
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.video import Sampling, write_video
 from ctvr_bench.features.worlds import render
@@ -53,7 +53,7 @@ def encode(pixels: torch.Tensor, encoder: Encoder) -> int:
 
 def extract(encoder: Encoder) -> int:
     with read_ahead(clips(), encoder.prepare, SAMPLING, workers=WORKERS, ahead=2 * FRAME_BATCH) as readings:
-        return len(encode_video_block(readings, encoder, "float16")["features"])
+        return sum(len(encode_video(reading, encoder, "float16")["features"]) for reading in readings)
 
 
 @pytest.mark.benchmark(group="extract 2,880 frames of moving shapes")
