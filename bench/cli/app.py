@@ -18,6 +18,7 @@ from ctvr_bench.bench.cli.records import add_commands as add_record_commands
 from ctvr_bench.bench.cli.results import (
     Versions,
     check,
+    claims,
     compare,
     report,
     say_findings,
@@ -232,6 +233,7 @@ def run(
 
 app.command()(report)
 app.command()(compare)
+app.command()(claims)
 app.command()(check)
 app.command()(status)
 app.command()(merge)

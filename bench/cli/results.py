@@ -129,6 +129,18 @@ def compare(
         print_comparison(found, opened)
 
 
+def claims(
+    file: Annotated[Path, typer.Argument(help="TOML file of predictions; results/claims/ has the repository's own.")],
+    suites: Annotated[list[Path], typer.Argument(help="The suite's folder, or one for each of its stores.")],
+) -> None:
+    """What came of predictions that were written down before a suite was run, as Markdown."""
+    from ctvr_bench.bench.analysis.claims import claims_markdown, judge, read_claims
+    from ctvr_bench.bench.records.aggregate import read_results
+
+    asked = read_claims(file)
+    print(claims_markdown(asked, judge(asked, [read_results(suite) for suite in suites])), end="")
+
+
 def check(
     baseline: Annotated[Path, typer.Argument(help="Baseline file, e.g. results/baselines/default.json.")],
     accept: Annotated[
