@@ -25,6 +25,7 @@ from ctvr_bench.features.encode import CAPTION_BATCH, FRAME_BATCH, encode_captio
 from ctvr_bench.features.encoders import load_encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.partial import ensure_writable
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.schema import FLOATS
 from ctvr_bench.features.sources import Sources, read_sources
@@ -88,6 +89,7 @@ def extract(
     """
     sources = read_sources([Path(path) for path in captions], *map(Path, streams))
     find_clips(Path(videos), (), {})  # a wrong folder is said before the model is loaded
+    ensure_writable(Path(out))
     return extract_sources(
         sources,
         Path(videos),

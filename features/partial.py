@@ -5,9 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
+
+from ctvr_bench.features.errors import InputError
 
 
 def partial_of(path: Path) -> Path:
@@ -19,8 +22,21 @@ def partial_of(path: Path) -> Path:
     for left in path.parent.glob(f"{glob.escape(mark)}*"):
         if not _runs(left.name.removeprefix(mark)):
             with suppress(OSError):  # who may not remove it may still write
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     return path.with_name(f"{mark}{os.getpid()}")
+
+
+def ensure_writable(path: Path) -> None:
+    """Before long work that ends in `path`: raise InputError where it could not be written now."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_of(path)
+        try:
+            partial.touch()
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder") from error
 
 
 def _machine() -> str:

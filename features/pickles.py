@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 _PLAIN = (dict, list, tuple, set, frozenset, collections.defaultdict, str, bytes, int, float, bool, type(None))
 _NAMEABLE = {
@@ -42,9 +43,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _BYTES:
-            raise InputError(f"{path}: has over {_BYTES >> 20} MiB; a pickle of ids is far smaller. Name another file")
-        content = path.read_bytes()
+        content = read_whole(path, _BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); name a pickle file") from error
     try:

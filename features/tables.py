@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import MOST, check_ordinary, read_whole
 
-_TOML, _PARTS = 1_000_000, 100
+_TOML, _PARTS, _COLUMNS = 1_000_000, 100, 1000
 
 
 class Row(NamedTuple):
@@ -36,6 +37,7 @@ def read_table(path: Path, *needed: str) -> Iterator[Row]:
     """The rows of a CSV whose first line names at least the columns `needed`, one by one; raises InputError."""
     number = 0
     try:
+        check_ordinary(path)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream, strict=True)
             columns = _columns(path, next(lines, []))
@@ -65,6 +67,7 @@ def read_table(path: Path, *needed: str) -> Iterator[Row]:
 def columns_of(path: Path) -> list[str]:
     """The cells of a CSV's first line."""
     try:
+        check_ordinary(path)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             return _neutral([name.strip() for name in next(csv.reader(stream), [])])
     except csv.Error:
@@ -76,6 +79,8 @@ def columns_of(path: Path) -> list[str]:
 
 def _columns(path: Path, cells: list[str]) -> list[str]:
     columns = [name.strip() for name in cells]
+    if len(columns) > _COLUMNS:
+        raise InputError(f"{path}: has {len(columns):,} columns, of which at most {_COLUMNS} are read; keep the needed")
     twice, times = Counter(filter(None, columns)).most_common(1)[0] if any(columns) else ("", 0)
     if times > 1:
         raise InputError(f"{path}: names the column {twice!r} {times} times in its first line; keep one")
@@ -107,10 +112,8 @@ def read_json(path: Path) -> Any:
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The content of a TOML file, with or without a byte order mark. what: how a message calls it ('a suite')."""
-    text = read_text(path)
+    text = read_text(path, _TOML)
     try:
-        if len(text) > _TOML:
-            raise ValueError(f"it has over {_TOML:,} letters")
         if any(line.partition("=")[0].count(".") > _PARTS for line in text.splitlines()):
             raise ValueError(f"a key has over {_PARTS} parts")  # the parser needs the square of their number
         return tomllib.loads(text)
@@ -119,10 +122,10 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as {what} ({reason}); give a TOML file") from error
 
 
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 file, with or without a byte order mark."""
+def read_text(path: Path, most: int = MOST) -> str:
+    """The content of a UTF-8 file of at most `most` bytes, with or without a byte order mark."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_whole(path, most).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); name an existing file") from error
     except UnicodeDecodeError as error:

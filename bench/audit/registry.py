@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,14 @@ from ctvr_bench.bench.analysis.columns import COLUMNS
 from ctvr_bench.bench.audit.rerun import Rerun, rerun
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults, read_results
-from ctvr_bench.bench.records.files import digest_of_file
+from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.bench.records.record import RunRecord, read_checked, write_checked
-from ctvr_bench.bench.records.suites import SOURCES, Suite, folder_of, read_suite, write_suite
+from ctvr_bench.bench.records.suites import Suite, folder_of, read_suite, write_suite
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.suite.plugins import names_a_file
 from ctvr_bench.bench.suite.stores import is_world
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.store import tool_version
 
 SCHEMA = "ctvr-result 1"
@@ -87,25 +87,25 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
     target = registry / "results" / _path_of(record)
     planned = {run.run_id: run for run in suite.runs}
     config = _of_row(suite.config, planned[record.run_id].position)
-    with tempfile.TemporaryDirectory(prefix="ctvr-submit-", dir=_made(registry)) as folder:
-        whole = Path(folder) / "result"
+    whole = partial_of(_made(registry) / "submit")
+    try:
         for run in row.runs:
-            (whole / run.record.run_id).mkdir(parents=True)
             for name in _RUN_FILES:
                 if (run.directory / name).is_file():
-                    shutil.copyfile(run.directory / name, whole / run.record.run_id / name)
+                    write_bytes(whole / run.record.run_id / name, (run.directory / name).read_bytes())
         runs = tuple(planned[run.record.run_id].model_copy(update={"position": 0}) for run in row.runs)
         write_suite(whole, Suite(runs=runs, setting=row.label, config=config, version=suite.version, begun=suite.begun))
         if names_a_file(name := config["methods"][0]["name"]):
             source = name.rpartition(":")[0]
-            (whole / SOURCES).mkdir(parents=True)
-            shutil.copyfile(results.directory / source, whole / source)
+            write_bytes(whole / source, (results.directory / source).read_bytes())
         write_checked(whole / "result.json", _result(row))
         if target.exists() and (kept := target / "rerun.json").is_file():
-            shutil.copyfile(kept, whole / "rerun.json")
+            write_bytes(whole / "rerun.json", kept.read_bytes())
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         whole.rename(target)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
     return target
 
 

@@ -7,7 +7,6 @@ accord, digests included, is found by making the run again (bench.audit.rerun).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,7 +133,7 @@ def _numbers(directory: Path, record: RunRecord) -> Iterator[Fault]:
     made = metrics_of(table)
     try:
         written = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield Fault("", "metrics.json", f"cannot be read ({error})")
         return
     same_code = record.derived_by in ("", metrics_code())
@@ -174,7 +173,7 @@ def _log(path: Path, record: RunRecord) -> Iterator[Fault]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         tasks = [line["task"] for line in lines]
         terms = [value for line in lines for value in line["terms"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         yield Fault("", path.name, f"cannot be read as a log of epochs ({error})")
         return
     if tasks != sorted(tasks) or (tasks and tasks[0] < 1):
@@ -185,5 +184,10 @@ def _log(path: Path, record: RunRecord) -> Iterator[Fault]:
 
 def _sources(folder: Path) -> Iterator[Fault]:
     for path in sorted((folder / SOURCES).glob("*.py")):
-        if hashlib.sha256(path.read_bytes()).hexdigest()[:16] != path.stem:
+        try:
+            same = digest_of_file(path)[:16] == path.stem
+        except OSError as error:
+            yield Fault("", f"{SOURCES}/{path.name}", f"cannot be read ({error.strerror or error})")
+            continue
+        if not same:
             yield Fault("", f"{SOURCES}/{path.name}", "is not the file that was run (its name is its digest)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
     """Write FOLDER/NAME.py and FOLDER/test_NAME.py and return their paths; nothing is overwritten."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"a method's name has lower-case letters, digits and _ only, as in my_method; got {name!r}")
+    if keyword.iskeyword(name):
+        raise InputError(f"{name!r} is a word of Python's own, which no file can be imported by; choose another name")
     if name in all_methods():
         raise InputError(f"a method is called {name!r} already ('methods {name}' shows it); choose another name")
     if folder.resolve() in [Path(own).resolve() for own in methods.__path__]:

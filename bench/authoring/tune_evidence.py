@@ -17,6 +17,7 @@ from ctvr_bench.bench.authoring.tune import RULE, Candidate, Search
 from ctvr_bench.bench.records.environment import environment
 from ctvr_bench.bench.records.record import write_json, write_text
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 CHOSEN = "chosen.toml"
 """The chosen values of every method, beside the evidence."""
@@ -124,7 +125,7 @@ def chosen_values(folder: Path) -> str:
 def read_evidence(path: Path) -> dict[str, Any]:
     """The evidence of a search. Raises InputError where the file is none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_whole(path).decode())
         if not isinstance(found["method"], str) or not isinstance(found["chosen"], dict):
             raise TypeError("method or chosen")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:

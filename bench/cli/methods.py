@@ -117,6 +117,7 @@ def tune(
     from ctvr_bench.bench.suite.plugins import find_method
     from ctvr_bench.bench.suite.stores import TUNING_WORLDS, store_path
     from ctvr_bench.bench.suite.suite import check_values, make_suite
+    from ctvr_bench.features.partial import ensure_writable
     from ctvr_bench.methods.shared.base import learns
     from ctvr_bench.methods.shared.registry import known_methods
 
@@ -133,6 +134,8 @@ def tune(
     places = {"executor": executor, "scheduler": scheduler, "stage": stage}
     options |= {field: value for field, value in places.items() if value is not None}
     check_values(options, "command line")
+    for entry in entries:
+        ensure_writable(out / f"{entry.name}.json")
     with StageBars(quiet) as stages:
         paths = [store_path(each, stages.show) for each in store or TUNING_WORLDS]
     suite = make_suite({**options, "store": paths[0]}, "command line")

@@ -14,6 +14,7 @@ from ctvr_bench.bench.cli.interrupt import Stopped, stoppable, what_is_kept
 from ctvr_bench.features.errors import InputError, one_line
 
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO})
+_NO_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
 
 def main() -> None:
@@ -40,11 +41,14 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until the process ends
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in _UNWRITABLE | _NO_NAME:
             raise
-        _say(f"error: {error.filename or 'a file'}: {error.strerror}; make room there, or choose a writable folder")
+        next_step = "choose another name" if error.errno in _NO_NAME else "make room there, or choose a writable folder"
+        _say(f"error: {error.filename2 or error.filename or 'a file'}: {error.strerror}; {next_step}")
         sys.exit(2)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # torch says it so
+            raise
         _say("error: out of memory; give fewer --jobs, or a smaller input")
         sys.exit(2)
 

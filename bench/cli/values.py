@@ -116,6 +116,8 @@ def parse_knobs(config: type[_Config], knobs: Sequence[str]) -> _Config:
         return pydantic.TypeAdapter(config).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # what knobs must agree on
+            raise InputError(first["msg"].removeprefix("Value error, ")) from error
         raise InputError(f"--knob {first['loc'][0]}: {first['msg'].lower()}; got {first['input']!r}") from error
 
 

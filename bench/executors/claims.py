@@ -24,6 +24,7 @@ from pathlib import Path
 import pydantic
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 _RENEWED = 10.0  # seconds between two signs of life
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -109,8 +110,8 @@ def _take(path: Path, mine: Owner) -> Owner | None:
 def _create(path: Path, mine: Owner) -> bool:
     """Write the claim whole, or not at all where there is one."""
     draft = path.with_name(f"{path.name}-{mine.token}")
-    draft.write_text(mine.model_dump_json(), encoding="utf-8")
     try:
+        draft.write_text(mine.model_dump_json(), encoding="utf-8")
         os.link(draft, path)
     except FileExistsError:
         return False
@@ -119,7 +120,7 @@ def _create(path: Path, mine: Owner) -> bool:
             raise
         return _create_alone(path, mine)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     return True
 
 
@@ -150,7 +151,7 @@ def _renew(paths: Sequence[Path], mine: Owner, over: threading.Event) -> None:
 
 def _read(path: Path) -> Owner | None:
     try:
-        return Owner.model_validate_json(path.read_bytes())
+        return Owner.model_validate_json(read_whole(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

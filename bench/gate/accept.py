@@ -11,8 +11,9 @@ from ctvr_bench.bench.gate.measure import make_baseline, measure, store_of, suit
 from ctvr_bench.bench.gate.tolerance import LEVEL, NOISE_SEEDS
 from ctvr_bench.bench.records.record import PROTOCOL
 from ctvr_bench.bench.run.jobs import ignore
-from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig
+from ctvr_bench.bench.suite.suite import MOST, OnRun, SuiteConfig
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import ensure_writable
 from ctvr_bench.features.stages import OnStage
 
 _FEWEST = 5
@@ -61,10 +62,12 @@ def accept(
     """
     old, config = prepared.old, prepared.config
     noise = noise_seeds or (old.noise_seeds if old else max(NOISE_SEEDS, config.seeds))
-    if noise < max(_FEWEST, config.seeds):
+    if not max(_FEWEST, config.seeds) <= noise <= MOST:
         raise InputError(
-            f"--noise-seeds must be at least {_FEWEST}, and the {config.seeds} seeds of the suite; got {noise}"
+            f"--noise-seeds must be at least {_FEWEST}, and the {config.seeds} seeds of the suite, and at most {MOST}; "
+            f"got {noise}"
         )
+    ensure_writable(prepared.path)
     found = measure(config.model_copy(update={"seeds": noise}), on_run=on_run)
     new = make_baseline(config, store_of(config, prepared.path), noise, found, level)
     comparable = old is not None and _same_store(old, new) and old.protocol == PROTOCOL

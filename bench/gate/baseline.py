@@ -11,6 +11,7 @@ import pydantic
 
 from ctvr_bench.bench.records.record import write_text
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 _WIDTH = 118
 
@@ -106,7 +107,7 @@ class Baseline(_Part):
 def read_baseline(path: Path) -> Baseline:
     """Raises InputError where the file is missing or is no baseline."""
     try:
-        return Baseline.model_validate_json(path.read_text(encoding="utf-8"))
+        return Baseline.model_validate_json(read_whole(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); 'check {path} --accept' makes a first baseline") from error
     except pydantic.ValidationError as error:

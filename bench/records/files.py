@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import partial_of
+from ctvr_bench.features.whole import check_ordinary
 
 _BLOCK = 1 << 20
 
@@ -35,6 +36,12 @@ def write_bytes(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def check_below(folder: Path, path: Path) -> None:
+    """Raise InputError where `path`, a name in `folder`, leads out of it through a link: nothing is written there."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path}: leads out of {folder} through a link, and is not written to; remove the link")
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a folder's names to the disk, so that a rename in it outlives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -46,6 +53,7 @@ def sync_folder(folder: Path) -> None:
 
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits. Raises OSError where it cannot be read."""
+    check_ordinary(path)
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

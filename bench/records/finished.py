@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ctvr_bench.bench.records.code import metrics_code
-from ctvr_bench.bench.records.files import digest_of_file
+from ctvr_bench.bench.records.files import check_below, digest_of_file
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record, save_record, write_json
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 _TABLES = 256  # tables kept; each holds a file open
 _AGAIN = "remove the folder, and the same 'run' makes it again"
@@ -29,7 +30,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     path = directory / "metrics.json"
     _check(record, path, "derive it again with 'report --recompute'")
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads(read_whole(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); derive it again with 'report --recompute'") from error
     return metrics
@@ -63,13 +64,14 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     path = directory / "training.jsonl"
     _check(read_record(directory), path, _AGAIN)
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return [json.loads(line) for line in read_whole(path).decode().splitlines()] if path.exists() else []
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
 
 
 def derive_again(directory: Path) -> None:
     """Write the metrics.json of a finished run anew from its ranks.h5."""
+    check_below(directory.parent, directory)
     write_json(directory / "metrics.json", metrics_of(read_ranks(directory)))
     save_record(directory, read_record(directory).model_copy(update={"derived_by": metrics_code()}))
 

@@ -27,6 +27,7 @@ from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 Ints = npt.NDArray[np.int32]
 Selection = Literal["last", "validation", "test-oracle"]
@@ -292,7 +293,7 @@ def write_checked(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_checked(path: Path) -> dict[str, Any]:
     """The values of such a file. Raises OSError, or ValueError and its like where they are not what was written."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = json.loads(read_whole(path).decode())
     written = values.pop("digest", None)
     if written is not None and written != _digest(values):
         raise ValueError("it is not what was written")

@@ -16,8 +16,10 @@ from typing import Any
 
 import pydantic
 
+from ctvr_bench.bench.records.files import check_below
 from ctvr_bench.bench.records.record import RunRecord, read_record, write_json
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import read_whole
 
 LAST = "suite.json"
 SOURCES = "suites/sources"
@@ -63,6 +65,7 @@ class Suite(pydantic.BaseModel, frozen=True):
 
 def write_suite(folder: Path, suite: Suite) -> None:
     """Remember a suite as one of the folder's, and as its last."""
+    check_below(folder, folder / "suites")
     for path in (folder / "suites" / f"{suite.key}.json", folder / LAST):
         write_json(path, suite.model_dump(mode="json"))
 
@@ -136,7 +139,7 @@ def read_suite(place: Path) -> Suite:
     """The suite of a file, or the last one of a folder. Raises InputError where it cannot be read."""
     path = place / LAST if place.is_dir() else place
     try:
-        return Suite.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Suite.model_validate(json.loads(read_whole(path).decode()))
     except (OSError, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

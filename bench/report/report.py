@@ -14,6 +14,7 @@ from ctvr_bench.bench.analysis.against import all_sentences
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, summary
 from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
+from ctvr_bench.bench.records.files import check_below
 from ctvr_bench.bench.records.finished import derive_again
 from ctvr_bench.bench.records.record import write_json, write_text
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
@@ -56,7 +57,10 @@ def report_with_findings(
     from ctvr_bench.bench.report.html import html_report
 
     opened = open_runs_store(results, store)
-    found, folder = evidence(results, opened), folder or results.directory / "report"
+    found = evidence(results, opened)
+    if folder is None:
+        folder = results.directory / "report"
+        check_below(results.directory, folder)
     images = figures_of(results, folder / "figures")
     write_json(folder / "metrics.json", report_numbers(results, found))
     write_text(folder / "table.csv", csv_table(results, intervals=[found.intervals]))

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from ctvr_bench.bench.executors.claims import claimed, owner_of
-from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.records.files import check_below, write_bytes
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RunRecord, read_record
 from ctvr_bench.bench.records.suites import SOURCES, PlannedRun, Suite, folder_of, last_suite, read_suite, write_suite
@@ -147,8 +147,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
     for place in places:
         for path in sorted((place / "suites").glob("*.json")):
             if not (into / "suites" / path.name).exists():
-                (into / "suites").mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, into / "suites" / path.name)
+                write_bytes(into / "suites" / path.name, path.read_bytes())
         for path in sorted((place / SOURCES).glob("*.py")):
             write_bytes(into / SOURCES / path.name, path.read_bytes())
     write_suite(into, suite)
@@ -199,15 +198,15 @@ def same_ranks(first: Path, second: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The folder of a run, there whole or not at all; one that is being made at the target is left to its maker."""
+    """The files of a run, its record last: without it there is no run. One that is being made is left to its maker."""
+    check_below(target.parent, target)
     with claimed([target]) as owner:
         if owner is not None:
             raise InputError(f"{target}: {owner} makes this run now; merge when it has ended")
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("state", ".*"))
         shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        for path in sorted(files, key=lambda path: path.name == "run.json"):
+            write_bytes(target / path.name, path.read_bytes())
 
 
 def _joined(places: Sequence[Path]) -> Suite:

@@ -32,6 +32,7 @@ import torch
 from ctvr_bench.bench.records.code import digest_of_source
 from ctvr_bench.bench.suite.classes import source_of_class
 from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.whole import read_whole
 from ctvr_bench.methods.shared.base import Method, MethodConfig
 from ctvr_bench.methods.shared.registry import Entry, apart, known_methods
 
@@ -117,9 +118,11 @@ def all_methods() -> dict[str, Entry]:
 def method_of_file(path: Path, class_name: str | None = None) -> Entry:
     """The method that a file defines; class_name may be left out where it defines one. Raises InputError."""
     try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); --methods takes FILE.py:CLASS") from error
+        source = read_whole(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', error)}); --methods takes FILE.py:CLASS"
+        ) from error
     for entry in known_methods().values():
         mine = not entry.preset and class_name in (None, entry.method.__name__)
         if mine and Path(inspect.getfile(entry.method)).resolve() == path.resolve():

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.stages import OnStage, say_nothing
 
 if TYPE_CHECKING:
     from ctvr_bench.features.store import FeatureStore
 
 _WORLD = re.compile(r"moving-shapes:(\d+)")
+_DIGITS = 12  # what the generators of a world take
 DEFAULT_WORLD = "moving-shapes:0"
 TUNING_WORLDS = ("moving-shapes:1001", "moving-shapes:1002", "moving-shapes:1003")
 """Where defaults are tuned: worlds that no reported table uses."""
@@ -36,6 +38,8 @@ def store_path(name: str | Path, on_stage: OnStage = say_nothing) -> Path:
     match = _WORLD.fullmatch(str(name))
     if match is None:
         return Path(name)
+    if len(match[1]) > _DIGITS:
+        raise InputError(f"the seed of a world has at most {_DIGITS} digits; got {len(match[1]):,}. Choose another")
     from ctvr_bench.features.worlds.build import default_store_path
 
     return default_store_path(int(match[1]), on_stage)

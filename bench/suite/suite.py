@@ -16,6 +16,7 @@ from ctvr_bench.bench.executors.cluster import Cluster, opened
 from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.code import digest_of_code
+from ctvr_bench.bench.records.files import check_below
 from ctvr_bench.bench.records.kept import Keep
 from ctvr_bench.bench.records.record import (
     Engine,
@@ -45,7 +46,7 @@ from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
 from ctvr_bench.methods.shared.registry import Entry
 
 MOST = 1000
-"""Seeds, orders, processes and threads of a suite: past any use, and short of what would be planned for hours."""
+"""Rows, seeds, orders, processes and threads of a suite: past any use, and short of what would be planned for hours."""
 
 OnRun = Callable[[int, int, RunRecord], None]
 
@@ -105,7 +106,9 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     name: str = "default"
     store: Path
     stream: str | None = None
-    methods: tuple[MethodChoice, ...] = tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS)
+    methods: tuple[MethodChoice, ...] = pydantic.Field(
+        default=tuple(MethodChoice(name=name, set=values) for name, values in DEFAULT_METHODS), max_length=MOST
+    )
     set: dict[str, dict[str, Any]] = {}
     tuned: Path | None = None
     seeds: int = pydantic.Field(default=3, ge=1, le=MOST)
@@ -209,7 +212,7 @@ def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignor
     """
     values = read_toml(path, "a suite")
     stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
-    if not isinstance(stores, list) or not all(isinstance(store, str) for store in stores):
+    if not isinstance(stores, list) or not stores or not all(isinstance(store, str) for store in stores):
         raise InputError(f"{path}: stores: a list of files or worlds, as in ['moving-shapes:0']; got {stores!r}")
     if isinstance(methods := values.get("methods"), list):
         values["methods"] = [_beside(path, choice) for choice in methods]
@@ -295,6 +298,8 @@ def run_suite(
             [job for job in begun if job.config.run_id not in lacking], earlier_runs(config.directory)
         ):
             tell(again)
+    for job in begun:
+        check_below(config.directory, config.directory / job.config.run_id / "state")
     suite = remember(config, jobs)
     try:
         where = (config.store, config.directory, device)

@@ -22,6 +22,7 @@ from ctvr_bench.features.store import StoredStream, create_store
 from ctvr_bench.features.structure import Structure
 
 _BLOCK = 128  # videos, or captions, computed together
+_MOST = 10_000_000  # captions, and so videos
 _REFERENCE_CATEGORIES = 64  # that the reference bank is about
 
 
@@ -47,8 +48,8 @@ def synthesise(
     """
     structure.check(str(out))
     structure = _with_train_captions(structure, captions_per_train_video)
-    if reference < 0:
-        raise InputError(f"reference is {reference}; it must be at least 0. Raise it")
+    if not 0 <= reference <= _MOST:
+        raise InputError(f"reference is {reference:,}; it must lie in 0..{_MOST:,}. Change it")
     num_categories = len(structure.category_names)
     world = World(config, num_categories, num_categories + (_REFERENCE_CATEGORIES if reference else 0))
     num_videos, num_captions = len(structure.video_ids), len(structure.captions)
@@ -113,6 +114,9 @@ def generated_structure(
     for size, (value, least) in sizes.items():
         if value < least:
             raise InputError(f"{size} is {value}; it must be at least {least}. Raise it")
+    asked = validation_per_category + test_per_category
+    captions = categories * (asked + train_per_category * captions_per_train_video)
+    _check_captions(captions)
     task_C = np.empty(categories, np.int32)
     task_C[np.random.default_rng(seed).permutation(categories)] = np.sort(np.arange(categories) % tasks)
     roles, counts = (TRAIN, VALIDATION, TEST), (train_per_category, validation_per_category, test_per_category)
@@ -139,12 +143,18 @@ def _with_train_captions(structure: Structure, count: int) -> Structure:
     captioned[structure.caption_video_M] = True
     trained = np.any([stream.role_of_video_N == TRAIN for stream in structure.streams], axis=0)
     rows = np.flatnonzero(trained & ~captioned)
+    _check_captions(len(structure.captions) + len(rows) * count)
     texts = [text for row in rows.tolist() for text in simulated_captions(structure.video_ids[row], count)]
     return replace(
         structure,
         captions=[*structure.captions, *texts],
         caption_video_M=np.concatenate([structure.caption_video_M, np.repeat(rows, count)]),
     )
+
+
+def _check_captions(number: int) -> None:
+    if number > _MOST:
+        raise InputError(f"that makes {number:,} captions; a simulated store has at most {_MOST:,}. Ask for fewer")
 
 
 def _blocks(total: int, size: int) -> Iterator[Array]:

@@ -18,6 +18,7 @@ from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.extract import extract_sources
 from ctvr_bench.features.hdf5 import FileWriter
+from ctvr_bench.features.partial import ensure_writable
 from ctvr_bench.features.sources import Sources
 from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import StoredStream
@@ -36,6 +37,7 @@ STREAM = "moving-shapes"
 FRAMES_RENDERED, FRAMES_A_SECOND, FRAMES_KEPT = 24, 12, 12
 _STRIP_MOMENTS = (1, 8, 15, 22)  # of the rendered frames
 _BLOCK = 64  # videos rendered together
+_SEEDS = 10**12  # those of its generators are a million times as large
 _REFERENCES = 1024  # pictures and captions of the reference bank
 
 
@@ -66,8 +68,9 @@ def build_world(
     every query caption the videos that it really fits, and a reference bank of pictures and captions like those the
     encoder was trained on, which belong to no task. Raises InputError.
     """
-    if seed < 0:
-        raise InputError(f"world seed must be 0 or more; got {seed}")
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"world seed must be 0 or more and below {_SEEDS:,}; got {seed:,}. Choose another")
+    ensure_writable(Path(out))
     world = make_world(seed, knobs)
     encoder = encoder or load_encoder()
     with tempfile.TemporaryDirectory(prefix="ctvr-world-") as folder:

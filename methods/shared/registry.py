@@ -19,6 +19,8 @@ from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.methods.shared.base import Method, MethodConfig, config_fields
 
 _ENTRIES: dict[str, Entry] = {}
+MOST = 1_000_000
+"""Of any whole number of a Config: past any use, and short of what no memory holds or nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Entry:
             raise InputError(_said(self.name, error.errors()[0])) from error
         for key in fields:
             value = getattr(config, key)
+            if isinstance(value, int) and abs(value) > MOST:
+                raise InputError(f"{self.name}.{key} must be at most {MOST:,}; got {value:,}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{self.name}.{key} must be a finite number; got {value!r}")
         return replace(config)

@@ -16,7 +16,8 @@ def test_only_what_a_dead_process_left_of_the_same_file_is_removed(tmp_path: Pat
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {f"{mark}{dead.pid}", f"{mark}{os.getpid()}", f"{mark}1", f"{mark}x", f".other.partial-abcdef-{dead.pid}"}
-    for name in names:
+    for name in names - {f"{mark}{dead.pid}"}:
         (tmp_path / name).touch()
+    (tmp_path / f"{mark}{dead.pid}" / "folder").mkdir(parents=True)  # of what is a folder of files
     assert partial_of(path) == tmp_path / f"{mark}{os.getpid()}"
     assert {found.name for found in tmp_path.iterdir()} == names - {f"{mark}{dead.pid}"}

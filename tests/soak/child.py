@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ Patch = Callable[[], None]
 class Ended:
     """How a command ended. status: its exit status, None where the child was killed or ended itself.
 
-    grown: bytes of memory beyond those that it began with, at most.
+    seconds, cpu: that it took, and of a core. grown: bytes of memory beyond those that it began with, at most.
     """
 
     status: int | None
     output: str
     seconds: float
+    cpu: float
     grown: int
 
     @property
@@ -60,7 +62,8 @@ def run(arguments: tuple[str, ...], cwd: Path, patch: Patch = lambda: None, seco
     status = os.waitstatus_to_exitcode(wait)
     stopped = status < 0 or status == STOPPED
     grown = usage.ru_maxrss * 1024 - int(begun or 0)
-    return Ended(None if stopped else status, output, time.perf_counter() - start, max(0, grown))
+    cpu = usage.ru_utime + usage.ru_stime
+    return Ended(None if stopped else status, output, time.perf_counter() - start, cpu, max(0, grown))
 
 
 STOPPED = 137
@@ -80,9 +83,9 @@ def _run_and_exit(arguments: tuple[str, ...], cwd: Path, patch: Patch, said: Pat
         with said.open("a") as file:
             file.write(result.stdout + result.stderr)
         status = result.returncode
-    except BaseException as error:
+    except BaseException:
         with said.open("a") as file:
-            file.write(f"Traceback (most recent call last): {type(error).__name__}: {error}\n")
+            file.write(traceback.format_exc())
         status = 70
     finally:
         os._exit(status)

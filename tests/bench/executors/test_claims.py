@@ -142,6 +142,20 @@ def test_where_a_disk_has_no_links_one_of_many_still_gets_it(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fills_while_a_claim_is_written_keeps_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match="No space left"), claimed([tmp_path / "run"]):
+        pass
+    assert not list(tmp_path.glob("*claim*"))
+    assert not list(tmp_path.glob(".*claim*"))
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), claimed([tmp_path / "file/run"]):

@@ -13,6 +13,7 @@ from ctvr_bench.bench.executors.claims import claimed
 from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.suites import PlannedRun, Suite, last_suite
 from ctvr_bench.bench.records.suites import write_suite as remember
+from ctvr_bench.bench.suite import folders
 from ctvr_bench.bench.suite.folders import Merged, merge, standing_of
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import write_suite
@@ -114,6 +115,26 @@ def test_a_run_that_failed_in_one_folder_and_ended_in_another_has_ended(runs: Pa
     assert merge([other, runs], tmp_path / "c") == Merged(copied=3, present=0, unfinished=1)
     assert read_record(finetune(tmp_path / "c", 0)).status == "done"
     assert read_record(finetune(tmp_path / "c", 1)).reason == "killed"
+
+
+def test_a_merge_that_a_full_disk_ends_is_finished_by_the_next(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = folders.write_bytes, [5]
+
+    def full(path: Path, content: bytes) -> str:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InputError(f"{path}: cannot be written (No space left on device); choose a writable folder")
+        return real(path, content)
+
+    monkeypatch.setattr(folders, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        merge([runs], tmp_path / "c")
+    monkeypatch.undo()
+    assert merge([runs], tmp_path / "c").unfinished == 0
+    assert len(standing_of(tmp_path / "c").done) == 3
+    assert not list((tmp_path / "c").glob(".*partial*"))
 
 
 def test_a_damaged_or_empty_folder_is_refused(runs: Path, tmp_path: Path) -> None:
