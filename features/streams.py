@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
 from ctvr_bench.features.store import FeatureStore, StoredStream
 
 Ints = npt.NDArray[np.int64]
+LIMITS = ("queries", "tasks")
+"""Stream options that leave out a part of what is asked: numbers under one are no result."""
 _CHUNK = 256
 
 
@@ -232,6 +234,7 @@ class StreamOptions:
     blurred: share of each category's train videos that are learned in another task, drawn evenly from all others
         (Blurry-M of Bang et al. 2021); tests stay where they are. 0: sharp boundaries.
     seed: draws of few-shot, long-tail, hold-out and blurring.
+    tasks, queries: the first tasks alone, and so many test queries of each, evenly from its list: for a smoke test.
     Raises InputError for a value outside its range.
     """
 
@@ -242,14 +245,21 @@ class StreamOptions:
     split: bool = False
     blurred: float = 0.0
     seed: int = 0
+    tasks: int | None = None
+    queries: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"shots": 1, "long_tail": 1, "validation": 0}.items():
+        for name, least in {"shots": 1, "long_tail": 1, "validation": 0, "tasks": 1, "queries": 1}.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise InputError(f"{name} of a stream must be at least {least}; got {value}")
         if not 0 <= self.blurred < 1:
             raise InputError(f"blurred must be a share of the train videos, 0 to below 1; got {self.blurred}")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a run's record says of them: all fields, limits only where there are any."""
+        return {name: value for name, value in asdict(self).items() if name not in LIMITS or value is not None}
 
 
 @dataclass(frozen=True)
@@ -295,7 +305,7 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
     num_tasks = int(task_of_category_C.max()) + 1
     learned_in_N = _blur(task_N, train_videos, store.category_N, num_tasks, options)
     tasks = []
-    for index, published in enumerate(task_order(num_tasks, options.order)):
+    for index, published in enumerate(task_order(num_tasks, options.order)[: options.tasks]):
         mine = task_N == published
         train = np.flatnonzero((learned_in_N == published) & train_videos)
         caption_rows = [rows for video in train if (rows := captions_of.get(int(video))) is not None]
@@ -305,6 +315,7 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
                 "import captions of the train videos, or let 'features synth' add simulated ones"
             )
         query_N = stored.query_of_video_N
+        asked = _spread(np.flatnonzero(mine & (stored.role_of_video_N == TEST)), options.queries)
         tasks.append(
             Task(
                 index=index,
@@ -312,10 +323,15 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
                 categories=tuple(np.flatnonzero(task_of_category_C == published).tolist()),
                 train=np.concatenate(caption_rows),
                 validation=_queries(query_N, captions_of, np.flatnonzero(mine & validation_videos)),
-                test=query_N[np.flatnonzero(mine & (stored.role_of_video_N == TEST))].astype(np.int64),
+                test=query_N[asked].astype(np.int64),
             )
         )
     return Stream(stored.name, tuple(tasks), options)
+
+
+def _spread(rows: Ints, most: int | None) -> Ints:
+    """At most so many of the rows, evenly from the first to the last."""
+    return rows if most is None or most >= len(rows) else rows[np.arange(most) * len(rows) // most]
 
 
 def task_order(num_tasks: int, order: int) -> Ints:

@@ -271,6 +271,7 @@ def _facts(row: Row, run: Run) -> dict[str, Any]:
         "stream": config.stream,
         "store": config.store.digest,
         "selection": config.selection,
+        "smoke_test": config.limit,
         **run.final,
         **({} if cost is None else {f"cost.{name}": value for name, value in cost.model_dump().items()}),
         **{f"config.{name}": value for name, value in config.config.items()},

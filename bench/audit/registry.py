@@ -59,6 +59,8 @@ def submit(place: Path, registry: Path) -> list[Path]:
     if found.faults:
         raise InputError(f"{place}: cannot be submitted, since {found.faults[0]}; 'verify' names all of it")
     results, suite = read_results(place), read_suite(place)
+    if results.smoke_test:
+        raise InputError(f"{place}: is {results.smoke_test}; run it without --limit and submit that")
     if not suite.config:
         raise InputError(f"{place}: does not remember how it was made; repeat its 'run' command once")
     return [_submit_row(results, suite, row, registry) for row in results.rows]
@@ -143,7 +145,7 @@ def _entry(path: Path) -> Entry:
             raise ValueError(f"schema {values['schema']!r}, and this version reads {SCHEMA!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a result ({error}); submit it again") from error
-    folder = path.parent
+    folder, row = path.parent, tuple[Row, ...]()
     try:
         faults = [str(fault) for fault in verify(folder).faults]
         row = read_results(folder).rows if not faults else ()
@@ -151,6 +153,8 @@ def _entry(path: Path) -> Entry:
             faults.append("result.json: its metrics are not those of its runs")
     except InputError as error:
         faults = [str(error)]
+    if row and (limit := row[0].runs[0].record.config.limit):
+        raise InputError(f"{path}: is a smoke test ({limit}), which is no result; remove it from the registry")
     again = not faults and _came_out_again(folder, values["runs"])
     return Entry(folder, values, "as sent" if faults else "rerun" if again else "recomputed", tuple(faults))
 

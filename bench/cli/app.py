@@ -80,6 +80,10 @@ def run(
         list[str] | None,
         typer.Option(help="Of the stream, repeatable: long_tail=50, shots=4, split=true, blurred=0.3, validation=2."),
     ] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(help="A smoke test on a part of the stream, as tasks=2,queries=100 (of each task): no result."),
+    ] = None,
     selection: Annotated[
         str | None, typer.Option(help="Epoch kept: last (default), validation, or test-oracle as the papers did.")
     ] = None,
@@ -147,7 +151,7 @@ def run(
         from ctvr_bench.bench.report.tensorboard import check_tensorboard, with_events
 
         check_tensorboard()
-    from ctvr_bench.bench.cli.values import parse_methods, parse_settings, parse_variant
+    from ctvr_bench.bench.cli.values import parse_limit, parse_methods, parse_settings, parse_variant
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.versions import is_earlier
     from ctvr_bench.bench.suite.controls import that_fit, with_controls
@@ -160,6 +164,7 @@ def run(
         "seeds": seeds,
         "orders": orders,
         "set": set_ and parse_settings(set_),
+        "limit": limit and parse_limit(limit),
         "selection": selection,
         "recipe": recipe,
         "tuned": tuned,

@@ -252,6 +252,7 @@ def show(directories: list[Path], json_: bool, read: Read | None = None) -> None
         return
     numbers = [
         {
+            **({"smoke_test": results.smoke_test} if results.smoke_test else {}),
             "measured": results.measured,
             "runs": [
                 {

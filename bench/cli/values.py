@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.streams import StreamOptions
+from ctvr_bench.features.streams import LIMITS, StreamOptions
 from ctvr_bench.methods.shared.ranges import Among, Search
 
 if TYPE_CHECKING:
@@ -70,11 +70,26 @@ def parse_variant(texts: Sequence[str]) -> dict[str, Any]:
     >>> parse_variant(["long_tail=50", "split=true"])
     {'long_tail': 50, 'split': True}
     """
-    known = {field.name for field in dataclasses.fields(StreamOptions)} - {"order", "seed"}
+    known = {field.name for field in dataclasses.fields(StreamOptions)} - {"order", "seed", *LIMITS}
     values = parse_pairs(texts, "--variant")
     for field in values:
         if field not in known:
             raise unknown_name("stream variant", field, known)
+    return values
+
+
+def parse_limit(text: str) -> dict[str, Any]:
+    """Tasks and queries of a smoke test.
+
+    >>> parse_limit("tasks=2,queries=100")
+    {'tasks': 2, 'queries': 100}
+    """
+    values = parse_pairs(text.split(","), "--limit")
+    for field, value in values.items():
+        if field not in LIMITS:
+            raise unknown_name("limit", field, LIMITS)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"--limit {field} is a number from 1; got {value!r}")
     return values
 
 

@@ -61,6 +61,10 @@ def accept(
     Raises InputError where seed noise could not be measured or a run did not finish.
     """
     old, config = prepared.old, prepared.config
+    if config.limit:
+        raise InputError(
+            f"{prepared.path}: a baseline asks the whole stream; this suite is a smoke test, leave limit out"
+        )
     noise = noise_seeds or (old.noise_seeds if old else max(NOISE_SEEDS, config.seeds))
     if not max(_FEWEST, config.seeds) <= noise <= MOST:
         raise InputError(

@@ -71,6 +71,12 @@ class SuiteResults:
     unfinished: tuple[RunRecord, ...]
 
     @property
+    def smoke_test(self) -> str:
+        """What to say of numbers from a part of the stream; empty where the whole was asked."""
+        limits = sorted({run.record.config.limit for row in self.rows for run in row.runs} - {""})
+        return f"a smoke test ({'; '.join(limits)}): these numbers are no result" if limits else ""
+
+    @property
     def measured(self) -> dict[str, str]:
         """How the numbers were measured, where all runs agree: store, stream, selection, protocol, seeds, orders."""
         records = [run.record for row in self.rows for run in row.runs]
@@ -86,7 +92,8 @@ class SuiteResults:
             "store": ", ".join(sorted(f"{s.name} ({s.digest[:12]})" for s in stores)),
             "features": "simulated" if any(s.simulated for s in stores) else "extracted",
             "stream": ", ".join(sorted({config.stream for config in configs})),
-            "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options)),
+            "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options))
+            + (self.smoke_test and f", {self.smoke_test}"),
             "headline": "R@1 of all queries of tasks 1..T, text to video, stored galleries, seen scope",
             "selection": ", ".join(sorted({config.selection for config in configs})),
             "recipe": ", ".join(sorted({str(c.config["recipe"]) for c in configs if "recipe" in c.config})) or "none",

@@ -27,6 +27,7 @@ from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.streams import LIMITS
 from ctvr_bench.features.whole import read_whole
 
 Ints = npt.NDArray[np.int32]
@@ -83,6 +84,11 @@ class RunConfig(pydantic.BaseModel, frozen=True):
     threads: int = 1
     harness: str = ""
     stack: tuple[str, ...] = ()
+
+    @property
+    def limit(self) -> str:
+        """Which part of the stream a smoke test asks, as 'queries=100 tasks=2'; empty for the whole."""
+        return " ".join(f"{name}={self.options[name]}" for name in LIMITS if self.options.get(name) is not None)
 
     @property
     def run_id(self) -> str:

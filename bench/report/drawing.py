@@ -96,6 +96,7 @@ def caption(results: SuiteResults, note: str) -> str:
     measured = results.measured
     parts = [
         "SIMULATED FEATURES" if measured["features"] == "simulated" else "",
+        results.smoke_test.upper(),
         note,
         f"text to video, selection: {measured['selection']}",
         f"seeds {measured['seeds']}; orders {measured['orders']}",

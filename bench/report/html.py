@@ -80,6 +80,7 @@ def html_report(
         name=results.name,
         summary=summary(results),
         simulated=results.measured["features"] == "simulated",
+        smoke_test=results.smoke_test,
         unfinished=results.unfinished,
         total=sum(len(row.runs) for row in results.rows) + len(results.unfinished),
         sections=[(anchor, title) for anchor, title in _SECTIONS if not hidden.get(anchor)],

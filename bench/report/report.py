@@ -103,6 +103,8 @@ def markdown_report(results: SuiteResults, found: Evidence, figures: list[str]) 
     parts = [f"# {markdown_text(results.name)}: continual text-to-video retrieval", markdown_text(summary(results))]
     if results.measured["features"] == "simulated":
         parts.append("**Simulated features**: these numbers say nothing about real videos.")
+    if results.smoke_test:
+        parts.append(f"**This is {results.smoke_test}.**")
     parts += [markdown_table(results, found.intervals), "**What the runs allow to say**"]
     parts.append("\n".join(f"- {markdown_text(sentence)}" for sentence in all_sentences(results, found)))
     if results.unfinished:

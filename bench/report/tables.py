@@ -70,7 +70,7 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
             room -= need
     columns = [column for column in COLUMNS if column in chosen]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
-    table.caption = _NOT_RANKED if below else None
+    table.caption = "\n".join(filter(None, [results.smoke_test, below and _NOT_RANKED])) or None
     table.add_column("method\n", overflow="fold", max_width=label_width)
     table.add_column("runs\n", justify="right")
     for column in columns:
@@ -184,7 +184,8 @@ def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[s
             }
         )
     units = {column.key: column.unit for column in columns}
-    return {"suite": results.name, "measured": results.measured, "units": units, "rows": rows}
+    smoke_test = {"smoke_test": results.smoke_test} if results.smoke_test else {}
+    return {"suite": results.name, **smoke_test, "measured": results.measured, "units": units, "rows": rows}
 
 
 def interval_text(interval: Interval | PairDifference, column: Column = RETRIEVAL[0]) -> str:

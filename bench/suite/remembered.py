@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage", "keep"}
 """Fields of a suite that say how it was run and not what: a folder does not remember them, nor follow them."""
 _SETS_APART = (
-    *("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "index", "rerank"),
+    *("stream", "selection", "shots", "long_tail", "validation", "split", "blurred", "limit", "index", "rerank"),
     *("ensemble", "device", "threads"),
 )
 

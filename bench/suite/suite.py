@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
@@ -88,7 +88,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     that are not given a rate, steps or epochs (bench.run.recipe); None is fixed on the embedded worlds, for which the
     defaults were made, and auto elsewhere.
     tuned: a file of values by method, as `tune` leaves it; a value that is given otherwise is stronger.
-    shots, long_tail, validation, split, blurred: see features.streams.StreamOptions.
+    shots, long_tail, validation, split, blurred: see features.streams.StreamOptions. limit: tasks, and queries of each,
+    for a smoke test, whose numbers are marked everywhere and are no result.
     jobs: runs at the same time (0: one for each core, or one on CUDA). threads: of each run; it does not follow the
     machine, since the last bits of sums depend on it. executor: local processes, or the workers of a Dask cluster, at
     the address or in the file `scheduler`, else one of this machine's own; the bits are the same. stage: folder of each
@@ -120,6 +121,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     validation: int = 0
     split: bool = False
     blurred: float = 0.0
+    limit: dict[Literal["tasks", "queries"], Annotated[int, pydantic.Field(ge=1)]] = {}
     device: Literal["auto", "cpu", "cuda"] = "auto"
     ensemble: Literal["auto", "off"] = "auto"
     engine: Engine = "auto"
@@ -197,7 +199,7 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     def stream_options(self) -> StreamOptions:
         """Of the published order."""
         fields = ("shots", "long_tail", "validation", "split", "blurred")
-        return StreamOptions(**{field: getattr(self, field) for field in fields})
+        return StreamOptions(**{field: getattr(self, field) for field in fields}, **self.limit)
 
     @property
     def directory(self) -> Path:
@@ -350,7 +352,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
         trained, made_by = isinstance(method_config, TrainedConfig), code_of(entry, [SCORES_A_TRIAL] if sweep else [])
         drawn = learns(entry.method)  # from the seed
         for order in range(config.orders):
-            made = make_stream(store, stream, StreamOptions(**{**asdict(options), "order": order}))
+            made = make_stream(store, stream, replace(options, order=order))
             if sum(len(task.test) for task in made.tasks) < 2:
                 raise InputError(
                     f"{store.path}: stream {stream!r} asks one test query in all, from which nothing can be said with "
@@ -361,7 +363,7 @@ def plan(config: SuiteConfig, store: FeatureStore, *, sweep: bool = False) -> li
                     method=entry.name,
                     config=asdict(method_config),
                     stream=stream,
-                    options={**asdict(options), "order": order},
+                    options=made.options.recorded,
                     seed=seed,
                     selection=config.selection if trained else "last",
                     store=store_id(store),
