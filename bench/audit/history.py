@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ctvr_bench.bench.analysis.columns import Column
 from ctvr_bench.bench.records.aggregate import SuiteResults
+from ctvr_bench.bench.report.drawing import COLOURS, MARKERS
 from ctvr_bench.features.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def history(suites: Sequence[SuiteResults], column: Column) -> dict[str, Any]:
@@ -53,6 +59,33 @@ def history_lines(found: dict[str, Any]) -> list[str]:
         means = ["–" if mean is None else f"{mean:.2f}" for mean in values["mean"]]
         lines.append(f"{label:<{wide}}  " + "  ".join(f"{mean:>12}" for mean in means))
     return lines
+
+
+def draw_history(figure: Figure, found: dict[str, Any]) -> None:
+    """Draw a line for each row over the commits, bars: deviation over runs; a line breaks where a row was not run."""
+    places = range(len(found["commits"]))
+    figure.set_size_inches(max(6.4, 1.1 * len(places) + 2.5), max(3.6, 0.22 * len(found["rows"]) + 1.6))
+    axes = figure.add_subplot()
+    for number, (label, values) in enumerate(found["rows"].items()):
+        mean, std = (np.array([np.nan if each is None else each for each in values[key]]) for key in ("mean", "std"))
+        axes.errorbar(
+            places,
+            mean,
+            np.nan_to_num(std),
+            label=label,
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="-" if number < len(COLOURS) else "--",
+            capsize=2,
+            elinewidth=0.8,
+        )
+    dates = [ended[:10] for ended in found["ended"]]
+    axes.set_xticks(places, [f"{c[:10]}\n{date}" for c, date in zip(found["commits"], dates, strict=True)], fontsize=8)
+    axes.set_xlim(-0.4, len(places) - 0.6)
+    better = "" if found["better"] is None else f", {found['better']} is better"
+    axes.set_ylabel(f"{found['title']} ({found['unit']}{better})")
+    figure.suptitle(f"{found['title']} over commits", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
 
 
 def _ended(suite: SuiteResults) -> str:

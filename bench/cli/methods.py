@@ -107,13 +107,16 @@ def tune(
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
+    from functools import partial
+
     from rich.console import Console
 
     from ctvr_bench.bench.authoring.space import space_of
     from ctvr_bench.bench.authoring.tune import search as search_method
     from ctvr_bench.bench.authoring.tune_evidence import differs, search_table, settled, write_evidence
     from ctvr_bench.bench.cli.values import parse_searches
-    from ctvr_bench.bench.report.plots import save_curves
+    from ctvr_bench.bench.report.constants import draw_constants
+    from ctvr_bench.bench.report.plots import save_drawing
     from ctvr_bench.bench.suite.plugins import find_method
     from ctvr_bench.bench.suite.stores import TUNING_WORLDS, store_path
     from ctvr_bench.bench.suite.suite import check_values, make_suite
@@ -148,7 +151,7 @@ def tune(
         Console().print(f"\n{entry.name}", style="bold", markup=False)
         Console().print(search_table(found))
         evidence = write_evidence(found, out / f"{entry.name}.json", " ".join(["run_benchmark.py", *sys.argv[1:]]))
-        save_curves(evidence, out / entry.name)
+        save_drawing(partial(draw_constants, evidence=evidence), out / f"{entry.name}.png")
         changed = ", ".join(f"{field}={value}" for field, value in differs(found).items())
         print(f"chosen: {changed or 'the present default'}   evidence: {out / f'{entry.name}.json'}")
         print("; ".join(f"{field} {where}" for field, where in settled(found).items()))

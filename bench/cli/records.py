@@ -94,7 +94,7 @@ def export(
     """Runs, queries and curves as tables for other programs, or rankings for TREC evaluators."""
     from ctvr_bench.bench.analysis.queries import rank_table
     from ctvr_bench.bench.api.results import load, write_frame
-    from ctvr_bench.bench.audit.exchange import write_trec
+    from ctvr_bench.bench.audit.exchange import kept_items, write_trec
 
     formats = ("csv", "json", "parquet", "trec")
     if format_ not in formats:
@@ -103,9 +103,8 @@ def export(
     if format_ == "trec":
         for row in results.suite.rows:
             for run in row.runs:
-                order = run.record.config.options["order"]
-                folder = out / f"order-{order}"
-                write_trec(rank_table(run), folder, run.record.run_id)
+                folder = out / f"order-{run.record.config.options['order']}"
+                write_trec(rank_table(run), folder, run.record.run_id, kept_items(run))
     else:
         frames = {"runs": results.to_dataframe(), "queries": results.queries(), "curves": results.curve()}
         for name, frame in frames.items():
@@ -116,17 +115,23 @@ def export(
 def history(
     directories: Annotated[list[Path], typer.Argument(help="Folders of suites, each made at a commit.")],
     metric: Annotated[str, typer.Option(help="Title or key of a column, as R@1, BWF, training.")] = "R@1",
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, as .png, .svg or .pdf.")] = None,
     json_: Json = False,
 ) -> None:
     """How a metric of every row went over commits."""
     import json
+    from functools import partial
 
+    from ctvr_bench.bench.audit.history import draw_history, history_lines
     from ctvr_bench.bench.audit.history import history as over_commits
-    from ctvr_bench.bench.audit.history import history_lines
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.report.choice import column_of
 
     found = over_commits([read_results(directory) for directory in directories], column_of(metric))
+    if plot is not None:
+        from ctvr_bench.bench.report.plots import save_drawing
+
+        save_drawing(partial(draw_history, found=found), plot)
     print(json.dumps(found, indent=1) if json_ else "\n".join(history_lines(found)))
 
 

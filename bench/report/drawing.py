@@ -43,8 +43,8 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names are shown as they are
 }
-_MARKERS = "osD^v<>PXphd"
-HIGHLIGHTED = len(_MARKERS)
+MARKERS = "osD^v<>PXphd"
+HIGHLIGHTED = len(MARKERS)
 """Continual methods drawn in colour: the best by headline. All others are grey."""
 _REFERENCE_LINES = (":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -78,7 +78,7 @@ def looks(results: SuiteResults) -> dict[str, Look]:
     for place, row in enumerate(ranked(results)):
         if place < HIGHLIGHTED:
             line = "-" if place < len(COLOURS) else "--"
-            found[row.label] = Look(COLOURS[place % len(COLOURS)], line, _MARKERS[place], True)
+            found[row.label] = Look(COLOURS[place % len(COLOURS)], line, MARKERS[place], True)
         else:
             found[row.label] = Look(GREY, "-", ".", False)
     for place, row in enumerate(references(results)):

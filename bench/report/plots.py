@@ -25,7 +25,6 @@ from ctvr_bench.bench.analysis.findings import rank_test
 from ctvr_bench.bench.analysis.queries import confusion
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
-from ctvr_bench.bench.report.constants import draw_constants
 from ctvr_bench.bench.report.drawing import (
     INK,
     STYLE,
@@ -40,9 +39,11 @@ from ctvr_bench.bench.report.drawing import (
     task_ticks,
 )
 from ctvr_bench.bench.statistics import indistinct_groups
+from ctvr_bench.features.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
+_KINDS = ("png", "pdf", "svg")
 PANELS = 16
 """Heat maps in one figure."""
 _SMALLEST = 2.5
@@ -269,12 +270,18 @@ def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = 
     return files
 
 
-def save_curves(evidence: Mapping[str, Any], file: Path) -> None:
-    """Write a search's figure, score against each constant, as `file`.png."""
+def save_drawing(draw: Callable[[Figure], None], file: Path) -> None:
+    """Write what `draw` puts into an empty figure of the suite's style, as PNG, PDF or SVG by the file's ending.
+
+    Raises InputError for another ending.
+    """
+    if (kind := file.suffix.lower().removeprefix(".")) not in _KINDS:
+        raise InputError(f"{file}: a figure's name ends in .{', .'.join(_KINDS)}; choose one of them")
     with _style():
         figure = Figure(layout="constrained")
-        draw_constants(figure, evidence)
-    _save(figure, file, ("png",))
+        draw(figure)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _save(figure, file, (kind,))
 
 
 def _save(figure: Figure, file: Path, kinds: Sequence[str]) -> None:
@@ -286,6 +293,9 @@ def _save(figure: Figure, file: Path, kinds: Sequence[str]) -> None:
             figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
         if "pdf" in kinds:
             figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
+        if "svg" in kinds:
+            with rc_context({"svg.hashsalt": "ctvr"}):
+                figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
 
 
 def png(image_YXB: npt.NDArray[np.uint8]) -> bytes:

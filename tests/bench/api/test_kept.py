@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ctvr_bench
+from ctvr_bench.bench.audit.exchange import kept_items, trec_run
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.aggregate import Run
@@ -82,6 +83,24 @@ def test_loaded_heads_rank_as_their_runs_did(runs: Path) -> None:
                 place = np.flatnonzero(videos_NK[query] == table.video_N[query])
                 assert place.tolist() == ([rank - 1] if rank <= TOP else []), (label, task, query)
         assert set(run.record.files) >= set(Keep(weights=True, top=TOP, embeddings=True).files(3))
+
+
+def test_first_items_stand_in_a_trec_run(runs: Path) -> None:
+    found = ctvr_bench.load(runs)
+    run, top = found.run_of("finetune [epochs=1]"), found.top()
+    top = top[(top["label"] == "finetune [epochs=1]") & (top["stage"] == 3)]
+    named = {(f"c{row.caption}", row.place): f"v{row.video}" for row in top.itertuples()}
+    table, first = read_ranks(run.directory), 0
+    lines = [line.split() for line in trec_run(table, "tag", item_NK=kept_items(run)).splitlines()]
+    for query, _, item, place, _, _ in lines:
+        if int(place) <= TOP:
+            assert item == named[query, int(place)]
+            first += 1
+    assert first > 60
+    plain = [line.split() for line in trec_run(table, "tag").splitlines()]
+    assert [line for line in plain if line[2].startswith("v")] == [
+        line for line, same in zip(lines, plain, strict=True) if same[2].startswith("v")
+    ], "what was known without them is the same"
 
 
 def test_embeddings_are_those_of_the_heads(runs: Path) -> None:

@@ -8,12 +8,17 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ctvr_bench.bench.audit.exchange import qrels, trec_run, write_trec
+from ctvr_bench.bench.audit.history import draw_history
+from ctvr_bench.bench.audit.history import history as over_commits
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RankTable, read_record, save_record
 from ctvr_bench.bench.records.summary import metrics_of
+from ctvr_bench.bench.report.choice import column_of
 from tests.bench.fake_suite import rank_table, write_suite
 from tests.commands import called
 
@@ -104,5 +109,16 @@ def test_a_history_orders_commits_by_time_and_leaves_holes_where_a_row_was_not_r
     lines = called("history", *folders).stdout.splitlines()
     assert lines[1].split() == ["row", "bbb", "aaa"]
     assert lines[3].split() == ["lwf", f"{sum(row.values(f'{SEEN}R@1')) / 2:.2f}", "–"]
+    for kind, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        plot = tmp_path / f"plots/history.{kind}"
+        assert called("history", *folders, "--plot", plot).stdout.splitlines() == lines
+        assert plot.read_bytes().startswith(magic)
+    figure = Figure()
+    draw_history(figure, over_commits([read_results(folder) for folder in folders], column_of("R@1")))
+    drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in figure.axes[0].containers}
+    assert drawn["lwf"][0] == pytest.approx(sum(row.values(f"{SEEN}R@1")) / 2)
+    assert np.isnan(drawn["lwf"][1]), "not run there"
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["bbb\n2026-01-01", "aaa\n2026-01-02"]
+    assert "ends in .png, .pdf, .svg" in called("history", *folders, "--plot", tmp_path / "x.gif").stderr
     other = write_suite(tmp_path / "other", ("zero_shot",), tasks=4)
     assert "a history needs one stream" in called("history", folders[0], other).stderr

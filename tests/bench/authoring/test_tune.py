@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from ctvr_bench.bench.authoring.space import Range, Space, Values, default_of, s
 from ctvr_bench.bench.authoring.tune import Candidate, Scores, Search, choose, explore, going_on, round_sizes, search
 from ctvr_bench.bench.authoring.tune_evidence import against, chosen_values, evidence_of, read_evidence, search_table
 from ctvr_bench.bench.authoring.validation import SET_ASIDE, asked_rows
-from ctvr_bench.bench.report.constants import best_of_neighbours
-from ctvr_bench.bench.report.plots import save_curves
+from ctvr_bench.bench.report.constants import best_of_neighbours, draw_constants
+from ctvr_bench.bench.report.plots import save_drawing
 from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.suite.plugins import find_method
 from ctvr_bench.bench.suite.stores import TUNING_WORLDS, is_world
@@ -337,7 +338,7 @@ def test_the_evidence_holds_what_the_choice_was_made_from(tmp_path: Path) -> Non
     assert evidence["made_by"]["methods/finetune.py"]
     assert evidence["command"] == "the command"
     assert len(search_table(found).rows) == len(evidence["candidates"]) == 3
-    save_curves(evidence, tmp_path / "curves")
+    save_drawing(partial(draw_constants, evidence=evidence), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -95,8 +95,13 @@ def test_it_is_no_result(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("task=2", "unknown limit 'task'; did you mean 'tasks'"), ("tasks=0", "from 1; got 0"), ("tasks=x", "got 'x'"), ("tasks", "needs")],
-)  # fmt: skip
+    [
+        ("task=2", "unknown limit 'task'; did you mean 'tasks'"),
+        ("tasks=0", "from 1; got 0"),
+        ("tasks=x", "got 'x'"),
+        ("tasks", "needs"),
+    ],
+)
 def test_another_limit_is_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         parse_limit(text)
