@@ -252,7 +252,9 @@ def write_frame(frame: pd.DataFrame, path: Path, format_: str) -> None:
         try:
             content: bytes = frame.to_parquet(index=False)
         except ImportError as error:
-            raise InputError("Parquet files need pyarrow, which is not installed; pip install pyarrow") from error
+            raise InputError(
+                "Parquet files need pyarrow, which is not installed; pip install ctvr-bench[parquet]"
+            ) from error
         write_bytes(path, content)
     else:
         write_text(path, frame.to_csv(index=False) if format_ == "csv" else frame.to_json(orient="records", indent=1))

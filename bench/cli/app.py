@@ -140,17 +140,21 @@ def run(
         typer.Option("--dry-run", help="Say which runs are there, which would be made, and how long; run nothing."),
     ] = False,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write every run as TensorBoard events.")
+        bool, typer.Option("--tensorboard", help="Also write every run as TensorBoard events: --log tensorboard.")
     ] = False,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Also log every run: tensorboard, wandb or mlflow; repeatable.")
+    ] = None,
 ) -> None:
     """Run methods over a stream, only what is missing, and report."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     say("loading ...", quiet)
-    if tensorboard:
-        from ctvr_bench.bench.report.tensorboard import check_tensorboard, with_events
+    loggers = list(dict.fromkeys([*(["tensorboard"] if tensorboard else []), *(log or [])]))
+    if loggers:
+        from ctvr_bench.bench.report.loggers import check_loggers, logged
 
-        check_tensorboard()
+        check_loggers(loggers)
     from ctvr_bench.bench.cli.values import parse_limit, parse_methods, parse_settings, parse_variant
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.versions import is_earlier
@@ -203,7 +207,7 @@ def run(
         return
     for config in configs:
         with SuiteBars(quiet) as progress:
-            finished = with_events(config.directory, progress.finished) if tensorboard else progress.finished
+            finished = logged(loggers, config.directory, progress.finished) if loggers else progress.finished
             made = run_suite(config, progress.watch, finished, tell)
         records += made
         if not any(record.status == "done" for record in made):

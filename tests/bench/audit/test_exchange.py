@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ctvr_bench.bench.api.results import load
 from ctvr_bench.bench.audit.exchange import qrels, trec_run, write_trec
 from ctvr_bench.bench.audit.history import draw_history
 from ctvr_bench.bench.audit.history import history as over_commits
@@ -89,6 +90,31 @@ def test_the_command_writes_tables_and_rankings(tmp_path: Path) -> None:
     assert 100 * sum(ones) / len(ones) == pytest.approx(float(runs[1][f"{SEEN}R@1"]))
     assert len(list((tmp_path / "trec/order-0").glob("*.run"))) == 2
     assert "did you mean" in called("export", folder, "--out", tmp_path / "x", "--format", "cvs").stderr
+
+
+def test_parquet_holds_the_same_tables_bit_for_bit(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra parquet)")
+    folder = write_suite(tmp_path / "runs", ("zero_shot", "lwf [a=1, b=ü]"), seeds=2)
+    assert called("export", folder, "--out", tmp_path / "out", "--format", "parquet").returncode == 0
+    found = load(folder)
+    for name, frame in {"runs": found.to_dataframe(), "queries": found.queries(), "curves": found.curve()}.items():
+        read = parquet.read_table(tmp_path / f"out/{name}.parquet")
+        assert read.num_rows == len(frame) > 2
+        assert read.column_names == list(frame.columns)
+        for column in frame.columns:
+            assert read[column].to_pylist() == frame[column].astype(object).where(frame[column].notna(), None).to_list()
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_suite(tmp_path / "runs", ("zero_shot",))
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", _no_engine)
+    told = called("export", folder, "--out", tmp_path / "out", "--format", "parquet")
+    assert (told.returncode, "pip install ctvr-bench[parquet]" in told.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def _no_engine(*_: object, **__: object) -> None:
+    raise ImportError("Unable to find a usable engine")
 
 
 def test_a_history_orders_commits_by_time_and_leaves_holes_where_a_row_was_not_run(tmp_path: Path) -> None:
