@@ -73,7 +73,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of the experiment that MLFLOW_EXPERIMENT_NAME names, default ctvr-bench; `@` is `_at_`, since it refuses it."""
+    """A run of the experiment that MLFLOW_EXPERIMENT_NAME names (default ctvr-bench); `@` in a name becomes `_at_`."""
 
     def __init__(self, directory: Path, record: RunRecord) -> None:
         import os
@@ -103,9 +103,15 @@ LOGGERS: Mapping[str, tuple[str, Callable[[Path, RunRecord], Logger]]] = {
 def facts_of(record: RunRecord) -> dict[str, object]:
     """What a run is, by name: label, method, stream, order, seed, store, and the method's Config."""
     config = record.config
-    named = {"label": record.label, "method": config.method, "stream": config.stream, "store": config.store.digest[:12]}
-    named |= {"order": config.options["order"], "seed": config.seed}
-    return {**named, **{f"config.{field}": value for field, value in config.config.items()}}
+    return {
+        "label": record.label,
+        "method": config.method,
+        "stream": config.stream,
+        "store": config.store.digest[:12],
+        "order": config.options["order"],
+        "seed": config.seed,
+        **{f"config.{field}": value for field, value in config.config.items()},
+    }
 
 
 def check_loggers(names: Iterable[str]) -> None:

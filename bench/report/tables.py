@@ -70,7 +70,7 @@ def console_table(results: SuiteResults, width: int | None = None) -> Table:
             room -= need
     columns = [column for column in COLUMNS if column in chosen]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
-    table.caption = "\n".join(filter(None, [results.smoke_test, below and _NOT_RANKED])) or None
+    table.caption = "\n".join(filter(None, [results.smoke_test, _NOT_RANKED if below else ""])) or None
     table.add_column("method\n", overflow="fold", max_width=label_width)
     table.add_column("runs\n", justify="right")
     for column in columns:

@@ -199,7 +199,8 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     def stream_options(self) -> StreamOptions:
         """Of the published order."""
         fields = ("shots", "long_tail", "validation", "split", "blurred")
-        return StreamOptions(**{field: getattr(self, field) for field in fields}, **self.limit)
+        given: dict[str, Any] = {field: getattr(self, field) for field in fields}
+        return StreamOptions(**given, tasks=self.limit.get("tasks"), queries=self.limit.get("queries"))
 
     @property
     def directory(self) -> Path:
