@@ -19,6 +19,11 @@ from ctvr_bench.bench.records.summary import HEADLINE
 
 SHOWN = (*PAPER, *(column for column in COSTS if column.title in ("trainable", "stored", "steps", "training")))
 _WIDTH, _HEIGHT = 120, 28
+_RANKED = "Continual methods, by R@1"
+_APART = (
+    "Not ranked: what is not trained, and what sees more than a task at a time",
+    "Not ranked: not what their records say",
+)
 _STATES = {
     "rerun": "made again by whoever keeps this registry, every rank equal",
     "recomputed": "metrics made again from the ranks that were sent",
@@ -61,7 +66,10 @@ _SCRIPTS = ("filter.js", "sort.js")
 
 
 def _table(members: Sequence[Entry], folder: Path) -> dict[str, Any]:
-    """Newest revisions by headline, those that are not what they say last; earlier ones as history."""
+    """Newest revisions by headline, in groups: ranked, references, and those that are not what they say.
+
+    Earlier revisions are history.
+    """
     newest: dict[str, Entry] = {}
     history: dict[str, list[Entry]] = {}
     for entry in sorted(members, key=lambda each: str(each.values["ended"])):
@@ -70,8 +78,10 @@ def _table(members: Sequence[Entry], folder: Path) -> dict[str, Any]:
             history.setdefault(name, []).append(newest[name])
         newest[name] = entry
     first = members[0].values
-    ranked = sorted(newest.values(), key=lambda each: (each.state != "as sent", _mean(each, HEADLINE)), reverse=True)
-    top = max((max(entry.values["curve"]) for entry in ranked), default=1.0)
+    ordered = sorted(newest.values(), key=lambda each: _mean(each, HEADLINE), reverse=True)
+    top = max(max(entry.values["curve"]) for entry in ordered)
+    shown = [round(_mean(each, HEADLINE), 2) for each in ordered if _group(each) == _RANKED]
+    rows = [(_group(each), _row(each, history.get(str(each.values["label"]), []), folder, top)) for each in ordered]
     protocol = int(first["protocol"])
     return {
         "store": f"{first['store']['name']} ({first['store']['digest'][:12]})",
@@ -79,8 +89,16 @@ def _table(members: Sequence[Entry], folder: Path) -> dict[str, Any]:
         "stream": first["stream"],
         "setting": "; ".join(f"{k}: {_plain(v)}" for k, v in first["setting"].items() if v not in (None, {})),
         "superseded": f"superseded by protocol {PROTOCOL}: run it again" if protocol < PROTOCOL else "",
-        "rows": [_row(entry, history.get(str(entry.values["label"]), []), folder, top) for entry in ranked],
+        "groups": [
+            {"title": title, "places": [1 + shown.index(mean) for mean in shown] * (title == _RANKED), "rows": mine}
+            for title in (_RANKED, *_APART)
+            if (mine := [row for group, row in rows if group == title])
+        ],
     }
+
+
+def _group(entry: Entry) -> str:
+    return _APART[1] if entry.state == "as sent" else _APART[0] if entry.reference else _RANKED
 
 
 def _row(entry: Entry, earlier: Sequence[Entry], folder: Path, top: float) -> dict[str, Any]:

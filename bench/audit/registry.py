@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ctvr_bench.bench.analysis.columns import COLUMNS
+from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference
 from ctvr_bench.bench.audit.rerun import Rerun, rerun
 from ctvr_bench.bench.audit.verify import verify
-from ctvr_bench.bench.records.aggregate import Row, SuiteResults, read_results
+from ctvr_bench.bench.records.aggregate import AGAINST_OTHERS, Row, SuiteResults, read_results
 from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.bench.records.record import RunRecord, read_checked, write_checked
 from ctvr_bench.bench.records.suites import Suite, folder_of, read_suite, write_suite
@@ -42,12 +42,16 @@ _RUN_FILES = ("run.json", "ranks.h5", "metrics.json", "training.jsonl")
 
 @dataclass(frozen=True)
 class Entry:
-    """A submitted result. state: rerun, recomputed (metrics made again from its ranks) or as sent (faults: why)."""
+    """A submitted result. state: rerun, recomputed (metrics made again from its ranks) or as sent (faults: why).
+
+    reference: whether it frames the others and is not ranked (bench.analysis.columns.is_reference).
+    """
 
     folder: Path
     values: Mapping[str, Any]
     state: str
     faults: tuple[str, ...]
+    reference: bool
 
 
 def submit(place: Path, registry: Path) -> list[Path]:
@@ -114,7 +118,7 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
 def _result(row: Row) -> dict[str, Any]:
     record = row.runs[0].record
     config = record.config
-    cells = {column.key: column.cell(row) for column in COLUMNS}
+    cells = {column.key: column.cell(row) for column in COLUMNS if column.key not in AGAINST_OTHERS}
     return {
         "schema": SCHEMA,
         "method": config.method,
@@ -149,14 +153,16 @@ def _entry(path: Path) -> Entry:
     try:
         faults = [str(fault) for fault in verify(folder).faults]
         row = read_results(folder).rows if not faults else ()
-        if row and _result(row[0])["metrics"] != values["metrics"]:
+        claimed = {key: value for key, value in values["metrics"].items() if key not in AGAINST_OTHERS}
+        if row and _result(row[0])["metrics"] != claimed:
             faults.append("result.json: its metrics are not those of its runs")
     except InputError as error:
         faults = [str(error)]
     if row and (limit := row[0].runs[0].record.config.limit):
         raise InputError(f"{path}: is a smoke test ({limit}), which is no result; remove it from the registry")
     again = not faults and _came_out_again(folder, values["runs"])
-    return Entry(folder, values, "as sent" if faults else "rerun" if again else "recomputed", tuple(faults))
+    state = "as sent" if faults else "rerun" if again else "recomputed"
+    return Entry(folder, values, state, tuple(faults), is_reference(row[0]) if row else values["sees"] != "current")
 
 
 def _came_out_again(folder: Path, runs: Sequence[str]) -> bool:

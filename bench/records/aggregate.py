@@ -17,6 +17,8 @@ from ctvr_bench.bench.records.versions import earlier_versions
 from ctvr_bench.features.errors import InputError, unknown_name
 
 OWN = "t2v/stored/own/R@1"
+AGAINST_OTHERS = {"intransigence": "cumulative", "gap-to-joint": "joint"}
+"""Metrics of a row that are made with another row's runs, by the method of those."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _add_references(runs: Sequence[Run]) -> None:
     Of the same order and scoring, their means over seeds. `cumulative` after task k was trained on tasks 0..k, as
     Chaudhry's definition asks; `joint` saw the later tasks as well.
     """
-    for method, key in (("cumulative", "intransigence"), ("joint", "gap-to-joint")):
+    for key, method in AGAINST_OTHERS.items():
         references: dict[tuple[int, str], list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
         for run in runs:
             if run.record.config.method == method:

@@ -23,27 +23,10 @@ from ctvr_bench.bench.suite.folders import merge
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import PairTable
-from tests.bench.audit.conftest import METHOD
+from tests.bench.api.conftest import TOP
 from tests.bench.run.test_runner import suite
 from tests.commands import called
 from tests.stores import small_store, small_stream
-
-TOP = 7
-METHODS = ("finetune", "simple_cil", "structalign")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of each kind of method: one vector, closed form, an encoding for each shard, a file from outside."""
-    folder = tmp_path_factory.mktemp("kept")
-    file = folder / "mine.py"
-    file.write_text(METHOD)
-    short = [{"name": name, "set": {} if name == "simple_cil" else {"epochs": 1}} for name in (*METHODS, str(file))]
-    fused = {"name": "zero_shot", "set": {"scoring": "fused"}}
-    keep = ["weights", f"top={TOP}", "embeddings"]
-    made = ctvr_bench.run([*short, fused], small_store(), seeds=1, out=folder, keep=keep)
-    file.unlink()
-    return made.path
 
 
 def ranked(found: ctvr_bench.Results, label: str) -> tuple[RankTable, Run, list[np.ndarray[Any, Any]]]:
@@ -65,9 +48,9 @@ def ranked(found: ctvr_bench.Results, label: str) -> tuple[RankTable, Run, list[
     return read_ranks(run.directory), run, scores
 
 
-def test_loaded_heads_rank_as_their_runs_did(runs: Path) -> None:
-    found = ctvr_bench.load(runs)
-    assert len(found.labels) == len(METHODS) + 2
+def test_loaded_heads_rank_as_their_runs_did(kept_runs: Path) -> None:
+    found = ctvr_bench.load(kept_runs)
+    assert len(found.labels) == 5
     first = found.top()
     for label in found.labels:
         table, run, scores = ranked(found, label)
@@ -85,8 +68,8 @@ def test_loaded_heads_rank_as_their_runs_did(runs: Path) -> None:
         assert set(run.record.files) >= set(Keep(weights=True, top=TOP, embeddings=True).files(3))
 
 
-def test_first_items_stand_in_a_trec_run(runs: Path) -> None:
-    found = ctvr_bench.load(runs)
+def test_first_items_stand_in_a_trec_run(kept_runs: Path) -> None:
+    found = ctvr_bench.load(kept_runs)
     run, top = found.run_of("finetune [epochs=1]"), found.top()
     top = top[(top["label"] == "finetune [epochs=1]") & (top["stage"] == 3)]
     named = {(f"c{row.caption}", row.place): f"v{row.video}" for row in top.itertuples()}
@@ -103,8 +86,8 @@ def test_first_items_stand_in_a_trec_run(runs: Path) -> None:
     ], "what was known without them is the same"
 
 
-def test_embeddings_are_those_of_the_heads(runs: Path) -> None:
-    found = ctvr_bench.load(runs)
+def test_embeddings_are_those_of_the_heads(kept_runs: Path) -> None:
+    found = ctvr_bench.load(kept_runs)
     tests = [PairTable(small_store(), task.test) for task in small_stream().tasks]
     head, kept = found.model(3, "finetune [epochs=1]"), found.embeddings(3, "finetune [epochs=1]")
     with torch.no_grad():
@@ -194,8 +177,8 @@ def test_anything_else_is_refused(words: list[str], said: str, tmp_path: Path) -
     assert suite(tmp_path, "finetune", keep="weights,top=10").kept == Keep(weights=True, top=10)
 
 
-def test_what_is_altered_or_was_not_kept_is_said(runs: Path, tmp_path: Path) -> None:
-    found = ctvr_bench.load(shutil.copytree(runs, tmp_path / "copy"))
+def test_what_is_altered_or_was_not_kept_is_said(kept_runs: Path, tmp_path: Path) -> None:
+    found = ctvr_bench.load(shutil.copytree(kept_runs, tmp_path / "copy"))
     run = found.run_of("finetune [epochs=1]")
     path = run.directory / "kept/weights-3.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")

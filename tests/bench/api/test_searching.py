@@ -16,6 +16,7 @@ from ctvr_bench.features.schema import TEST, TRAIN
 from ctvr_bench.features.store import FeatureStore, StoredStream, create_store, open_store
 from ctvr_bench.features.structure import Structure
 from ctvr_bench.features.worlds.encoder import load_encoder
+from tests.bench.api.conftest import TOP
 from tests.commands import called
 from tests.stores import small_store
 
@@ -25,18 +26,6 @@ TEXTS = (
     "a green square shakes",
     "a pink ring fades out",
 )
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    methods = [
-        {"name": "zero_shot", "set": {"scoring": "fused"}},
-        *({"name": n, "set": {"epochs": 1}} for n in ("finetune", "structalign")),
-    ]
-    made = ctvr_bench.run(
-        methods, small_store(), seeds=1, out=tmp_path_factory.mktemp("search"), keep=["weights", "top=5"]
-    )
-    return made.path
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +58,15 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return open_store(path)
 
 
-def test_a_caption_of_the_store_finds_what_its_run_found(runs: Path) -> None:
-    found, store = ctvr_bench.load(runs), small_store()
+def test_a_caption_of_the_store_finds_what_its_run_found(kept_runs: Path) -> None:
+    found, store = ctvr_bench.load(kept_runs), small_store()
     top = found.top()
-    for label in found.labels:
+    for label in ("finetune [epochs=1]", "structalign [epochs=1]", "zero_shot [scoring=fused]"):
         for task in (2, 3):
             kept = top[(top["label"] == label) & (top["stage"] == task)]
-            caption = int(kept["caption"].iloc[7 * 5])
+            caption = int(kept["caption"].iloc[5 * TOP])
             mine = kept[kept["caption"] == caption]
-            shown = search(runs, store.captions[caption], label=label, task=task, count=5)
+            shown = search(kept_runs, store.captions[caption], label=label, task=task, count=TOP)
             assert shown.query == store.captions[caption]
             assert "its captions is asked instead (" in shown.note
             assert [item.video for item in shown.items] == [store.video_ids[row] for row in mine["video"]]
@@ -107,24 +96,24 @@ def test_words_are_encoded_where_the_encoder_is_embedded(encoded: FeatureStore, 
         search(place, "zebra crossings")
 
 
-def test_what_cannot_be_asked_is_said_in_one_line(runs: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_is_said_in_one_line(kept_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no caption that could be asked instead has a word of 'qwertz'"):
-        search(runs, "qwertz")
+        search(kept_runs, "qwertz")
     with pytest.raises(InputError, match="a search needs words"):
-        search(runs, " ! ")
+        search(kept_runs, " ! ")
     with pytest.raises(InputError, match="unknown row 'lwf'"):
-        search(runs, "x", label="lwf")
+        search(kept_runs, "x", label="lwf")
     with pytest.raises(InputError, match="a search shows 1 item or more"):
-        search(runs, "x", count=0)
+        search(kept_runs, "x", count=0)
     plain = ctvr_bench.run("finetune", small_store(), seeds=1, out=tmp_path, set={"finetune": {"epochs": 1}}).path
     with pytest.raises(InputError, match="no run kept weights; repeat its 'run' command with --keep weights"):
         search(plain, "x")
     with pytest.raises(InputError, match=r"elsewhere\.h5: is not there; say where the store simulated small"):
-        search(runs, "x", store=tmp_path / "elsewhere.h5")
+        search(kept_runs, "x", store=tmp_path / "elsewhere.h5")
 
 
-def test_the_command_shows_place_score_task_and_category(runs: Path) -> None:
-    (folder,) = runs.glob("finetune-*")
+def test_the_command_shows_place_score_task_and_category(kept_runs: Path) -> None:
+    (folder,) = kept_runs.glob("finetune-*")
     words = small_store().captions[0]
     line = ["search", folder, words, "--count", 3]
     shown, told = called(*line), json.loads(called(*line, "--json").stdout)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.analysis.columns import COLUMNS
 from ctvr_bench.bench.audit.leaderboard import _table, write_leaderboard
-from ctvr_bench.bench.audit.registry import entries, submit
+from ctvr_bench.bench.audit.registry import _result, entries, submit
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.features.errors import InputError
+from tests.bench.report.test_report_tools import axe, axe_core
 from tests.commands import called
 from tests.stores import small_store
 
@@ -59,6 +62,7 @@ def test_results_are_made_again_shown_with_their_state_and_found_out(registry: P
     assert states(registry) == {"mine": "as sent", "zero_shot": "rerun"}
     page = write_leaderboard(registry).read_text()
     assert re.findall(r'<tr data-state="([^"]+)"', page) == ["rerun", "as sent"], "not ranked first"
+    assert "Continual methods" not in page, "what is left is not trained"
     assert "its metrics are not those of its runs" in page
     for link in re.findall(r'<a href="([^"]+)"', page):
         assert (registry / link).is_file()
@@ -68,11 +72,56 @@ def test_the_newest_revision_is_ranked_and_earlier_ones_are_history(registry: Pa
     (entry,) = (entry for entry in entries(registry) if entry.values["method"] == "zero_shot")
     later = replace(entry, values={**entry.values, "revision": "later", "ended": "2999-01-01", "protocol": 0})
     table = _table([later, entry], registry)
-    (row,) = table["rows"]
+    ((row,),) = (group["rows"] for group in table["groups"])
     assert row["revision"] == "later"
     assert [each["revision"] for each in row["history"]] == [entry.values["revision"]]
     assert _table([later], registry)["superseded"].startswith("superseded by protocol ")
     assert _table([entry], registry)["superseded"] == ""
+
+
+def test_a_result_holds_nothing_that_other_rows_make(runs: Path) -> None:
+    """A row is submitted alone: what `joint` beside it made could not be made again."""
+    for row in read_results(runs).rows:
+        alone = _result(row)["metrics"]
+        row.runs[0].final.update({"gap-to-joint": 3.0, "intransigence": 2.0})
+        assert {column.key for column in COLUMNS if column.cell(row).values} > {*alone}
+        assert _result(row)["metrics"] == alone
+
+
+def test_what_is_not_trained_stands_apart_and_every_number_leads_to_its_record(registry: Path, tmp_path: Path) -> None:
+    found = {entry.values["method"]: entry for entry in entries(registry)}
+    best = {"mean": 100.0, "std": None, "runs": [100.0]}
+    zero = found["zero_shot"]
+    zero = replace(zero, values={**zero.values, "metrics": {**zero.values["metrics"], HEADLINE: best}})
+    mine = replace(found["mine"], state="rerun")
+    others = [replace(mine, values={**mine.values, "label": label}) for label in ("same", "worse")]
+    others[1].values["metrics"] = {**mine.values["metrics"], HEADLINE: {**best, "mean": 0.0}}
+    groups = _table([others[1], zero, mine, others[0]], registry)["groups"]
+    assert [(group["places"], [row["label"] for row in group["rows"]]) for group in groups] == [
+        ([1, 1, 3], ["mine [epochs=1]", "same", "worse"]),
+        ([], ["zero_shot"]),
+    ]
+    assert groups[1]["title"].startswith("Not ranked: what is not trained")
+    page = write_leaderboard(registry, tmp_path / "page.html").read_text()
+    numbers = re.findall(r"<td data-value=[^>]+>(?!\d+</td>)(.*?)</td>", page)
+    assert len(numbers) > 15
+    for number in numbers:
+        linked = re.fullmatch(
+            r'<a class="number" href="([^"]+)" title="(rerun|recomputed|as sent), 1 runs: record">.+</a>', number
+        )
+        assert linked, number
+        assert (tmp_path / linked[1]).resolve().is_file()
+
+
+def test_axe_finds_no_barrier_in_the_page(registry: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is on the path")
+    page = write_leaderboard(registry, tmp_path / "index.html").read_text()
+    for scheme in ("light", "dark"):
+        found = axe(browser, axe_core(), page, tmp_path, scheme)
+        assert found["violations"] == []
+        assert found["passes"] > 20
 
 
 def test_altered_runs_are_not_submitted(runs: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ CHANGES_NO_NUMBER = {
     "bench/records/code.py": "digests of code",
     "bench/records/environment.py": "what is recorded about the machine",
     "bench/records/files.py": "writes files",
+    "bench/records/kept.py": "writes what is kept beside ranks; no number is made of it",
+    "bench/run/kept.py": "likewise",
     "bench/records/record.py": "reads and writes records; PROTOCOL is in the identity as such",
     "bench/records/summary.py": "derives metrics from ranks; what it derives is derived again when it changes",
     "bench/forgetting.py": "likewise",
