@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench rates scale mutants soak format clean
+.PHONY: run test test-cluster check bench docs tutorial rates scale mutants soak format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -18,6 +18,15 @@ check: $(VENV)/ready-extract
 
 bench: $(VENV)/ready-extract
 	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name -q
+
+# the docs site, build/site/index.html: API from docstrings, methods from their cards, every link checked
+docs: $(VENV)/ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# executes docs/tutorial.ipynb again and keeps what it shows
+tutorial: $(VENV)/ready-docs
+	cd $$(mktemp -d) && $(abspath $(BIN))/jupyter-nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False \
+	    --ClearMetadataPreprocessor.enabled=True $(abspath docs)/tutorial.ipynb --output-dir $(abspath docs)
 
 # error rates, power and coverage of docs/statistics.md, about an hour; goes on from error_rates.json
 rates: $(VENV)/ready
@@ -51,6 +60,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(VENV)/ready-extract: $(VENV)/ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,extract]"
+	touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 clean:

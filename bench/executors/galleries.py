@@ -109,4 +109,4 @@ def _rivals_of(query_ND: Floats, gallery: Path, target_N: Ints, own_N: Floats, s
 
 
 def _unit_block(gallery_MD: npt.NDArray[Any], first: int) -> Tensor:
-    return normalise(torch.from_numpy(np.asarray(gallery_MD[first : first + ITEMS], np.float32)))
+    return normalise(torch.from_numpy(np.array(gallery_MD[first : first + ITEMS], np.float32)))

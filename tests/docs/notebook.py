@@ -25,8 +25,8 @@ def kept(cell: dict[str, Any]) -> str:
     return "".join(_joined(text) for text in texts).strip()
 
 
-def shown(cells: list[dict[str, Any]]) -> Iterator[str]:
-    """What each cell shows now; its text lies where classes find their source, as in a kernel."""
+def shown(cells: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each cell shows now, and all names after it; its text lies where classes look for their source."""
     module = types.ModuleType("a_tutorial")
     sys.modules[module.__name__] = module
     files = []
@@ -35,7 +35,7 @@ def shown(cells: list[dict[str, Any]]) -> Iterator[str]:
             source, file = _joined(cell["source"]), f"/tmp/ipykernel_2/{number}.py"
             linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
             files.append(file)
-            yield _run(source, file, vars(module)).strip()
+            yield _run(source, file, vars(module)).strip(), vars(module)
     finally:
         del sys.modules[module.__name__]
         for file in files:
