@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from ctvr_bench.bench.executors import planning
 from ctvr_bench.bench.records import files, record, state
 from ctvr_bench.bench.records.record import RunRecord, read_record
 from ctvr_bench.bench.run import training
 from ctvr_bench.bench.run.jobs import Progress
-from ctvr_bench.bench.run.stacks import planning
 from ctvr_bench.bench.run.training import DivergedError, Lesson
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.hdf5 import map_file
