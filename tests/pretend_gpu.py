@@ -56,6 +56,14 @@ class OnGpu(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(func, args, kwargs or {})
 
+    @property
+    def data(self) -> torch.Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, values: OnGpu) -> None:
+        self.held = values.held  # as with real tensors: what was a view of something becomes one of something else
+
     def tolist(self) -> Any:
         _wait("tolist")
         return self.held.tolist()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.run.jobs import feature_spec, spec_for
+from ctvr_bench.bench.executors import planning
+from ctvr_bench.bench.executors.planning import units
+from ctvr_bench.bench.records.finished import read_ranks
+from ctvr_bench.bench.records.record import RunRecord
+from ctvr_bench.bench.run.jobs import Watch, feature_spec, ignore, spec_for
 from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.training import generator_for, learn_task
-from ctvr_bench.features.streams import PairTable
+from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.features.streams import PairTable, StreamOptions, make_stream
 from ctvr_bench.methods.shared.base import Scoring, TaskInfo, is_trained
 from ctvr_bench.methods.shared.memory import Reservoir
 from ctvr_bench.methods.shared.registry import find_method
@@ -50,6 +59,65 @@ def test_every_scoring_is_evaluated_on_a_gpu_as_on_the_cpu(scoring: Scoring) -> 
     with Pretend():
         found = taken_through("finetune", "gpu:0", scoring)
     assert found == taken_through("finetune", "cpu", scoring)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the runner asks of CUDA beside tensors, and how often it was asked."""
+    asked: list[str] = []
+    for name, answer in (
+        ("synchronize", None),
+        ("reset_peak_memory_stats", None),
+        ("max_memory_allocated", 7),
+        ("get_device_name", "a pretend card"),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name, answer=answer: (asked.append(name), answer)[1])
+    monkeypatch.setitem(planning.BLOCK, "cpu", 2)
+    monkeypatch.setitem(planning.FEWEST, "cpu", 2)
+    return asked
+
+
+def made(folder: Path, device: str, watch: Watch = ignore, **values: Any) -> list[RunRecord]:
+    """The first run of a suite of one row, with those beside it."""
+    given = {"store": small_store().path, "out": folder, "seeds": 1, "jobs": 1, **values}
+    config = make_suite(given, "test")
+    job = units(plan(config, small_store()))[0]
+    stream = make_stream(small_store(), job.config.stream, StreamOptions(**job.config.options))
+    return run_together(job, small_store(), stream, folder / job.config.run_id, device, watch)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("er", {}),
+        ("finetune", {"seeds": 2}),
+        ("lwf", {"selection": "validation"}),
+        ("finetune", {"index": "flat"}),
+    ],
+    ids=["alone", "stack", "selection", "index"],
+)
+def test_a_run_is_cut_off_and_goes_on_on_a_gpu_as_on_the_cpu(
+    tmp_path: Path, driver: list[str], name: str, values: dict[str, Any]
+) -> None:
+    def stop(*told: Any) -> None:
+        if len(list(tmp_path.glob("gpu/*/state/progress-*.json"))) and not cut:
+            cut.append(told)
+            raise KeyboardInterrupt
+
+    cut: list[Any] = []
+    values = {**values, "methods": [{"name": name, "set": {"steps": 2}}]}
+    expected = made(tmp_path / "cpu", "cpu", **values)
+    with Pretend():
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path / "gpu", "gpu:0", stop, **values)
+        found = made(tmp_path / "gpu", "gpu:0", **values)
+    assert [record.status for record in found] == ["done"] * values.get("seeds", 1)
+    assert {record.environment["device"] for record in found} == {"a pretend card"}
+    assert {record.cost.peak_memory_bytes for record in found if record.cost} == {7}
+    assert "synchronize" in driver
+    for one, other in zip(expected, found, strict=True):
+        assert one.run_id == other.run_id
+        assert read_ranks(tmp_path / "cpu" / one.run_id).same_ranks(read_ranks(tmp_path / "gpu" / one.run_id))
 
 
 def test_it_refuses_to_mix_devices_and_counts_waits() -> None:

@@ -126,7 +126,7 @@ COSTS = (
         digits=2,
         scale=1e12,
     ),
-    Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process", 0, digits=0, scale=1e6),
+    Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process while it ran", 0, digits=0, scale=1e6),
 )
 INDEXED = (
     Column("t2v/indexed/seen/R@1", "R@1", "%", "queries whose own video comes first through the index", 1, spread=True),

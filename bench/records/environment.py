@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +27,7 @@ def environment(device: str) -> dict[str, Any]:
         "version": tool_version(),
         **_versions(),
         "platform": platform.platform(terse=True),
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else platform.machine(),
         "threads": torch.get_num_threads(),
         "cpus": cores(),
         "commit": git_commit(),
@@ -58,8 +60,26 @@ def git_commit() -> str:
         return ""
 
 
-def peak_memory(device: str) -> int:
-    """Bytes of the process at most so far; on a GPU, of its allocated memory."""
+def forget_peak_memory(device: str) -> None:
+    """Begin to measure `peak_memory` anew, where the system can (CUDA, Linux)."""
     if device != "cpu":
-        return int(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes of the process since `forget_peak_memory`, else since it began; on a GPU, of its allocated memory."""
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.M)
+        if found:
+            return 1024 * int(found[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def wait_for(device: str) -> None:
+    """Return when a GPU has done what it was given; a stopwatch asks first."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)

@@ -85,7 +85,8 @@ class StateFolder:
         facts = read_checked(self._folder / f"progress-{task}.json")
 
         def tensors(part: str, number: int) -> dict[str, Tensor]:
-            return load_file(self._folder / f"{part}-{number}.safetensors", device)
+            loaded = load_file(self._folder / f"{part}-{number}.safetensors")
+            return {name: value.to(device) for name, value in loaded.items()}
 
         asked = range(task + 1)
         return Saved(

@@ -18,7 +18,7 @@ import torch
 
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.records.code import metrics_code
-from ctvr_bench.bench.records.environment import environment, peak_memory
+from ctvr_bench.bench.records.environment import environment, forget_peak_memory, peak_memory, wait_for
 from ctvr_bench.bench.records.record import (
     Cost,
     RunRecord,
@@ -76,6 +76,7 @@ def run_together(
     records = [finished_record(folder, job.keep) for folder in folders]
     if all(record is not None for record in records):
         return [record for record in records if record is not None]
+    forget_peak_memory(device)
     tables = PairTables(store, device)
     runs = [
         _Run(each, store, stream, folder, device, watch, tables)
@@ -396,6 +397,5 @@ class _Run:
     def _timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if self.device != "cpu":
-            torch.cuda.synchronize()
+        wait_for(self.device)
         self.seconds[part] += time.perf_counter() - start
