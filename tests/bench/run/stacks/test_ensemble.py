@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from ctvr_bench.bench.authoring.tryout import in_double
+from ctvr_bench.bench.executors import planning
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.bench.run.stacks import ensemble, planning
+from ctvr_bench.bench.run.stacks import ensemble
 from ctvr_bench.bench.run.stacks.ensemble import may_stack, teach
 from ctvr_bench.bench.run.training import DivergedError, Epoch, Lesson, Taught, teach_alone
 from ctvr_bench.bench.suite.suite import run_suite
