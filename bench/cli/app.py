@@ -30,7 +30,6 @@ from ctvr_bench.bench.cli.search import search
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -133,7 +132,7 @@ def run(
     scheduler: Scheduler = None,
     stage: Stage = None,
     out: Out = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
     dry_run: Annotated[
         bool,

@@ -101,7 +101,7 @@ def tune(
     stage: Stage = None,
     out: Annotated[Path, typer.Option(help="Folder of evidence, curves and chosen values.")] = Path("results/tuning"),
     runs: Annotated[Path, typer.Option(help="Folder of the trials, which are made only once.")] = Path("results/runs"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the tables.")] = False,
 ) -> None:
     """Search a method's constants on validation queries, by the same number of trials for every method."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say

@@ -68,7 +68,7 @@ def rerun(
     run: Annotated[str | None, typer.Argument(help="Id of one run: the name of its folder (default: all).")] = None,
     store: Store = None,
     jobs: Jobs = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the verdicts.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the verdicts.")] = False,
 ) -> None:
     """Make runs again from their folder alone and compare every rank; exit code 1 where one differs."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say

@@ -162,7 +162,7 @@ def check(
     scheduler: Scheduler = None,
     stage: Stage = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the verdicts.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the verdicts.")] = False,
     json_: Json = False,
 ) -> None:
     """Run a baseline's suite again and compare every metric: exit code 1 where one is not what it was."""

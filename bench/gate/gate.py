@@ -41,13 +41,17 @@ class Move:
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """A method's verdict, every metric that moved, and in words what else is not what it was."""
+    """A method's verdict, every metric that moved, and in words what else is not what it was.
+
+    seconds: that its runs took.
+    """
 
     label: str
     verdict: Verdict
     reasons: tuple[str, ...]
     moves: tuple[Move, ...]
     now: Mapping[str, float]
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -122,17 +126,16 @@ def check_row(row: BaselineRow, found: Measured | None, exact: bool) -> RowOutco
     runs = {run.key: run for run in found.runs}
     pairs = [(run, runs[run.key]) for run in row.runs if run.key in runs]
     other = list(found.unfinished) or [f"{run.name} was not run" for run in row.runs if run.key not in runs]
-    for before, now in pairs:
-        other += [reason for reason in _not_the_same(before, now) if reason not in other]
+    for before, after in pairs:
+        other += [reason for reason in _not_the_same(before, after) if reason not in other]
     common = [key for key in row.metrics if pairs and all(key in now.metrics for _, now in pairs)]
     moves = tuple(move for key in common if (move := _move(key, row.metrics[key], pairs, exact)))
     other_ranks = exact and any(before.ranks != now.ranks for before, now in pairs)
     verdicts: set[Verdict] = {move.verdict for move in moves} | ({"changed"} if other_ranks else set())
     verdict: Verdict = "other" if other else next((name for name in _ORDER if name in verdicts), "same")
     reasons = (*other, *_notes(row, found, moves, other_ranks if exact else None))
-    return RowOutcome(
-        row.label, verdict, reasons, moves, {k: float(np.mean([n.metrics[k] for _, n in pairs])) for k in common}
-    )
+    now = {key: float(np.mean([run.metrics[key] for _, run in pairs])) for key in common}
+    return RowOutcome(row.label, verdict, reasons, moves, now, found.seconds)
 
 
 def _notes(row: BaselineRow, found: Measured, moves: Sequence[Move], other_ranks: bool | None) -> list[str]:

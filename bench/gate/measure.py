@@ -27,18 +27,19 @@ from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.tables import read_toml
 
-_FOLDERS = {"store", "out", "jobs", "against", "ensemble", "executor", "scheduler", "stage"}
+_FOLDERS = {"store", "out", "jobs", "against", "ensemble", "executor", "scheduler", "stage", "keep"}
 _FACTS = ("torch", "numpy", "faiss-cpu", "device", "threads")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The finished runs of one label. unfinished: what did not end well, in words."""
+    """The finished runs of one label. unfinished: what did not end well, in words. seconds: that all of them took."""
 
     label: str
     config: dict[str, Any]
     runs: tuple[BaselineRun, ...]
     unfinished: tuple[str, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def measure(config: SuiteConfig, labels: Collection[str] = (), on_run: OnRun = i
     """
     shared = Path.cwd() if config.scheduler else None  # a cluster's nodes do not see this machine's own folder
     with tempfile.TemporaryDirectory(prefix="ctvr-check-", dir=shared) as folder:
-        config = _only(config.model_copy(update={"out": Path(folder), "ensemble": "off"}), labels)
+        config = _only(config.model_copy(update={"out": Path(folder), "ensemble": "off", "keep": ()}), labels)
         records = run_suite(config, on_run=on_run)
         rows: dict[str, list[RunRecord]] = {}
         for record in records:
@@ -184,6 +185,7 @@ def _measured(label: str, records: Sequence[RunRecord], directory: Path) -> Meas
             for record in records
             if record.status != "done"
         ),
+        sum(record.cost.seconds for record in records if record.cost is not None),
     )
 
 

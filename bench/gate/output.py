@@ -67,9 +67,11 @@ def write_junit(path: Path, name: str, found: Outcome) -> None:
     """One test case for each method, as CI servers read it."""
     suite = ElementTree.Element("testsuite", name="ctvr", tests=str(len(found.rows)), errors="0", skipped="0")
     suite.set("failures", str(sum(not row.ok for row in found.rows)))
+    suite.set("time", f"{sum(row.seconds for row in found.rows):.3f}")
     for row in found.rows:
         label = one_line(row.label)  # XML has no place for control characters
-        case = ElementTree.SubElement(suite, "testcase", classname=f"ctvr.{one_line(name)}", name=label, time="0")
+        named = {"classname": f"ctvr.{one_line(name)}", "name": label, "time": f"{row.seconds:.3f}"}
+        case = ElementTree.SubElement(suite, "testcase", named)
         text = "\n".join(map(one_line, [*how_compared(found), *row_lines(row)]))
         if row.ok:
             ElementTree.SubElement(case, "system-out").text = text
@@ -118,7 +120,10 @@ def _table(row: RowOutcome) -> Table:
 
 
 def _chosen(row: RowOutcome) -> list[Move]:
-    """Beyond the tolerances first, then the columns of the tables, then the others."""
-    rank = {"worse": 0, "better": 1, "moved": 2}
-    ordered = sorted(row.moves, key=lambda move: (rank.get(move.verdict, 3), move.metric not in TABLE_KEYS))
-    return ordered[:_SHOWN]
+    """Loss terms, from which the rest follows; then what is beyond its tolerance, the tables' columns, the others."""
+
+    def place(move: Move) -> tuple[bool, int, bool]:
+        beyond = {"worse": 0, "better": 1, "moved": 2}.get(move.verdict, 3)
+        return not move.metric.startswith("training/"), beyond, move.metric not in TABLE_KEYS
+
+    return sorted(row.moves, key=place)[:_SHOWN]

@@ -49,6 +49,9 @@ def test_a_check_that_finds_nothing_exits_with_0(folder: Path) -> None:
     (suite,) = ElementTree.parse(folder / "out/check.xml").getroot()
     assert suite.attrib["tests"] == "2"
     assert suite.attrib["failures"] == "0"
+    seconds = [float(case.attrib["time"]) for case in suite]
+    assert 0 < min(seconds) < max(seconds) < 60
+    assert float(suite.attrib["time"]) == pytest.approx(sum(seconds), abs=0.01)
 
 
 def test_a_regression_exits_with_1_names_the_metric_and_writes_junit(folder: Path) -> None:

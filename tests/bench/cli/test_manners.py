@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.cli.start import main
 from ctvr_bench.bench.suite.suite import SuiteConfig, run_suite
 from tests.bench.run.test_runner import suite
 from tests.commands import ROOT, called
@@ -20,6 +22,20 @@ def test_version_and_short_help() -> None:
     assert (result.returncode, bool(re.match(r"ctvr-bench[ ,]", result.stdout))) == (0, True)
     assert called("-h").stdout == called("--help").stdout
     assert "--dry-run" in called("run", "-h").stdout
+
+
+def test_commands_are_completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["ctvr-bench"])
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
+    for name, value in {
+        "_CTVR_BENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "ctvr-bench ver",
+        "COMP_CWORD": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.split() == ["verify"]
 
 
 def test_a_dry_run_says_what_is_there_and_what_would_be_made(tmp_path: Path) -> None:
