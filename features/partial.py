@@ -44,9 +44,9 @@ def _machine() -> str:
 
 
 def _runs(process: str) -> bool:
-    """Whether a process of this number runs; where it is no number, or nobody's to ask, as if it did."""
+    """Whether a process of this number runs ('-' and more may follow); as if it did where it is nobody's to ask."""
     try:
-        os.kill(int(process), 0)
+        os.kill(int(process.partition("-")[0]), 0)
     except ProcessLookupError:
         return False
     except (OSError, ValueError, OverflowError):

@@ -33,6 +33,7 @@ from ctvr_bench.bench.authoring.validation import (
     world_of,
     write_trial,
 )
+from ctvr_bench.bench.executors.claims import sweep
 from ctvr_bench.bench.executors.cluster import opened
 from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.executors.workers import Executor, Workshop, run_jobs
@@ -281,6 +282,7 @@ class _Bench:
         if missing:
             check_content(store)
         begun = [job for unit in missing for job in unit.group]
+        sweep(suite.directory, found)
         for job in begun:
             found.pop(job.config.run_id, None)  # a stack is made whole
         if again := why_again(begun, lambda job: _earlier(suite.directory, job)):

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 import pydantic
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.whole import read_whole
 
 _RENEWED = 10.0  # seconds between two signs of life
@@ -90,6 +91,19 @@ def is_left_behind(directory: Path) -> bool:
     return found is not None and _is_stale(path, found)
 
 
+def sweep(folder: Path, finished: Collection[str]) -> None:
+    """Remove what processes that are gone left of claims in a folder: those on finished runs, and half-made ones."""
+    done = {claim_file(folder / run).name for run in finished}
+    left = [path for path in folder.glob(".*.claim") if path.name in done]
+    for draft in folder.glob("..*.claim.partial-*"):
+        partial_of(folder / draft.name[1:].partition(".partial-")[0])  # removes those of the dead
+    with suppress(OSError), _alone(folder):
+        for path in left:
+            found = _read(path)
+            if found is not None and _is_stale(path, found):
+                path.unlink(missing_ok=True)
+
+
 def _take(path: Path, mine: Owner) -> Owner | None:
     """None where the claim is now ours, else whose it is. Raises InputError where the folder cannot be written to."""
     try:
@@ -109,7 +123,8 @@ def _take(path: Path, mine: Owner) -> Owner | None:
 
 def _create(path: Path, mine: Owner) -> bool:
     """Write the claim whole, or not at all where there is one."""
-    draft = path.with_name(f"{path.name}-{mine.token}")
+    draft = partial_of(path)
+    draft = draft.with_name(f"{draft.name}-{mine.token}")  # threads of a process may want the same run
     try:
         draft.write_text(mine.model_dump_json(), encoding="utf-8")
         os.link(draft, path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ctvr_bench.bench.executors.claims import claimed, owner_of
+from ctvr_bench.bench.executors.claims import claimed, owner_of, sweep
 from ctvr_bench.bench.records.files import check_below, write_bytes
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RunRecord, read_record
@@ -151,6 +151,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
         for path in sorted((place / SOURCES).glob("*.py")):
             write_bytes(into / SOURCES / path.name, path.read_bytes())
     write_suite(into, suite)
+    sweep(into, chosen)
     finished = sum(run is not None and run.is_finished for run in chosen.values())
     return Merged(len(new), len(chosen) - len(new) - list(chosen.values()).count(None), len(chosen) - finished)
 
@@ -211,7 +212,11 @@ def _copy(source: Path, target: Path) -> None:
 
 def _joined(places: Sequence[Path]) -> Suite:
     """The suites of the folders as one, rows in the order in which they come up."""
-    suites = [last_suite(place) or _suite_of_records(place) for place in places]
+    known = [suite for place in places if (suite := last_suite(place)) is not None]
+    listed = {run.run_id for suite in known for run in suite.runs}
+    bare = [_suite_of_records(place) for place in places if last_suite(place) is None]
+    bare = [suite for suite in bare if not {run.run_id for run in suite.runs} <= listed]  # of a merge that was killed
+    suites = [*known, *bare]
     if len({suite.key for suite in suites}) == 1:
         return suites[0]
     runs = [run for suite in suites for run in sorted(suite.runs, key=lambda run: run.position)]
@@ -219,7 +224,7 @@ def _joined(places: Sequence[Path]) -> Suite:
     distinct: dict[str, PlannedRun] = {}
     for run in runs:
         distinct.setdefault(run.run_id, run.model_copy(update={"position": rows[run.label]}))
-    setting = f"{len(rows)} rows, merged from {len(places)} folders"
+    setting = f"{len(rows)} rows, merged from {len(suites)} folders"
     return Suite(runs=tuple(distinct.values()), setting=setting)
 
 

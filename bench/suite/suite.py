@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import torch
 
+from ctvr_bench.bench.executors.claims import sweep
 from ctvr_bench.bench.executors.cluster import Cluster, opened
 from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
@@ -293,6 +294,7 @@ def run_suite(
             on_run(len(records), len(jobs), record)
             shutil.rmtree(config.directory / record.run_id / "state", ignore_errors=True)  # of a kill at the very end
     begun = [job for unit in missing for job in unit.group]
+    sweep(config.directory, records)
     if missing:
         _check_sizes(begun, store)
         if lacking and config.keep:

@@ -1,6 +1,8 @@
 """`make soak`: KILLS kills and DAMAGES damages, and one table of what came of them. Exit status 1: something broke.
 
-python -m tests.soak [--kills 500] [--damages 2000] [--seed 0]
+python -m tests.soak [--kills 500] [--damages 2000] [--seed 0] [--ledger FILE] [--cpu-minutes N]
+
+With a ledger the same command goes on from where it was stopped.
 """
 
 from __future__ import annotations
@@ -10,19 +12,10 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 from tests.soak import damage, kills
-
-SOUND = {
-    "as if nothing had been",
-    "said",
-    "made again, or no difference",
-    "no difference in what is shown",
-    "not damaged",
-}
-SOUND |= {"said, or taken as it is written"}
+from tests.soak.ledger import Ledger
 
 
 def main() -> int:
@@ -31,26 +24,26 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ledger", type=Path, help="file in which what was tried is kept")
+    parser.add_argument("--cpu-minutes", type=float, default=float("inf"), help="then no other portion is begun")
     options = parser.parse_args()
     start = time.perf_counter()
+    ledger = Ledger(options.ledger, 60 * options.cpu_minutes)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-        found = {
-            "kill": kills.campaign(options.kills, Path(folder) / "kills", options.seed),
-            "damage": damage.campaign(options.damages, Path(folder) / "damages", options.seed),
-        }
-    for kind, counts in found.items():
-        _show(kind, counts)
-    broken = sum(n for counts in found.values() for (_, _, came), n in counts.items() if came not in SOUND)
-    tried = sum(sum(counts.values()) for counts in found.values())
-    print(f"\n{tried} tried in {time.perf_counter() - start:.0f} s, {broken} broke something")
-    return 1 if broken else 0
+        damage.campaign(options.damages, Path(folder) / "damages", ledger, options.seed)
+        kills.campaign(options.kills, Path(folder) / "kills", ledger, options.seed)
+    _show(ledger)
+    tried = sum(ledger.counts.values())
+    print(f"\n{tried} tried, {time.perf_counter() - start:.0f} s of this portion, {len(ledger.broken)} broke something")
+    print("\n".join(ledger.broken))
+    return 1 if ledger.broken else 0
 
 
-def _show(kind: str, counts: Counter[tuple[str, str, str]]) -> None:
-    print(f"\n| {kind} of | which | what came of it | times |\n|---|---|---|--:|")
-    for (what, which, came), times in sorted(counts.items()):
-        print(f"| {what} | {which} | {came} | {times} |")
+def _show(ledger: Ledger) -> None:
+    print("| what | of | which | what came of it | times |\n|---|---|---|---|--:|")
+    for tried, times in sorted(ledger.counts.items()):
+        print(f"| {tried.kind} | {tried.of} | {tried.which} | {tried.came} | {times} |")
 
 
 if __name__ == "__main__":

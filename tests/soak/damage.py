@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,24 @@ import numpy as np
 from tests.soak import child
 from tests.soak.facts import facts_of
 from tests.soak.faults import counting, stopping
-from tests.soak.scenes import IMPORT, RUN, arrays, finished, with_store
+from tests.soak.ledger import Ledger, Tried
+from tests.soak.scenes import (
+    CHECK,
+    EXTRACT,
+    IMPORT,
+    PUBLISHED,
+    RUN,
+    arrays,
+    baseline,
+    finished,
+    published,
+    toy_encoder,
+    with_store,
+)
+from tests.toy_extraction import write_inputs
 
 SECONDS, BYTES = 10.0, 1 << 30
-"""What a command may take on a damaged file: time, and memory beyond what it began with."""
+"""What a command may take on a damaged file: time of a core, and memory beyond what it began with."""
 Damage = Callable[[bytes, np.random.Generator], bytes]
 
 
@@ -61,6 +74,7 @@ class Use:
     files: str
     arguments: tuple[str, ...]
     judged: bool = True
+    patch: child.Patch = child.nothing
 
 
 def _cut_off(folder: Path) -> None:
@@ -83,38 +97,59 @@ USES = (
     Use("finished runs, shown again", finished, "runs/default/*-*/*", _SHOWN),
     Use("finished runs, report", finished, "runs/default/*-*/*", ("report", "runs/default", "--format", "csv")),
     Use("an unfinished run's state", _cut_off, "runs/default/*/state/*", _LWF),
+    Use(
+        "a published split",
+        published,
+        "split.pkl",
+        ("features", "import-ctvr", *PUBLISHED, "--out", "s.h5"),
+        judged=False,
+    ),
+    Use("videos", write_inputs, "videos/*.mp4", EXTRACT, judged=False, patch=toy_encoder),
+    Use("runs, verified", finished, "runs/default/*-*/*", ("verify", "runs/default")),
+    Use("a baseline", baseline, "b.json", CHECK),
     Use("arrays", arrays, "*.npy", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
     Use("tables", arrays, "*.csv", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
 )
 """What is damaged, and how it is used."""
 
 
-def spoil(use: Use, folder: Path, times: int, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """Damage one file of a use so many times, each in a fresh copy; yields its suffix and what came of it."""
+SOUND = {
+    "said",
+    "made again, or no difference",
+    "no difference in what is shown",
+    "not damaged",
+    "said, or taken as it is written",
+}
+_PORTION = 24
+
+
+def spoil(use: Use, folder: Path, numbers: Iterable[int], seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Damage a file of a use once for each number, each in a fresh copy; yields its name and what came of it."""
     sound = folder / "sound"
     sound.mkdir(parents=True)
     use.prepare(sound)
     files = sorted(path.relative_to(sound) for path in sound.glob(use.files) if path.is_file() and path.stat().st_size)
     good = folder / "good"
     shutil.copytree(sound, good)
-    ended = child.run(use.arguments, good)
+    ended = child.run(use.arguments, good, use.patch)
     assert ended.status == 0, ended.output
     expected = facts_of(good), ended.output
-    for number in range(times):
+    for number in numbers:
+        rng = np.random.default_rng([seed, number])
         place, name = folder / str(number), files[int(rng.integers(len(files)))]
         shutil.copytree(sound, place)
         content = (place / name).read_bytes()
         (place / name).write_bytes(DAMAGES[number % len(DAMAGES)](content, rng))
         unchanged = (place / name).read_bytes() == content
-        result = child.run(use.arguments, place, seconds=4 * SECONDS)
+        result = child.run(use.arguments, place, use.patch, seconds=6 * SECONDS)
         came = "not damaged" if unchanged else _what_came(use, result, place, str(name), expected)
         yield name.name, came
         shutil.rmtree(place)
 
 
 def _what_came(use: Use, result: child.Ended, place: Path, name: str, expected: tuple[dict[str, str], str]) -> str:
-    if result.seconds > SECONDS or result.status is None:
-        return "longer than 10 s" if result.seconds > SECONDS else "ended by a signal"
+    if result.cpu > SECONDS or result.status is None:
+        return "longer than 10 s" if max(result.cpu, result.seconds) > SECONDS else "ended by a signal"
     if result.grown > BYTES:
         return "more than 1 GB"
     if result.traceback:
@@ -136,11 +171,21 @@ def _what_came(use: Use, result: child.Ended, place: Path, name: str, expected: 
     return "made again, or no difference"
 
 
-def campaign(times: int, folder: Path, seed: int = 0) -> Counter[tuple[str, str, str]]:
-    """Damages of every use, shared out evenly: how often what came of which file."""
-    found: Counter[tuple[str, str, str]] = Counter()
-    for number, use in enumerate(USES):
-        share = times // len(USES) + (number < times % len(USES))
-        for file, came in spoil(use, folder / str(number), share, np.random.default_rng([seed, number])):
-            found[use.name, file, came] += 1
-    return found
+def campaign(times: int, folder: Path, ledger: Ledger, seed: int = 0) -> None:
+    """Damages of every use, shared out evenly, in portions, until there are so many or the ledger's time is over."""
+    names = [use.name for use in USES]
+    while portions := ledger.portions("damage", names, times, _PORTION):
+        for place, numbers in portions:
+            if ledger.over:
+                return
+            use, work = USES[place], folder / f"{place}-{numbers.start}"
+            came_of = spoil(use, work, numbers, seed + 1000 * place)
+            for number, (file, came) in zip(numbers, came_of, strict=True):
+                ledger.add(Tried("damage", use.name, _kind_of(file), came), number, came in SOUND)
+            ledger.save()
+            shutil.rmtree(work)
+
+
+def _kind_of(name: str) -> str:
+    """A file's name without the number of its task."""
+    return "".join(letter for letter in name if not letter.isdecimal()) if name != "ranks.h5" else name

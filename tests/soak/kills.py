@@ -7,8 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,48 +15,59 @@ import numpy as np
 from tests.soak import child
 from tests.soak.facts import facts_of
 from tests.soak.faults import counting, stopping
+from tests.soak.ledger import Ledger, Tried
 from tests.soak.scenes import SCENES, Scene
 
 Kinds = tuple[str, ...]
 KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment")
 
 
+SOUND = "as if nothing had been"
+_PORTION = 8
+
+
 def kill(
-    scene: Scene, folder: Path, times: int, rng: np.random.Generator, kinds: Kinds = KINDS
+    scene: Scene, folder: Path, numbers: Iterable[int], seed: int = 0, kinds: Kinds = KINDS
 ) -> Iterator[tuple[str, str]]:
-    """Kill a command so many times, each in a fresh folder; yields the kind of kill and what came of it.
+    """Kill a command once for each number, each time in a fresh folder; yields the kind of kill and what came of it.
 
     'as if nothing had been': the same command then ends with 0 and leaves every file, and every bit of every result,
-    that it leaves where nothing ends it. Else what differs.
+    that it leaves where nothing ends it. Else what differs. Equal numbers are equal kills, but those at any moment.
     """
-    made, log = _ready(scene, folder / "whole"), folder / "calls"
-    whole = child.run(scene.arguments, made, counting(log))
+    ready, made, log = folder / "ready", folder / "whole", folder / "calls"
+    ready.mkdir(parents=True)
+    scene.prepare(ready)
+    shutil.copytree(ready, made, symlinks=True)
+    whole = child.run(scene.arguments, made, _both(scene, counting(log)))
     assert whole.status == 0, whole.output
     expected, calls = facts_of(made), len(log.read_text().splitlines())
-    for number in range(times):
-        kind = kinds[number % len(kinds)]
-        place = _ready(scene, folder / f"{number}")
+    for number in numbers:
+        kind, rng = kinds[number % len(kinds)], np.random.default_rng([seed, number])
+        place = folder / str(number)
+        shutil.copytree(ready, place, symlinks=True)
         if kind == "any moment":
-            cut = _killed_at(scene, place, rng.uniform(0, whole.seconds))
+            cut = child.run(scene.arguments, place, _both(scene, _ending(rng.uniform(0, whole.seconds))))
         else:
             fault = stopping(int(rng.integers(calls)), kind == "after a call", place, kind == "power cut")
-            cut = child.run(scene.arguments, place, fault)
-        again = child.run(scene.arguments, place)
+            cut = child.run(scene.arguments, place, _both(scene, fault))
+        again = child.run(scene.arguments, place, scene.patch)
         yield kind, _what_came(cut, again, expected, place)
         shutil.rmtree(place)
 
 
-def _ready(scene: Scene, folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    scene.prepare(folder)
-    return folder
+def _both(scene: Scene, fault: child.Patch) -> child.Patch:
+    def patch() -> None:
+        scene.patch()
+        fault()
+
+    return patch
 
 
-def _killed_at(scene: Scene, place: Path, seconds: float) -> child.Ended:
+def _ending(seconds: float) -> child.Patch:
     def patch() -> None:
         threading.Thread(target=_end_after, args=(seconds,), daemon=True).start()
 
-    return child.run(scene.arguments, place, patch)
+    return patch
 
 
 def _end_after(seconds: float) -> None:
@@ -69,7 +79,9 @@ def _what_came(cut: child.Ended, again: child.Ended, expected: dict[str, str], p
     if cut.traceback or again.traceback:
         return "a traceback: " + (cut.output if cut.traceback else again.output).strip().splitlines()[-1]
     if again.status != 0:
-        return f"ended with {again.status}: {again.output.strip().splitlines()[-1]}"
+        if again.status is None:
+            return "did not end"
+        return f"ended with {again.status}: {(again.output.strip().splitlines() or ['nothing'])[-1]}"
     found = facts_of(place)
     if missing := sorted(expected.keys() - found.keys()):
         return f"lacks {missing[0]}"
@@ -77,14 +89,19 @@ def _what_came(cut: child.Ended, again: child.Ended, expected: dict[str, str], p
         return f"left over: {more[0]}"
     if other := [name for name in expected if expected[name] != found[name]]:
         return f"differs: {other[0]}"
-    return "as if nothing had been"
+    return SOUND
 
 
-def campaign(times: int, folder: Path, seed: int = 0) -> Counter[tuple[str, str, str]]:
-    """Kills of every scene, shared out evenly: how often what came of which kind."""
-    found: Counter[tuple[str, str, str]] = Counter()
-    for number, scene in enumerate(SCENES):
-        share = times // len(SCENES) + (number < times % len(SCENES))
-        for kind, came in kill(scene, folder / str(number), share, np.random.default_rng([seed, number])):
-            found[scene.name, kind, came] += 1
-    return found
+def campaign(times: int, folder: Path, ledger: Ledger, seed: int = 0) -> None:
+    """Kills of every scene, shared out evenly, in portions, until there are so many or the ledger's time is over."""
+    names = [scene.name for scene in SCENES]
+    while portions := ledger.portions("kill", names, times, _PORTION):
+        for place, numbers in portions:
+            if ledger.over:
+                return
+            scene, work = SCENES[place], folder / f"{place}-{numbers.start}"
+            came_of = kill(scene, work, numbers, seed + 1000 * place)
+            for number, (kind, came) in zip(numbers, came_of, strict=True):
+                ledger.add(Tried("kill", scene.name, kind, came), number, came == SOUND)
+            ledger.save()
+            shutil.rmtree(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from ctvr_bench.features import extract
+from ctvr_bench.features.worlds import build
+from ctvr_bench.features.worlds.world import Knobs
 from tests.soak import child
 from tests.stores import small_store
+from tests.toy_extraction import ToyEncoder, write_inputs
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A command line, and what makes its folder ready."""
+    """A command line, what makes its folder ready, and what is changed in the process before it begins."""
 
     name: str
     arguments: tuple[str, ...]
     prepare: Callable[[Path], None] = lambda folder: None
+    patch: child.Patch = child.nothing
 
 
 def with_store(folder: Path) -> None:
@@ -52,7 +58,44 @@ def finished(folder: Path) -> None:
 
 
 _SMALL = ("--categories", "4", "--tasks", "2", "--train", "3", "--test", "2", "--reference", "8")
+PUBLISHED = ("split.pkl", "--captions", "sentences.csv")
+
+
+def published(folder: Path) -> None:
+    """A published split of the videos of `arrays`, and its sentences."""
+    sides = {"train": {1: {"x": ["a"]}, 2: {"y": ["c"]}}, "val": {1: {"x": ["b"]}, 2: {"y": ["d"]}}}
+    (folder / "split.pkl").write_bytes(pickle.dumps(sides))
+    (folder / "sentences.csv").write_text("video_id,sentence\na,one\nb,two\nc,three\nd,four\n")
+
+
+def _to_be_merged(folder: Path) -> None:
+    published(folder)
+    _made(folder, ("features", "import-ctvr", *PUBLISHED, "--out", "shell.h5"), arrays)
+    _made(folder, ("features", "import-arrays", *IMPORT, "--out", "filled.h5"), lambda _: None)
+
+
+def toy_encoder() -> None:
+    """An encoder of 8 x 8 pixels in place of CLIP, and small blocks, so that there are many of them."""
+    extract.load_encoder = lambda *_: ToyEncoder()
+    extract._CAPTION_BLOCK = extract.FRAME_BATCH = 4
+
+
+def _tiny_world() -> None:
+    """A world of 60 videos seen by the toy encoder."""
+    whole = build.make_world
+    build.make_world = lambda seed, _: whole(seed, Knobs(train=1, validation=1, test=1, captions=1))
+    build.load_encoder, build._REFERENCES = ToyEncoder, 8
+
+
 _TUNE = ("--store", "store.h5", "--seeds", "1", "--jobs", "1", "--out", "evidence", "--runs", "runs", "--quiet")
+
+
+CHECK = ("check", "b.json", "--store", "store.h5", "--jobs", "1")
+
+
+def baseline(folder: Path) -> None:
+    """A baseline of one row."""
+    _made(folder, (*CHECK, "--accept", "--suite", "suite.toml", "--noise-seeds", "5"), _baseline)
 
 
 def _baseline(folder: Path) -> None:
@@ -60,6 +103,10 @@ def _baseline(folder: Path) -> None:
     (folder / "suite.toml").write_text('seeds = 1\nmethods = [{name = "finetune", set = {epochs = 1}}]\n')
 
 
+EXTRACT: tuple[str, ...] = (
+    *("features", "extract", "--videos", "videos", "--captions", "stream.csv", "--stream", "stream.csv"),
+    *("--model", "toy", "--frames", "6", "--out", "store.h5"),
+)
 SCENES = (
     Scene("import-arrays", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), arrays),
     Scene("run", (*RUN, "--methods", "lwf[epochs=1],zero_shot", "--seeds", "2"), with_store),
@@ -75,23 +122,17 @@ SCENES = (
         with_store,
     ),
     Scene("report", ("report", "runs/default"), finished),
+    Scene("import-ctvr", ("features", "import-ctvr", *PUBLISHED, "--out", "shell.h5"), published),
+    Scene("features merge", ("features", "merge", "shell.h5", "filled.h5", "--out", "store.h5"), _to_be_merged),
+    Scene("extract", EXTRACT, write_inputs, toy_encoder),
+    Scene("build-world", ("features", "build-world", "3", "--out", "world.h5"), patch=_tiny_world),
+    Scene("merge", ("merge", "runs/default", "--into", "joined"), finished),
+    Scene("submit", ("submit", "runs/default", "--to", "registry"), finished),
     Scene("synth", ("features", "synth", "--out", "made.h5", *_SMALL)),
-    Scene("tune", ("tune", "finetune", "--grid", "epochs=1", "--grid", "lr=1e-3,1e-2", *_TUNE), with_store),
+    Scene("tune", ("tune", "finetune", "--trials", "3", "--search", "lr=1e-3:1e-2", *_TUNE), with_store),
     Scene(
         "check --accept",
-        (
-            "check",
-            "b.json",
-            "--accept",
-            "--suite",
-            "suite.toml",
-            "--store",
-            "store.h5",
-            "--noise-seeds",
-            "2",
-            "--jobs",
-            "1",
-        ),
+        (*CHECK, "--accept", "--suite", "suite.toml", "--noise-seeds", "5"),
         _baseline,
     ),
 )

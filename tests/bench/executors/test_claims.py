@@ -18,6 +18,7 @@ from ctvr_bench.bench.executors import claims, workers
 from ctvr_bench.bench.executors.claims import Owner, claim_file, claimed, owner_of
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 from tests.bench.run.test_runner import suite
 
 
@@ -140,6 +141,21 @@ def test_where_a_disk_has_no_links_one_of_many_still_gets_it(tmp_path: Path, mon
         with claimed([tmp_path / "a"]) as second:
             assert isinstance(second, Owner)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_dead_left_of_claims_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    gone = {"pid": 2**22 - 1, "started": "1"}
+    kept = {write_claim(tmp_path / "begun", **gone), write_claim(tmp_path / "mine")}
+    left = [write_claim(tmp_path / "done", **gone)]
+    draft = partial_of(claim_file(tmp_path / "half"))
+    for pid, files in ((gone["pid"], left), (os.getpid(), kept)):
+        place = draft.with_name(draft.name.replace(f"-{os.getpid()}", f"-{pid}-0123"))
+        place.touch()
+        files.append(place) if isinstance(files, list) else files.add(place)
+    claims.sweep(tmp_path, ["done", "mine"])
+    assert not any(path.exists() for path in left)
+    assert set(tmp_path.iterdir()) == kept
+    claims.sweep(tmp_path / "none", [])
 
 
 def test_a_disk_that_fills_while_a_claim_is_written_keeps_nothing_of_it(

@@ -1,0 +1,67 @@
+"""What a campaign has tried so far, kept in a file, so that it can be run in portions."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Tried(NamedTuple):
+    """kind: 'kill' or 'damage'. of: a command or use. which: kind of kill, or suffix of the file. came: of it."""
+
+    kind: str
+    of: str
+    which: str
+    came: str
+
+
+@dataclass
+class Ledger:
+    """Counts of everything tried, and a line for each that broke something. path: None keeps them in memory alone.
+
+    limit: CPU seconds of this process and its children after which no other portion is begun.
+    """
+
+    path: Path | None = None
+    limit: float = float("inf")
+    counts: Counter[Tried] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.path.is_file():
+            kept = json.loads(self.path.read_text())
+            self.counts = Counter({Tried(*key): times for *key, times in kept["counts"]})
+            self.broken = kept["broken"]
+
+    def done(self, kind: str, of: str) -> int:
+        """How many of a command or use were tried; the next one has this number."""
+        return sum(times for tried, times in self.counts.items() if (tried.kind, tried.of) == (kind, of))
+
+    def add(self, tried: Tried, number: int, sound: bool) -> None:
+        self.counts[tried] += 1
+        if not sound:
+            self.broken.append(f"{tried.kind} {number} of {tried.of} ({tried.which}): {tried.came}")
+
+    def save(self) -> None:
+        if self.path is not None:
+            counts = [[*tried, times] for tried, times in sorted(self.counts.items())]
+            self.path.write_text(json.dumps({"counts": counts, "broken": self.broken}, indent=1) + "\n")
+
+    @property
+    def over(self) -> bool:
+        """Whether the CPU time is spent."""
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in used) > self.limit
+
+    def portions(self, kind: str, names: list[str], times: int, size: int) -> list[tuple[int, range]]:
+        """The next portion of each name that has not had its share of `times`: its place, and its numbers."""
+        found = []
+        for place, name in enumerate(names):
+            share, done = times // len(names) + (place < times % len(names)), self.done(kind, name)
+            if done < share:
+                found.append((place, range(done, min(done + size, share))))
+        return found
