@@ -23,7 +23,7 @@ KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment")
 
 
 SOUND = "as if nothing had been"
-_PORTION = 8
+_PORTION = 4
 
 
 def kill(
