@@ -268,6 +268,43 @@ def merge(
     _print_summary(summary)
 
 
+@features.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Of a store that the registry lists.")],
+    registry: Annotated[Path, typer.Option(help="TOML file that lists stores.")] = Path("stores.toml"),
+    out: Annotated[Path | None, typer.Option(help="File to write (default: NAME.h5 here).")] = None,
+    mirror: Annotated[str, typer.Option(help="Folder or http address that has the files too; asked instead.")] = "",
+) -> None:
+    """A published store, checked by the registry's size and SHA-256. Stopped anywhere, the same command goes on."""
+    from ctvr_bench.bench.cli.console import StageBars
+    from ctvr_bench.features.registry import pull as pull_store
+
+    place = out or Path(f"{name}.h5")
+    with StageBars() as progress:
+        store, fetched = pull_store(name, registry, place, mirror=mirror, on_stage=progress.show)
+    print(f"{place}: {'pulled' if fetched else 'was there'}, digest right; licence: {one_line(store.licence)}")
+
+
+@features.command()
+def card(
+    store: Annotated[Path, typer.Argument(help="Store to describe.")],
+    url: Annotated[str, typer.Option(help="Address at which the file will lie.")],
+    creator: Annotated[str, typer.Option(help="Who publishes it.")],
+    out: Annotated[Path, typer.Option(help="Folder for README.md, croissant.json and store.toml.")] = Path("card"),
+    date: Annotated[str | None, typer.Option(help="Of publication, YYYY-MM-DD (default: today).")] = None,
+    citation: Annotated[str, typer.Option(help="What to cite.")] = "",
+) -> None:
+    """A store's dataset card (Hugging Face), Croissant metadata, and entry for a registry of stores."""
+    import datetime
+
+    from ctvr_bench.features.card import Publication, write_card
+    from ctvr_bench.features.store import open_store
+
+    published = Publication(url, creator, date or datetime.datetime.now(datetime.UTC).date().isoformat(), citation)
+    for path in write_card(open_store(store), out, published):
+        print(path)
+
+
 @contextmanager
 def _listing_missing() -> Iterator[None]:
     """Every video that gave no features, with its reason, before the error's one line."""
