@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench docs tutorial rates scale mutants soak format clean
+.PHONY: run test test-cluster check bench docs tutorial rates scale gpu mutants soak format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -39,6 +39,10 @@ test-cluster: $(VENV)/ready
 # SCALE=videos x queries
 scale: $(VENV)/ready
 	SCALE=$(or $(SCALE),1000000x10000) $(BIN)/python -m pytest tests/speed/test_scale.py tests/speed/test_growth.py -q -s
+
+# on a machine with a GPU: finds faults, then measures; results/gpu/<card>.json
+gpu: $(VENV)/ready-extract
+	$(BIN)/python -m tests.gpu
 
 # plants faults one at a time and says which the tests do not find; JOBS at a time, ONLY="ewc si" some of them
 mutants: $(VENV)/ready-extract

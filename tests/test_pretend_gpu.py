@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,37 +13,21 @@ from ctvr_bench.bench.executors import planning
 from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.record import RunRecord
-from ctvr_bench.bench.run.jobs import Watch, feature_spec, ignore, spec_for
-from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.bench.run.jobs import Watch, ignore
 from ctvr_bench.bench.run.runner import run_together
-from ctvr_bench.bench.run.training import generator_for, learn_task
+from ctvr_bench.bench.run.training import generator_for
 from ctvr_bench.bench.suite.suite import make_suite, plan
-from ctvr_bench.features.streams import PairTable, StreamOptions, make_stream
-from ctvr_bench.methods.shared.base import Scoring, TaskInfo, is_trained
+from ctvr_bench.features.streams import StreamOptions, make_stream
+from ctvr_bench.methods.finetune import Finetune
+from ctvr_bench.methods.shared.base import Scoring
 from ctvr_bench.methods.shared.memory import Reservoir
-from ctvr_bench.methods.shared.registry import find_method
+from tests.device import taken_through
+from tests.gpu.__main__ import main as gpu_script
 from tests.pretend_gpu import MixingError, Pretend
-from tests.stores import small_store, small_stream
+from tests.stores import small_store
 
-PAIRS, QUERIES = 12, 4
 METHODS = ("adapter_per_task", "agem", "der_pp", "er", "ewc", "finetune", "frame_fusion_moe", "l2p", "lwf")
 """One of each way to keep something: experts, pairs, weights, teachers, prompts."""
-
-
-def taken_through(name: str, device: str, scoring: Scoring) -> list[dict[str, list[int]]]:
-    """Ranks after each of two tasks of one step on a few pairs."""
-    store, tasks, entry = small_store(), small_stream().tasks[:2], find_method(name)
-    config = {"scoring": scoring} | ({"steps": 1} if is_trained(entry.method) else {})
-    spec = spec_for(entry, feature_spec(store, small_stream()))
-    method = entry.method(entry.config(config), spec, generator_for(0, "init")).to(device).eval()
-    test = PairTable(store, np.concatenate([task.test[:QUERIES] for task in tasks]), device)
-    evaluator, found = Evaluator(test, [QUERIES] * 2), []
-    for task in tasks:
-        data = PairTable(store, task.train[:PAIRS], device)
-        learn_task(method, data, TaskInfo(task.index, len(data), task.categories), 0)
-        ranked = evaluator.finish_task(method).ranked
-        found.append({"/".join(key): each.rank_N.tolist() for key, each in ranked.items()})
-    return found
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -118,6 +102,24 @@ def test_a_run_is_cut_off_and_goes_on_on_a_gpu_as_on_the_cpu(
     for one, other in zip(expected, found, strict=True):
         assert one.run_id == other.run_id
         assert read_ranks(tmp_path / "cpu" / one.run_id).same_ranks(read_ranks(tmp_path / "gpu" / one.run_id))
+
+
+def test_the_script_for_a_gpu_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_script(["--pretend", "--methods", "zero_shot,finetune", "--out", str(tmp_path / "card.json")]) == 0
+    found = json.loads((tmp_path / "card.json").read_text())
+    assert found["methods"] == {"zero_shot": {"same_ranks": 1.0}, "finetune": {"same_ranks": 1.0}}
+    assert found["waits"] > 0
+    assert "2 of 2 methods rank as on the CPU" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        assert gpu_script([]) == 2
+
+
+def test_the_script_for_a_gpu_names_a_method_that_leaves_the_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Finetune, "loss", lambda self, batch: {"all": batch.text.pooled_ND @ torch.ones(32, 1)})
+    assert gpu_script(["--pretend", "--methods", "finetune"]) == 1
+    assert "finetune: MixingError" in capsys.readouterr().out
 
 
 def test_it_refuses_to_mix_devices_and_counts_waits() -> None:

@@ -12,6 +12,8 @@ are made from the numbers, so that a table whose rows are exchanged tells anothe
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +24,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ctvr_bench.bench.all_pairs import Place, meet
 from ctvr_bench.bench.analysis.pairing import is_drawn, place_of
-from ctvr_bench.bench.escaping import markdown_text
-from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults
+from ctvr_bench.bench.escaping import csv_text, markdown_text
+from ctvr_bench.bench.records.aggregate import Run, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.tables import read_toml
+from ctvr_bench.features.tables import read_text, read_toml
 
 MEASURES = ("R@1", "BWF", "staleness", "drift_disagreement", "drift_text", "drift_video")
 """Metrics after the last task in points, and geometry of the last stage in its own units (docs/protocol.md)."""
+_COLUMNS = ("store", "label", "order", "seed", "drawn")
 _FINAL = {"R@1": HEADLINE, "BWF": BWF, "staleness": "staleness"}
 
 
@@ -149,13 +152,63 @@ def read_claims(path: Path) -> Claims:
         raise InputError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def judge(claims: Claims, results: Sequence[SuiteResults]) -> list[Judged]:
-    """Every claim against the suite's results on each of its stores.
+@dataclass(frozen=True)
+class Numbers:
+    """What claims speak of, of one row on one store: its measures in every run, by order and seed. drawn: by seeds."""
+
+    store: str
+    label: str
+    drawn: bool
+    values: Mapping[Place, Mapping[str, float]]
+
+
+def numbers_of(results: Sequence[SuiteResults]) -> list[Numbers]:
+    """Of every row on every store."""
+    return [
+        Numbers(result.name, row.label, is_drawn(row), {place_of(run): _measures(run) for run in row.runs})
+        for result in results
+        for row in result.rows
+    ]
+
+
+def numbers_csv(numbers: Sequence[Numbers]) -> str:
+    """One line a run, so that claims can be judged where the runs are not; a measure that a run lacks is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*_COLUMNS, *MEASURES])
+    for row in numbers:
+        for (order, seed), values in row.values.items():
+            cells = [repr(values[measure]) if measure in values else "" for measure in MEASURES]
+            writer.writerow([csv_text(row.store), csv_text(row.label), order, seed, int(row.drawn), *cells])
+    return out.getvalue()
+
+
+def read_numbers(path: Path) -> list[Numbers]:
+    """What `numbers_csv` wrote. Raises InputError for anything else."""
+    lines = list(csv.reader(io.StringIO(read_text(path))))
+    if not lines or lines[0] != [*_COLUMNS, *MEASURES]:
+        raise InputError(f"{path}: is no table of claims' numbers; write one with 'claims FILE SUITE --numbers {path}'")
+    found: dict[tuple[str, str, bool], dict[Place, dict[str, float]]] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            store, label, order, seed, drawn, *cells = line
+            values = {name: float(cell) for name, cell in zip(MEASURES, cells, strict=True) if cell}
+            found.setdefault((store, label, drawn == "1"), {})[int(order), int(seed)] = values
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no run's numbers ({error}); write the table again") from error
+    return [Numbers(store, label, drawn, values) for (store, label, drawn), values in found.items()]
+
+
+def judge(claims: Claims, numbers: Sequence[Numbers]) -> list[Judged]:
+    """Every claim against the rows' numbers on each of their stores.
 
     Raises InputError where a row is missing on a store, or a measure in all paired runs of one.
     """
+    by_store: dict[str, dict[str, Numbers]] = {}
+    for row in numbers:
+        by_store.setdefault(row.store, {})[row.label] = row
     return [
-        Judged(claim, tuple(_found(expected, claims, results) for expected in claim.expects)) for claim in claims.claim
+        Judged(claim, tuple(_found(expected, claims, by_store) for expected in claim.expects)) for claim in claims.claim
     ]
 
 
@@ -170,14 +223,17 @@ def claims_markdown(claims: Claims, judged: Sequence[Judged]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _found(expected: Expectation, claims: Claims, results: Sequence[SuiteResults]) -> Found:
+_Stores = Mapping[str, Mapping[str, Numbers]]
+
+
+def _found(expected: Expectation, claims: Claims, stores: _Stores) -> Found:
     if expected.reduces_drift is not None and claims.reduced is not None:
-        drift = _by_store(expected, "drift_disagreement", claims, results)
-        recall = _mean(_by_store(expected, "R@1", claims, results))
+        drift = _by_store(expected, "drift_disagreement", claims, stores)
+        recall = _mean(_by_store(expected, "R@1", claims, stores))
         lower = _mean(drift) <= -claims.reduced.by and all(value < 0 for value in drift.values())
         reduced = lower and recall >= -claims.reduced.costs
         return Found(expected, _mean(drift), drift, reduced is expected.reduces_drift)
-    by_store = _by_store(expected, expected.measure, claims, results)
+    by_store = _by_store(expected, expected.measure, claims, stores)
     mean = _mean(by_store)
     holds = (expected.at_least is None or mean >= expected.at_least) and (
         expected.at_most is None or mean <= expected.at_most
@@ -192,38 +248,28 @@ def _mean(by_store: Mapping[str, float]) -> float:
     return float(np.mean(list(by_store.values())))
 
 
-def _by_store(expected: Expectation, measure: str, claims: Claims, results: Sequence[SuiteResults]) -> dict[str, float]:
+def _by_store(expected: Expectation, measure: str, claims: Claims, stores: _Stores) -> dict[str, float]:
     found = {}
-    for result in results:
-        rows = [_row(result, claims.rows[name]) for name in expected.rows]
-        values = [_values(row, measure) for row in rows]
+    for store, by_label in stores.items():
+        for name in expected.rows:
+            if claims.rows[name] not in by_label:
+                raise unknown_name(f"row of {store}", claims.rows[name], by_label)
+        rows = [by_label[claims.rows[name]] for name in expected.rows]
+        values = [{place: v[measure] for place, v in row.values.items() if measure in v} for row in rows]
         if len(rows) == 2:
-            drawn = (is_drawn(rows[0]), is_drawn(rows[1]))
-            singles = [one - other for _, one, other in meet(values[0], values[1], drawn)]
+            met = meet(values[0], values[1], (rows[0].drawn, rows[1].drawn))
+            singles = [one - other for _, one, other in met]
         else:
             singles = list(values[0].values())
         if not singles:
             raise InputError(
-                f"{result.directory}: {' and '.join(expected.rows)} have no {measure} in a common run; finish the suite"
+                f"{store}: {' and '.join(expected.rows)} have no {measure} in a common run; finish the suite"
             )
-        found[result.name] = float(np.mean(singles))
+        found[store] = float(np.mean(singles))
     return found
 
 
-def _row(result: SuiteResults, label: str) -> Row:
-    for row in result.rows:
-        if row.label == label:
-            return row
-    raise unknown_name(f"row of {result.directory}", label, [row.label for row in result.rows])
-
-
-def _values(row: Row, measure: str) -> dict[Place, float]:
-    """Of the runs that have it."""
-    found = {place_of(run): _value(run, measure) for run in row.runs}
-    return {place: value for place, value in found.items() if value is not None}
-
-
-def _value(run: Run, measure: str) -> float | None:
-    if measure in _FINAL:
-        return run.final.get(_FINAL[measure])
-    return run.record.geometry[-1].get(measure) if run.record.geometry else None
+def _measures(run: Run) -> dict[str, float]:
+    last = run.record.geometry[-1] if run.record.geometry else {}
+    found = {name: run.final.get(_FINAL[name]) if name in _FINAL else last.get(name) for name in MEASURES}
+    return {name: value for name, value in found.items() if value is not None}

@@ -131,14 +131,35 @@ def compare(
 
 def claims(
     file: Annotated[Path, typer.Argument(help="TOML file of predictions; results/claims/ has the repository's own.")],
-    suites: Annotated[list[Path], typer.Argument(help="The suite's folder, or one for each of its stores.")],
+    suites: Annotated[
+        list[Path], typer.Argument(help="The suite's folder, or one for each of its stores; or a CSV of --numbers.")
+    ],
+    numbers: Annotated[
+        Path | None, typer.Option(help="CSV to write with what the claims speak of, to judge them without the runs.")
+    ] = None,
 ) -> None:
     """What came of predictions that were written down before a suite was run, as Markdown."""
-    from ctvr_bench.bench.analysis.claims import claims_markdown, judge, read_claims
+    from ctvr_bench.bench.analysis.claims import (
+        claims_markdown,
+        judge,
+        numbers_csv,
+        numbers_of,
+        read_claims,
+        read_numbers,
+    )
     from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.records.record import write_text
 
     asked = read_claims(file)
-    print(claims_markdown(asked, judge(asked, [read_results(suite) for suite in suites])), end="")
+    found = [
+        row
+        for suite in suites
+        for row in (read_numbers(suite) if suite.suffix == ".csv" else numbers_of([read_results(suite)]))
+    ]
+    text = claims_markdown(asked, judge(asked, found))
+    if numbers is not None:
+        write_text(numbers, numbers_csv(found))
+    print(text, end="")
 
 
 def check(

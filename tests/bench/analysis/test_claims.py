@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.analysis.claims import Claims, claims_markdown, judge, read_claims
+from ctvr_bench.bench.analysis.claims import (
+    Claims,
+    claims_markdown,
+    judge,
+    numbers_csv,
+    numbers_of,
+    read_claims,
+    read_numbers,
+)
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.suite.suite import plan, read_suites
@@ -70,7 +78,7 @@ def written(tmp_path: Path, text: str = FILE) -> Path:
 
 def test_a_claim_is_judged_by_the_mean_over_stores_of_paired_runs(stores: list[SuiteResults], tmp_path: Path) -> None:
     claims = read_claims(written(tmp_path))
-    judged = judge(claims, stores)
+    judged = judge(claims, numbers_of(stores))
     by_hand = []
     for results in stores:
         rows = {row.label: [run.final[HEADLINE] for run in row.runs] for row in results.rows}
@@ -87,12 +95,12 @@ def test_a_claim_is_judged_by_the_mean_over_stores_of_paired_runs(stores: list[S
 def test_exchanged_rows_turn_the_verdicts(stores: list[SuiteResults], tmp_path: Path) -> None:
     claims = read_claims(written(tmp_path))
     turned = [exchanged(results, "er", "finetune") for results in stores]
-    assert [one.holds for one in judge(claims, turned)] == [False, True, False]
-    text = claims_markdown(claims, judge(claims, turned))
+    assert [one.holds for one in judge(claims, numbers_of(turned))] == [False, True, False]
+    text = claims_markdown(claims, judge(claims, numbers_of(turned)))
     assert "1 of 3 predictions hold" in text
     assert "**C1 does not hold**" in text
     one_store = [stores[0], exchanged(stores[1], "er", "finetune")]
-    assert not judge(claims, one_store)[0].holds  # above on one store alone
+    assert not judge(claims, numbers_of(one_store))[0].holds  # above on one store alone
 
 
 def test_drift_is_reduced_only_where_enough_and_on_every_store_and_at_little_cost(
@@ -102,7 +110,7 @@ def test_drift_is_reduced_only_where_enough_and_on_every_store_and_at_little_cos
         claims = read_claims(written(tmp_path))
         assert claims.reduced is not None
         asked: Claims = claims.model_copy(update={"reduced": claims.reduced.model_copy(update=changed)})
-        return judge(asked, results)[2].holds
+        return judge(asked, numbers_of(results))[2].holds
 
     results = stores
     assert reduced()
@@ -123,7 +131,7 @@ def test_what_cannot_be_judged_is_said(stores: list[SuiteResults], tmp_path: Pat
         ('of = "none", measure = "BWF"', 'of = "none", measure = "drift_text"', "have no drift_text"),
     ):
         with pytest.raises(InputError, match=said):
-            judge(read_claims(written(tmp_path, FILE.replace(old, new))), stores)
+            judge(read_claims(written(tmp_path, FILE.replace(old, new))), numbers_of(stores))
 
 
 def test_the_command_prints_the_verdicts(stores: list[SuiteResults], tmp_path: Path) -> None:
@@ -132,8 +140,32 @@ def test_the_command_prints_the_verdicts(stores: list[SuiteResults], tmp_path: P
     found = called("claims", written(tmp_path, text), *folders)
     assert found.returncode == 0, found.stderr
     claims = read_claims(tmp_path / "claims.toml")
-    assert found.stdout == claims_markdown(claims, judge(claims, stores))
+    assert found.stdout == claims_markdown(claims, judge(claims, numbers_of(stores)))
+    kept = called("claims", tmp_path / "claims.toml", *folders, "--numbers", tmp_path / "numbers.csv")
+    again = called("claims", tmp_path / "claims.toml", tmp_path / "numbers.csv")
+    assert again.stdout == kept.stdout == found.stdout
     assert "no such file" in fails(tmp_path, "claims", tmp_path / "none.toml", *folders).lower()
+
+
+def test_numbers_come_back_as_they_were_written(stores: list[SuiteResults], tmp_path: Path) -> None:
+    numbers = numbers_of(stores)
+    (tmp_path / "numbers.csv").write_text(numbers_csv(numbers), encoding="utf-8")
+    assert read_numbers(tmp_path / "numbers.csv") == numbers
+    for old, new in (("store,label", "shop,label"), ("\none,er,0,", "\none,er,x,")):
+        (tmp_path / "wrong.csv").write_text(numbers_csv(numbers).replace(old, new), encoding="utf-8")
+        with pytest.raises(InputError, match="write"):
+            read_numbers(tmp_path / "wrong.csv")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results/claims").glob("*.csv")), ids=lambda path: path.stem)
+def test_the_page_of_findings_says_what_the_shipped_numbers_say(path: Path) -> None:
+    claims, page = read_claims(path.with_suffix(".toml")), (ROOT / "results/FINDINGS.md").read_text(encoding="utf-8")
+    numbers = read_numbers(path)
+    assert claims_markdown(claims, judge(claims, numbers)) in page
+    first, second = (claims.rows[name] for name in ("A k .3, r 0", "fine-tuning"))
+    names = {first: second, second: first}
+    turned = [replace(row, label=names.get(row.label, row.label)) for row in numbers]
+    assert claims_markdown(claims, judge(claims, turned)) not in page
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results/claims").glob("*.toml")), ids=lambda path: path.stem)
