@@ -18,6 +18,8 @@ SCHEMA = "ctvr-features"
 SCHEMA_VERSION = 1
 
 UNUSED, TRAIN, TEST, VALIDATION = 0, 1, 2, 3
+LIMITS = ("queries", "tasks")
+"""Options of a stream that leave out a part of what is asked: numbers under one are no result."""
 ROLES = {UNUSED: "unused", TRAIN: "train", TEST: "test", VALIDATION: "validation"}
 
 Array = npt.NDArray[Any]

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.schema import TEST, TRAIN, VALIDATION
+from ctvr_bench.features.schema import LIMITS, TEST, TRAIN, VALIDATION
 from ctvr_bench.features.store import FeatureStore, StoredStream
 
 Ints = npt.NDArray[np.int64]
-LIMITS = ("queries", "tasks")
-"""Stream options that leave out a part of what is asked: numbers under one are no result."""
 _CHUNK = 256
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.streams import LIMITS, StreamOptions
+from ctvr_bench.features.schema import LIMITS
+from ctvr_bench.features.streams import StreamOptions
 from ctvr_bench.methods.shared.ranges import Among, Search
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.features.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = "kept"
 Kind = Literal["weights", "embeddings", "top"]
@@ -87,6 +87,8 @@ def write_kept(
     directory: Path, kind: Kind, task: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
 ) -> None:
     """Write what a run keeps after a task (from 0), whole or not at all. about: facts beside the tensors."""
+    from safetensors.torch import save  # brings torch, for which no report should wait
+
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     write_bytes(directory / name_of(kind, task), save(plain, {"about": json.dumps(about or {})}))
 
@@ -98,6 +100,8 @@ def read_kept(
 
     Raises InputError where this was not kept, is gone, or is not what was written.
     """
+    from safetensors import SafetensorError, safe_open
+
     name = name_of(kind, task)
     path = directory / name
     again = f"repeat its 'run' command with --keep {'top=100' if kind == 'top' else kind}, which makes it again"

@@ -27,7 +27,7 @@ from ctvr_bench.bench.records.files import digest_of_file, write_bytes
 from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.streams import LIMITS
+from ctvr_bench.features.schema import LIMITS
 from ctvr_bench.features.whole import read_whole
 
 Ints = npt.NDArray[np.int32]
