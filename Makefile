@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench docs tutorial rates scale gpu mutants soak format clean
+.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -22,6 +22,10 @@ bench: $(VENV)/ready-extract
 # the docs site, build/site/index.html: API from docstrings, methods from their cards, every link checked
 docs: $(VENV)/ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# builds and checks the wheel and says how to publish it; .ci/release --try without the tests
+release: $(VENV)/ready-extract
+	PYTHON=$(BIN)/python .ci/release
 
 # executes docs/tutorial.ipynb again and keeps what it shows
 tutorial: $(VENV)/ready-docs
