@@ -46,8 +46,10 @@ def run(
     on_task: called with the same, but `epoch` None, when a task was learned and its queries are about to be ranked.
     jobs: runs at the same time; 1 is this process, 0 one for each core (a script then needs its
     `if __name__ == "__main__":`, as for any worker processes).
-    fields: all others of a suite file, such as stream, set, selection, recipe, shots, name, out (bench.suite.suite).
-    Raises InputError for anything wrong with these, and where no run ended well.
+    fields: all others of a suite file, such as stream, set, selection, recipe, shots, name, out (bench.suite.suite);
+    keep="weights" or ["embeddings", "top=100"] leaves more than ranks, limit={"tasks": 2} makes a smoke test.
+    Warns where finished runs are made again, since code changed or they did not keep what is asked. Raises InputError
+    for anything wrong with these, and where no run ended well.
 
     >>> import ctvr_bench
     >>> small = ctvr_bench.open_store(path)
@@ -68,7 +70,7 @@ def run(
         if told is not None and not progress.note:
             told(progress)
 
-    records = run_suite(config, watch)
+    records = run_suite(config, watch, tell=warnings.warn)
     if not any(record.status == "done" for record in records):
         raise InputError(f"no run ended well; {records[0].label} {records[0].status}: {records[0].reason}")
     return load(config.directory)

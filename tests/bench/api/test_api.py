@@ -190,7 +190,7 @@ def test_the_default_methods_that_compare_words_are_left_out_where_there_are_non
     """As the command line does; what would be run is looked at, and not run."""
     asked: list[SuiteConfig] = []
 
-    def stop(config: SuiteConfig, *_: object) -> None:
+    def stop(config: SuiteConfig, *_: object, **__: object) -> None:
         asked.append(config)
         raise InputError("enough")
 

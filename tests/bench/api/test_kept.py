@@ -201,3 +201,7 @@ def test_what_is_altered_or_was_not_kept_is_said(kept_runs: Path, tmp_path: Path
             ask()
     with pytest.raises(InputError, match="no run kept its first items"):
         plain.top()
+    short = {"finetune": {"epochs": 1}}
+    with pytest.warns(UserWarning, match="1 finished runs did not keep weights and are made again"):
+        again = ctvr_bench.run("finetune", small_store(), seeds=1, out=tmp_path / "plain", set=short, keep="weights")
+    assert again.model().name == "finetune"
