@@ -17,8 +17,9 @@ import typer.main
 
 from ctvr_bench.bench.cli.app import app
 from ctvr_bench.bench.suite.plugins import GROUP, find_method
+from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.ranges import searched_fields
-from tests.commands import ROOT
+from tests.commands import ROOT, called
 from tests.docs.pages import Block, blocks, pages
 
 SHELL = ("python ", "python3 ", ".venv/bin/python", "make ", "pip ", "ctvr-bench ", "for ", "dask ", "#!", "#")
@@ -31,6 +32,7 @@ NOT_RUN = {
     "-log softmax": "an equation",
     "def test_metrics(ctvr_baseline)": "run in tests/bench/gate/test_pytest_plugin.py",
     "[project.entry-points": "read below",
+    "what,file": "a table for import-arrays; imported below",
     "weight: Annotated": "fields of a class; built below",
 }
 """Code that is no command and is not run as it stands, by how it begins, and why."""
@@ -40,6 +42,7 @@ from typing import Annotated, Literal
 from ctvr_bench.methods.finetune import FinetuneConfig
 from ctvr_bench.methods.shared.ranges import Among, NotNegative, Search, Share
 """
+TWO = {"a": [(0, "train"), (1, "test")], "b": [(2, "train"), (3, "test")]}
 PYTHON = ("import ctvr_bench", "from concurrent.futures")
 """Run, the first at the end of the tutorial (test_tutorial.py), the second below."""
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -156,6 +159,24 @@ def test_fields_and_entry_points_of_the_docs_are_ones_that_the_suite_takes() -> 
     assert {"weight", "mix", "keys", "lr"} <= {*searched_fields(names["C"])}
     entry = tomllib.loads(block_that_begins("[project.entry-points"))["project"]["entry-points"]
     assert {*entry} == {GROUP}
+
+
+def test_arrays_of_items_of_one_frame_are_imported_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "arrays.csv").write_text(block_that_begins("what,file"))
+    items = [f"item{number},{kind},{task},{role}" for task, kind in enumerate("ab") for number, role in TWO[kind]]
+    (tmp_path / "stream.csv").write_text("\n".join(["item,category,task,role", *items]))
+    captions = [f"{item.split(',')[0]},seen from {row}" for row, item in enumerate(items)]
+    (tmp_path / "captions.csv").write_text("\n".join(["item,caption", *captions]))
+    frames, pooled = np.random.default_rng(0).normal(size=(2, len(items), 16)).astype(np.float32)
+    np.save(tmp_path / "frames.npy", frames)
+    np.save(tmp_path / "captions.npy", pooled)
+    (words,) = (words for _, words in GIVEN if words[:2] == ["features", "import-arrays"] and "--encoder" in words)
+    done = called(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "store.h5")
+    np.testing.assert_array_equal(store.feature("videos/frames")[:, 0], frames)
+    np.testing.assert_array_equal(store.feature("captions/pooled"), pooled)
+    assert store.provenance["encoder"]["name"] == "SigLIP ViT-B/16"
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
