@@ -11,13 +11,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pydantic
+from typing_extensions import TypedDict
+
 from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.files import check_below, digest_of_file
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record, save_record, write_json
-from ctvr_bench.bench.records.summary import metrics_of
+from ctvr_bench.bench.records.summary import BWF, HEADLINE, metrics_of
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.whole import read_whole
 
+
+class _Metrics(TypedDict):
+    final: dict[str, pydantic.FiniteFloat]
+    stages: list[dict[str, pydantic.FiniteFloat]]
+    matrices: dict[str, list[list[pydantic.FiniteFloat | None]]]
+    before: list[pydantic.FiniteFloat]
+    ahead: list[pydantic.FiniteFloat]
+
+
+_METRICS = pydantic.TypeAdapter(_Metrics)
 _TABLES = 256  # tables kept; each holds a file open
 _AGAIN = "remove the folder, and the same 'run' makes it again"
 
@@ -31,9 +44,25 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     _check(record, path, "derive it again with 'report --recompute'")
     try:
         metrics: dict[str, Any] = json.loads(read_whole(path).decode())
+        _check_metrics(metrics)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); derive it again with 'report --recompute'") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason}); derive it again with 'report --recompute'") from error
     return metrics
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Raise ValueError unless these are metrics as `metrics_of` makes them: finite numbers, square matrices."""
+    try:
+        _METRICS.validate_python(metrics, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}") from error
+    tasks, needed = len(metrics["stages"]), (HEADLINE, BWF, "t2v/stored/own/R@1")
+    if missing := [key for key in needed if key not in metrics["final"] and key not in metrics["matrices"]]:
+        raise ValueError(f"{missing[0]} is missing")
+    if not tasks or any(len(rows) != tasks or {*map(len, rows)} != {tasks} for rows in metrics["matrices"].values()):
+        raise ValueError(f"its matrices are not of its {tasks} tasks")
 
 
 def read_ranks(directory: Path) -> RankTable:

@@ -20,7 +20,7 @@ _PASSING = {
     "host",
     "ranks.h5",
 }
-_PASSING |= {"report", "ended", "submitted", "elapsed_s", "command_line", "started", "finished", "time"}
+_PASSING |= {"begun", "report", "ended", "submitted", "elapsed_s", "command_line", "started", "finished", "time"}
 _WORDS = {".md", ".csv", ".tex", ".html", ".txt", ".png", ".svg"}
 
 
@@ -47,5 +47,5 @@ def _fact(path: Path) -> str:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key not in _PASSING}
+        return {key: _lasting(item) for key, item in value.items() if key.removeprefix("cost/") not in _PASSING}
     return [_lasting(item) for item in value] if isinstance(value, list) else value

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.report.report import recompute_metrics
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
+from tests.bench.fake_suite import write_suite
 from tests.bench.run.test_runner import suite
 
 
@@ -82,3 +84,25 @@ def test_metrics_that_other_code_derived_are_derived_again(run: Path, monkeypatc
     monkeypatch.setattr(finished, "metrics_of", lambda table: {"queries": len(table.task_N)})
     assert read_metrics(run) == {"queries": len(read_ranks(run).task_N)}
     assert read_metrics(run) != ours
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda metrics: metrics.pop("final"), "final: field required"),
+        (lambda metrics: metrics.update(final=None), "final"),
+        (lambda metrics: metrics["final"].update({"t2v/stored/seen/R@1": "12.5"}), "final.t2v/stored/seen/R@1"),
+        (lambda metrics: metrics["final"].pop("bwf/ctvr"), "bwf/ctvr is missing"),
+        (lambda metrics: metrics["stages"].pop(), "its matrices are not of its"),
+        (lambda metrics: metrics["matrices"]["t2v/stored/own/R@1"].pop(), "its matrices are not of its"),
+    ],
+)
+def test_metrics_of_another_form_are_one_line(tmp_path: Path, change: Any, said: str) -> None:
+    folder = next(write_suite(tmp_path, ("zero_shot",), seeds=1, tasks=2, queries=3).glob("zero*"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    change(metrics)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=r"metrics\.json: cannot be read") as caught:
+        read_metrics(folder)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
