@@ -29,8 +29,10 @@ release: $(VENV)/ready-extract
 
 # executes docs/tutorial.ipynb again and keeps what it shows
 tutorial: $(VENV)/ready-docs
-	cd $$(mktemp -d) && $(abspath $(BIN))/jupyter-nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False \
-	    --ClearMetadataPreprocessor.enabled=True $(abspath docs)/tutorial.ipynb --output-dir $(abspath docs)
+	set -e; place=$$(mktemp -d); cp docs/tutorial.ipynb $$place; \
+	$(BIN)/jupyter-nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	    --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_notebook_metadata=False $$place/tutorial.ipynb; \
+	cp $$place/tutorial.ipynb docs/; rm -r $$place
 
 # error rates, power and coverage of docs/statistics.md, about an hour; goes on from error_rates.json
 rates: $(VENV)/ready

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,11 @@ def links_of(path: str) -> dict[str, str]:
     """Each link of a Markdown file to another file of the repository, and that file's path."""
     text = (ROOT / path).read_text(encoding="utf-8")
     found = (match.group(1) for match in _LINK.finditer(text))
-    return {link: posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in found}
+    links = {link: posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in found}
+    for link, target in links.items():
+        if not (ROOT / target).exists():
+            raise PluginError(f"{path}: the link {link} leads nowhere; mend it")
+    return links
 
 
 def text_of(path: str) -> str:
