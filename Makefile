@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak format clean
+.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak wheel-twice format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -57,6 +57,14 @@ mutants: $(VENV)/ready-extract
 # kills and damages at length, about an hour; KILLS=50 DAMAGES=200 for a look
 soak: $(VENV)/ready-extract
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000)
+
+# builds the wheel of the last commit twice, in two folders, and compares them byte by byte
+wheel-twice: $(VENV)/ready
+	rm -rf build/twice
+	for n in 1 2; do mkdir -p build/twice/$$n && git archive HEAD | tar -x -C build/twice/$$n && \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps \
+		--wheel-dir build/twice/$$n build/twice/$$n || exit 1; done
+	cmp build/twice/1/*.whl build/twice/2/*.whl && sha256sum build/twice/1/*.whl
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .
