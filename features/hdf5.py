@@ -366,4 +366,9 @@ def _plain(value: Any) -> str | int:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if "unable to lock file" in reason:
+        return InputError(
+            f"{path}: another process holds a lock on it, or its disk knows none; wait, or set the variable "
+            "HDF5_USE_FILE_LOCKING to FALSE"
+        )
     return InputError(f"{path}: cannot be read as HDF5 ({reason}); copy or build it again")

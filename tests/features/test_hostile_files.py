@@ -159,6 +159,17 @@ def test_a_full_disk_ends_with_one_line_before_the_library_notices(
     assert (tmp_path / "a.h5").stat().st_size < 60_000  # what was reserved and not used is given back
 
 
+def test_a_file_that_another_locks_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "a.h5", lambda writer: None)
+
+    def locked(*_: object) -> None:
+        raise BlockingIOError(11, "Unable to synchronously open file (unable to lock file, errno = 11)")
+
+    monkeypatch.setattr(h5py, "File", locked)
+    with pytest.raises(InputError, match="another process holds a lock on it.* HDF5_USE_FILE_LOCKING to FALSE"):
+        hdf5.map_file(tmp_path / "a.h5")
+
+
 # Pickles
 
 DOUBLED = b"".join(b"q" + bytes([i]) + b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(30))
