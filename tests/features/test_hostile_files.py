@@ -166,7 +166,7 @@ def test_a_file_that_another_locks_is_not_called_damaged(tmp_path: Path, monkeyp
         raise BlockingIOError(11, "Unable to synchronously open file (unable to lock file, errno = 11)")
 
     monkeypatch.setattr(h5py, "File", locked)
-    with pytest.raises(InputError, match="another process holds a lock on it.* HDF5_USE_FILE_LOCKING to FALSE"):
+    with pytest.raises(InputError, match=r"another process holds a lock on it.* HDF5_USE_FILE_LOCKING to FALSE"):
         hdf5.map_file(tmp_path / "a.h5")
 
 
