@@ -141,7 +141,7 @@ def spoil(use: Use, folder: Path, numbers: Iterable[int], seed: int = 0) -> Iter
         content = (place / name).read_bytes()
         (place / name).write_bytes(DAMAGES[number % len(DAMAGES)](content, rng))
         unchanged = (place / name).read_bytes() == content
-        result = child.run(use.arguments, place, use.patch, seconds=6 * SECONDS)
+        result = child.run(use.arguments, place, use.patch, seconds=30 * SECONDS)
         came = "not damaged" if unchanged else _what_came(use, result, place, str(name), expected)
         yield name.name, came
         shutil.rmtree(place)
