@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.store import FeatureStore, describe_store
+from ctvr_bench.features.whole import digest_of_file
 
 _TERMS = (
     "citeAs column equivalentProperty extract field fileObject fileProperty fileSet format includes isLiveDataset "
@@ -53,8 +53,7 @@ def write_card(store: FeatureStore, folder: Path, published: Publication) -> lis
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", published.date):
         raise InputError(f"the date is {published.date!a:.40}; write it as 2026-11-27")
     about = describe_store(store)
-    with store.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = digest_of_file(store.path)
     texts = {
         "README.md": _card(about, published),
         "croissant.json": json.dumps(croissant(about, published, sha256), indent=1, ensure_ascii=False) + "\n",

@@ -14,7 +14,6 @@ The file is TOML, one table a store:
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import re
 import urllib.error
 import urllib.request
@@ -30,6 +29,7 @@ from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.tables import read_toml
+from ctvr_bench.features.whole import digest_of_file
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 _CHUNK = 1 << 20
@@ -172,7 +172,6 @@ def _source(store: Listed, mirror: str, done: int) -> Iterator[tuple[IO[bytes], 
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); name another file") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -26,3 +27,10 @@ def check_ordinary(path: Path, most: int | None = None) -> None:
         raise OSError(errno.EINVAL, "no ordinary file", str(path))
     if most is not None and found.st_size > most:
         raise OSError(errno.EFBIG, f"over {most:,} bytes", str(path))
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits. Raises OSError where it cannot be read, or is no ordinary file."""
+    check_ordinary(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference
 from ctvr_bench.bench.audit.rerun import Rerun, rerun
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.records.aggregate import AGAINST_OTHERS, Row, SuiteResults, read_results
-from ctvr_bench.bench.records.files import digest_of_file, write_bytes
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.record import RunRecord, read_checked, write_checked
 from ctvr_bench.bench.records.suites import Suite, folder_of, read_suite, write_suite
 from ctvr_bench.bench.records.summary import HEADLINE
@@ -35,6 +35,7 @@ from ctvr_bench.bench.suite.stores import is_world
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.store import tool_version
+from ctvr_bench.features.whole import digest_of_file
 
 SCHEMA = "ctvr-result 1"
 _RUN_FILES = ("run.json", "ranks.h5", "metrics.json", "training.jsonl")

@@ -16,12 +16,12 @@ from typing import Any
 
 from ctvr_bench.bench.audit.tables import faults_of_table
 from ctvr_bench.bench.records.code import metrics_code
-from ctvr_bench.bench.records.files import digest_of_file
 from ctvr_bench.bench.records.kept import FOLDER
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record
 from ctvr_bench.bench.records.suites import LAST, SOURCES, folder_of, read_suite
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import digest_of_file
 
 _SHOWN = 3
 _NEEDED = ("metrics.json", "ranks.h5")

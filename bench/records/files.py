@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a power cut, and their digests."""
+"""Files that are whole or not there, also after a power cut."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import partial_of
-from ctvr_bench.features.whole import check_ordinary
-
-_BLOCK = 1 << 20
 
 
 def write_bytes(path: Path, content: bytes) -> str:
@@ -49,13 +46,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits. Raises OSError where it cannot be read."""
-    check_ordinary(path)
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            sha.update(block)
-    return sha.hexdigest()

@@ -15,11 +15,11 @@ import pydantic
 from typing_extensions import TypedDict
 
 from ctvr_bench.bench.records.code import metrics_code
-from ctvr_bench.bench.records.files import check_below, digest_of_file
+from ctvr_bench.bench.records.files import check_below
 from ctvr_bench.bench.records.record import RankTable, RunRecord, read_record, save_record, write_json
 from ctvr_bench.bench.records.summary import BWF, HEADLINE, metrics_of
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.whole import read_whole
+from ctvr_bench.features.whole import digest_of_file, read_whole
 
 
 class _Metrics(TypedDict):

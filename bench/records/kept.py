@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from ctvr_bench.bench.records.files import digest_of_file, write_bytes
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.whole import digest_of_file
 
 if TYPE_CHECKING:
     from torch import Tensor

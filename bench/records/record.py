@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from ctvr_bench.bench.records.files import digest_of_file, write_bytes
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.kept import NOTHING, Keep
 from ctvr_bench.features import hdf5
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import LIMITS
-from ctvr_bench.features.whole import read_whole
+from ctvr_bench.features.whole import digest_of_file, read_whole
 
 Ints = npt.NDArray[np.int32]
 Selection = Literal["last", "validation", "test-oracle"]

@@ -23,8 +23,9 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ctvr_bench.bench.records.files import digest_of_file, write_bytes
+from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.record import RankTable, read_checked, write_checked
+from ctvr_bench.features.whole import digest_of_file
 
 Tensors = Mapping[str, Tensor]
 

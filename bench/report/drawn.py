@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ctvr_bench.bench.records.aggregate import SuiteResults
-from ctvr_bench.bench.records.files import digest_of_file
 from ctvr_bench.bench.records.record import write_json
+from ctvr_bench.features.whole import digest_of_file
 
 _CODE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("matplotlib", "numpy", "pillow", "scipy")

@@ -12,7 +12,7 @@ import numpy as np
 from tests.soak import child
 from tests.soak.facts import facts_of
 from tests.soak.faults import counting, stopping
-from tests.soak.ledger import Ledger, Tried
+from tests.soak.ledger import Ledger
 from tests.soak.scenes import (
     CHECK,
     EXTRACT,
@@ -172,18 +172,12 @@ def _what_came(use: Use, result: child.Ended, place: Path, name: str, expected: 
 
 
 def campaign(times: int, folder: Path, ledger: Ledger, seed: int = 0) -> None:
-    """Damages of every use, shared out evenly, in portions, until there are so many or the ledger's time is over."""
-    names = [use.name for use in USES]
-    while portions := ledger.portions("damage", names, times, _PORTION):
-        for place, numbers in portions:
-            if ledger.over:
-                return
-            use, work = USES[place], folder / f"{place}-{numbers.start}"
-            came_of = spoil(use, work, numbers, seed + 1000 * place)
-            for number, (file, came) in zip(numbers, came_of, strict=True):
-                ledger.add(Tried("damage", use.name, _kind_of(file), came), number, came in SOUND)
-            ledger.save()
-            shutil.rmtree(work)
+    """Damages of every use, shared out evenly, until there are so many or the ledger's time is over."""
+
+    def spoil_some(place: int, work: Path, numbers: range) -> Iterator[tuple[str, str]]:
+        return ((_kind_of(file), came) for file, came in spoil(USES[place], work, numbers, seed + 1000 * place))
+
+    ledger.campaign("damage", [use.name for use in USES], times, _PORTION, folder, spoil_some, SOUND)
 
 
 def _kind_of(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from tests.soak import child
 from tests.soak.facts import facts_of
 from tests.soak.faults import counting, stopping
-from tests.soak.ledger import Ledger, Tried
+from tests.soak.ledger import Ledger
 from tests.soak.scenes import SCENES, Scene
 
 Kinds = tuple[str, ...]
@@ -93,15 +93,9 @@ def _what_came(cut: child.Ended, again: child.Ended, expected: dict[str, str], p
 
 
 def campaign(times: int, folder: Path, ledger: Ledger, seed: int = 0) -> None:
-    """Kills of every scene, shared out evenly, in portions, until there are so many or the ledger's time is over."""
-    names = [scene.name for scene in SCENES]
-    while portions := ledger.portions("kill", names, times, _PORTION):
-        for place, numbers in portions:
-            if ledger.over:
-                return
-            scene, work = SCENES[place], folder / f"{place}-{numbers.start}"
-            came_of = kill(scene, work, numbers, seed + 1000 * place)
-            for number, (kind, came) in zip(numbers, came_of, strict=True):
-                ledger.add(Tried("kill", scene.name, kind, came), number, came == SOUND)
-            ledger.save()
-            shutil.rmtree(work)
+    """Kills of every scene, shared out evenly, until there are so many or the ledger's time is over."""
+
+    def kill_some(place: int, work: Path, numbers: range) -> Iterator[tuple[str, str]]:
+        return kill(SCENES[place], work, numbers, seed + 1000 * place)
+
+    ledger.campaign("kill", [scene.name for scene in SCENES], times, _PORTION, folder, kill_some, {SOUND})

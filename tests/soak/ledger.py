@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -65,3 +67,27 @@ class Ledger:
             if done < share:
                 found.append((place, range(done, min(done + size, share))))
         return found
+
+    def campaign(
+        self,
+        kind: str,
+        names: list[str],
+        times: int,
+        size: int,
+        folder: Path,
+        attempt: Callable[[int, Path, range], Iterable[tuple[str, str]]],
+        sound: Collection[str],
+    ) -> None:
+        """Portions of each name in turn, until there are `times` of all or the time is over.
+
+        attempt: makes the numbers of a place in a folder of their own; which, and what came, of each. sound: what may.
+        """
+        while portions := self.portions(kind, names, times, size):
+            for place, numbers in portions:
+                if self.over:
+                    return
+                work = folder / f"{place}-{numbers.start}"
+                for number, (which, came) in zip(numbers, attempt(place, work, numbers), strict=True):
+                    self.add(Tried(kind, names[place], which, came), number, came in sound)
+                self.save()
+                shutil.rmtree(work)

@@ -15,12 +15,12 @@ from ctvr_bench.bench.audit.rerun import rerun
 from ctvr_bench.bench.audit.tables import faults_of_table
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.records.aggregate import read_results
-from ctvr_bench.bench.records.files import digest_of_file
 from ctvr_bench.bench.records.record import RankTable, read_record, save_record, write_json
 from ctvr_bench.bench.records.suites import read_suite
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.suite.folders import merge
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import digest_of_file
 from tests.bench.fake_suite import rank_table, write_suite
 from tests.commands import called
 

@@ -13,13 +13,13 @@ from ctvr_bench.bench.executors import node
 from ctvr_bench.bench.executors.claims import owner_of
 from ctvr_bench.bench.executors.node import LeavingError, Site, look_around, make_there
 from ctvr_bench.bench.executors.order import measured_seconds
-from ctvr_bench.bench.records.files import digest_of_file
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.suite.folders import same_ranks
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.whole import digest_of_file
 from tests.bench.run.test_runner import suite
 from tests.stores import small_store
 
