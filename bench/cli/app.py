@@ -5,6 +5,7 @@ Tables go to standard output, everything else to standard error. Exit codes: see
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from ctvr_bench.bench.cli.results import (
 )
 from ctvr_bench.bench.cli.search import search
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
+from ctvr_bench.features.errors import InputError
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -133,6 +135,10 @@ def run(
     stage: Stage = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Also what would be made, and what each task of each run has learned."),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Metrics as JSON instead of the table.")] = False,
     dry_run: Annotated[
         bool,
@@ -148,6 +154,8 @@ def run(
     """Run methods over a stream, only what is missing, and report."""
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
+    if quiet and verbose:
+        raise InputError("--quiet says less and --verbose more; give one of the two")
     say("loading ...", quiet)
     loggers = list(dict.fromkeys([*(["tensorboard"] if tensorboard else []), *(log or [])]))
     if loggers:
@@ -205,7 +213,11 @@ def run(
             print(outlook(config))
         return
     for config in configs:
-        with SuiteBars(quiet) as progress:
+        if verbose:
+            from ctvr_bench.bench.suite.outlook import outlook
+
+            print(outlook(config), file=sys.stderr)
+        with SuiteBars(quiet, verbose) as progress:
             finished = logged(loggers, config.directory, progress.finished) if loggers else progress.finished
             made = run_suite(config, progress.watch, finished, tell)
         records += made

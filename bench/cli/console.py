@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ctvr_bench.bench.authoring.validation import Trial
     from ctvr_bench.bench.records.record import RunRecord
     from ctvr_bench.bench.run.jobs import Progress
+    from ctvr_bench.bench.run.training import Epoch
 
 
 def say(message: str, quiet: bool = False) -> None:
@@ -48,11 +49,15 @@ class _Bars:
 
 
 class SuiteBars(_Bars):
-    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet."""
+    """Live progress on a terminal; one line for each finished run anywhere else; nothing when quiet.
 
-    def __init__(self, quiet: bool) -> None:
+    verbose: also a line for each task that a run has learned, with its loss terms.
+    """
+
+    def __init__(self, quiet: bool, verbose: bool = False) -> None:
         super().__init__(bars.TimeElapsedColumn(), quiet)
-        self._quiet = quiet
+        self._quiet, self._verbose = quiet, verbose
+        self._learned: dict[str, Epoch] = {}  # the last epoch of each row
         self._begun: float | None = None  # when the first run that had to be made was heard of
         self._there = 0  # runs that were finished before
         self._suite = self._bars.add_task("runs", total=None, note="", visible=False)  # until their number is known
@@ -64,6 +69,8 @@ class SuiteBars(_Bars):
         if progress.note:
             say(progress.note, self._quiet)
             return
+        if self._verbose:
+            self._say_what_was_learned(progress)
         if not self._live:
             return
         if progress.label not in self._runs:
@@ -77,6 +84,14 @@ class SuiteBars(_Bars):
         )
         done = progress.task - (1 if epoch else 0)
         self._bars.update(self._runs[progress.label], completed=done, note=note)
+
+    def _say_what_was_learned(self, progress: Progress) -> None:
+        if progress.epoch is not None:
+            self._learned[progress.label] = progress.epoch
+        elif epoch := self._learned.pop(progress.label, None):
+            terms = ", ".join(f"{name} {value:.4f}" for name, value in epoch.terms.items())
+            told = f"{epoch.epoch} of {epoch.epochs} epochs, {epoch.steps} steps in the last; {terms}"
+            say(f"{progress.label}, task {progress.task} of {progress.tasks}: {told}")
 
     def finished(self, number: int, total: int, record: RunRecord | Trial) -> None:
         """Count a finished run and say how long the rest will take, by those that were made now."""

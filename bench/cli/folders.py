@@ -40,7 +40,10 @@ def status(
     if found.begun or found.failed or found.missing:
         print("the same 'run' makes what is begun, failed or missing")
     if found.peak_memory:
-        print(f"memory of a process: {found.peak_memory / 1e6:.0f} MB at most")
+        from ctvr_bench.bench.executors.order import memory_limit
+
+        limit = memory_limit(found.peak_memory)
+        print(f"memory of a process: {found.peak_memory / 1e6:.0f} MB at most; a cluster's: --memory-limit {limit}")
 
 
 def merge(

@@ -13,14 +13,14 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ctvr_bench.bench.executors.claims import claim_file, claimed, is_left_behind
 from ctvr_bench.bench.executors.dispatch import PATIENCE, Calls, Session
 from ctvr_bench.bench.executors.node import LeavingError, Node, Site, is_at_work, look_around, make_there
-from ctvr_bench.bench.executors.order import LongestFirst, measured_seconds
+from ctvr_bench.bench.executors.order import LongestFirst, measured_costs
 from ctvr_bench.bench.executors.workers import Made, Make, Taken, Workshop
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress
@@ -84,7 +84,7 @@ class DaskExecutor:
                 path.unlink(missing_ok=True)  # of a command that was killed
         me = shop.directory / f"driver-{uuid.uuid4().hex}"
         site = self._site(jobs, shop, claim_file(me).name)
-        left = LongestFirst(jobs, measured_seconds(shop.directory, jobs))
+        left = LongestFirst(jobs, measured_costs(shop.directory, jobs))
         with claimed([me]):
             while left:
                 self._connect(shop)
@@ -166,7 +166,7 @@ def _greet(site: Site) -> Node:
                 await asyncio.sleep(_AGAIN / 5)
 
     worker.loop.add_callback(worker.plugin_add, plugin=_Stay(), name="ctvr-stay")
-    return node
+    return replace(node, memory=worker.memory_manager.memory_limit)
 
 
 def _make(mark: str, make: Make[Made], job: Job, topic: str) -> tuple[float | None, Made | Taken | None]:

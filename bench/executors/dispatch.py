@@ -22,7 +22,7 @@ from typing import Any, Generic
 
 from ctvr_bench.bench.executors.claims import is_left_behind, owner_of
 from ctvr_bench.bench.executors.node import Node, Site, libraries_here
-from ctvr_bench.bench.executors.order import LongestFirst
+from ctvr_bench.bench.executors.order import LongestFirst, memory_limit
 from ctvr_bench.bench.executors.workers import Made, Taken, Workshop
 from ctvr_bench.bench.run.jobs import Job, Progress
 from ctvr_bench.bench.run.training import Epoch
@@ -90,7 +90,7 @@ class Session(Generic[Made]):
         self._looked = self._fit_at = -1e9
         self._told = ""
         self._libraries = libraries_here()
-        self._odd: set[str] = set()
+        self._odd, self._small = set[str](), set[str]()
         client.subscribe_topic(self._topic, lambda event: self._reports.put(event[1]["progress"]))
 
     def run(self) -> Iterator[Made | Taken]:
@@ -229,6 +229,12 @@ class Session(Generic[Made]):
         if other and node.host not in self._odd:
             self._odd.add(node.host)
             self._shop.tell(f"{node.host}: has {', '.join(other)}, unlike here; last bits may differ")
+        if node.memory is not None and node.memory < self._left.memory and node.host not in self._small:
+            self._small.add(node.host)
+            self._shop.tell(
+                f"{node.host}: a worker may take {node.memory / 1e9:.1f} GB, and runs of this suite took up to "
+                f"{self._left.memory / 1e9:.1f} GB; start it with --memory-limit {memory_limit(self._left.memory)}"
+            )
         self._say_who_is_there()
 
     def _made(self, flight: _Flight) -> Iterator[Made | Taken]:

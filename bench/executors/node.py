@@ -55,11 +55,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Node:
-    """Where a worker process runs, and with which libraries."""
+    """Where a worker process runs, with which libraries, and how many bytes it may take; None: no limit is known."""
 
     host: str
     process: int
     libraries: Mapping[str, str]
+    memory: int | None = None
 
 
 class LeavingError(BaseException):

@@ -13,9 +13,10 @@ import pytest
 from ctvr_bench.bench.executors.cluster import Cluster as Where
 from ctvr_bench.bench.executors.cluster import opened
 from ctvr_bench.bench.executors.workers import Make, Workshop, run_jobs
-from ctvr_bench.bench.run.jobs import Job, Progress
+from ctvr_bench.bench.run.jobs import Job, Progress, ignore
+from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.suite.plugins import find_method
-from ctvr_bench.bench.suite.suite import plan
+from ctvr_bench.bench.suite.suite import make_suite, plan
 from tests.bench.run.test_runner import suite
 from tests.cluster.nodes import Cluster, half_a_second, nothing
 from tests.stores import small_store
@@ -70,6 +71,31 @@ def test_throughput_of_two_workers_is_near_twice_that_of_one(cluster: Cluster, t
         shares.append(0.5 * count / workers / wall)
         print(f"\n{count} runs of 0.5 s, {workers} workers: {wall:.1f} s, {shares[-1]:.1%} of ideal")
     assert shares[1] >= 0.9 * shares[0]
+
+
+def test_real_runs_go_through_a_cluster_as_fast_as_through_local_processes(cluster: Cluster, tmp_path: Path) -> None:
+    """Real runs share a core's caches and units, so what the machine gives to as many local processes is the ideal."""
+    if "two" not in cluster.nodes:
+        cluster.start_node("two")
+    rates: dict[tuple[str, int], float] = {}
+    for where, workers in (("local", 1), ("dask", 2), ("local", 2)):
+        folder = tmp_path / f"{where}-{workers}"
+        given = {"store": small_store().path, "out": folder, "seeds": 24, "ensemble": "off"}
+        made = plan(
+            make_suite({**given, "methods": [{"name": "finetune", "set": {"epochs": 10}}]}, "test"), small_store()
+        )
+        ended: list[float] = []
+        shop = Workshop(run_together, small_store().path, folder, "cpu", workers, 1, ignore, lambda job, reason: [])
+        with opened(Where(str(cluster.file), None, find_method) if where == "dask" else None) as executor:
+            for records in run_jobs(made, shop, executor):
+                assert [record.status for record in records] == ["done"]
+                ended.append(time.monotonic())
+        first = 4  # the processes' start is behind the fourth
+        rates[where, workers] = (len(ended) - first) / (ended[-1] - ended[first - 1])
+        print(f"\n24 runs, {where}, {workers} processes: {1 / rates[where, workers]:.2f} s a run")
+    print(f"Dask to local, two processes: {rates['dask', 2] / rates['local', 2]:.1%}; "
+          f"two local processes to one: {rates['local', 2] / rates['local', 1]:.2f} times")  # fmt: skip
+    assert rates["dask", 2] >= 0.9 * rates["local", 2]
 
 
 def test_ten_thousand_runs_cost_less_than_twenty_milliseconds_each(cluster: Cluster, tmp_path: Path) -> None:

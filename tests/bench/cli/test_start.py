@@ -17,6 +17,7 @@ from ctvr_bench.bench.escaping import csv_text, markdown_text
 from ctvr_bench.bench.report.latex import latex_text
 from ctvr_bench.bench.report.tables import markdown_lines
 from ctvr_bench.bench.run.jobs import Progress
+from ctvr_bench.bench.run.training import Epoch
 from ctvr_bench.features.errors import one_line
 from tests.commands import called
 
@@ -121,3 +122,14 @@ def test_time_left_is_told_by_runs_that_were_made_and_not_by_those_that_were_the
         ", about 10 s left",
     ]
     assert progress._bars.tasks[0].visible
+
+
+def test_verbose_says_what_a_task_has_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = SuiteBars(quiet=False, verbose=True)
+    for epoch in (1, 2):
+        progress.watch(Progress("lwf", 2, 3, Epoch(epoch, 2, 5, {"global": 0.5 / epoch, "distillation": 1.0})))
+    progress.watch(Progress("lwf", 2, 3))
+    progress.watch(Progress("zero_shot", 1, 3))
+    SuiteBars(quiet=False).watch(Progress("lwf", 2, 3))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["lwf, task 2 of 3: 2 of 2 epochs, 5 steps in the last; global 0.2500, distillation 1.0000"]

@@ -17,7 +17,7 @@ from ctvr_bench.bench.executors import dispatch, node
 from ctvr_bench.bench.executors.claims import claim_file, claimed
 from ctvr_bench.bench.executors.dispatch import Calls, Session
 from ctvr_bench.bench.executors.node import Node, Site, libraries_here
-from ctvr_bench.bench.executors.order import LongestFirst
+from ctvr_bench.bench.executors.order import LongestFirst, Measured
 from ctvr_bench.bench.executors.workers import Taken, Workshop
 from ctvr_bench.bench.run.jobs import Job
 from ctvr_bench.bench.suite.suite import plan
@@ -60,7 +60,7 @@ class Future:
 class Client:
     """A cluster whose workers answer what a test says; a job is answered when the driver next looks at the workers."""
 
-    def __init__(self, workers: list[str], answer: Answer, greets: dict[str, Exception] | None = None) -> None:
+    def __init__(self, workers: list[str], answer: Answer, greets: dict[str, Any] | None = None) -> None:
         self.status, self.workers, self._answer, self._greets = "running", list(workers), answer, greets or {}
         self.flying: list[tuple[str, Job, Future]] = []
         self.sent: list[tuple[str, str]] = []
@@ -104,10 +104,10 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 class Driver:
     """A session over a folder, what it made, and what it said."""
 
-    def __init__(self, folder: Path, client: Client, jobs: tuple[Job, ...], seconds: dict[str, float] | None = None):
+    def __init__(self, folder: Path, client: Client, jobs: tuple[Job, ...], costs: dict[str, Measured] | None = None):
         self.said: list[str] = []
         self.lost: dict[str, str] = {}
-        self.left = LongestFirst(jobs, seconds or {})
+        self.left = LongestFirst(jobs, costs or {})
         shop: Workshop[Any] = Workshop(
             lambda *_: None,
             small_store().path,
@@ -144,8 +144,19 @@ def test_a_plan_of_any_length_has_few_jobs_on_their_way(tmp_path: Path) -> None:
 def test_what_takes_longest_is_handed_out_first_and_an_unknown_row_before_it(tmp_path: Path) -> None:
     finetune, lwf, _ = (job.label for job in planned())
     client = Client(["a"], made)
-    Driver(tmp_path, client, planned(), {finetune: 1.0, lwf: 9.0}).run()
+    Driver(tmp_path, client, planned(), {finetune: Measured(1.0, 0), lwf: Measured(9.0, 0)}).run()
     assert [label for _, label in client.sent] == ["zero_shot", lwf, finetune]
+
+
+def test_a_worker_with_less_memory_than_a_run_took_is_told_what_to_give(tmp_path: Path) -> None:
+    costs = {job.label: Measured(1.0, 600_000_000 * (1 + place)) for place, job in enumerate(planned())}
+    greets = {name: Node(name, 1, libraries_here(), limit) for name, limit in {"a": 10**9, "b": 2 * 10**9}.items()}
+    driver = Driver(tmp_path, Client(["a", "b", "c"], made, greets), planned(), costs)
+    driver.run()
+    (line,) = [note for note in driver.said if "--memory-limit" in note]
+    assert line == (
+        "a: a worker may take 1.0 GB, and runs of this suite took up to 1.8 GB; start it with --memory-limit 3600MB"
+    )
 
 
 def test_a_worker_that_is_gone_costs_its_runs_one_more_try_elsewhere(tmp_path: Path) -> None:

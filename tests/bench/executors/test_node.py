@@ -12,7 +12,7 @@ import pytest
 from ctvr_bench.bench.executors import node
 from ctvr_bench.bench.executors.claims import owner_of
 from ctvr_bench.bench.executors.node import LeavingError, Site, look_around, make_there
-from ctvr_bench.bench.executors.order import measured_seconds
+from ctvr_bench.bench.executors.order import measured_costs
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.runner import run_together
@@ -88,5 +88,7 @@ def test_a_worker_that_must_go_stops_when_a_task_is_saved_and_another_ends_with_
     (ended,) = make_there(site, run_together, job, told.append, lambda: False)  # type: ignore[misc]
     assert same_ranks(folder, tmp_path / "whole/default" / whole.run_id)
     assert ended.files["metrics.json"] == whole.files["metrics.json"]
-    assert measured_seconds(site.directory, [job])[job.label] > 0
-    assert measured_seconds(tmp_path, [job]) == {}
+    cost = measured_costs(site.directory, [job])[job.label]
+    assert cost.seconds > 0
+    assert cost.memory == ended.cost.peak_memory_bytes > 0
+    assert measured_costs(tmp_path, [job]) == {}

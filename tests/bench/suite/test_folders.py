@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_the_status_command_prints_it(runs: Path, tmp_path: Path) -> None:
     assert "2 of 3 runs done" in result.stdout
     assert "missing: 1\n  finetune (order 0, seed 1)\n" in result.stdout
     assert "s left by one process" in result.stdout
+    assert re.search(r"memory of a process: \d+ MB at most; a cluster's: --memory-limit \d+00MB\n", result.stdout)
     assert json.loads(called("status", runs, "--json").stdout)["missing"] == ["finetune (order 0, seed 1)"]
     (tmp_path / "empty").mkdir()
     assert "holds no suite" in fails(tmp_path, "status", tmp_path / "empty")
