@@ -53,6 +53,15 @@ class Variance:
         return math.sqrt(max(alone, runs + wide * (self.query - shared)))
 
 
+TOO_FEW = "too few runs"
+"""What tables say in place of an interval that says nothing."""
+
+
+def says_nothing(low: float, high: float) -> bool:
+    """Whether an interval of percents or points is wider than all percents, as of two seeds that lie apart."""
+    return high - low > 100.0
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean and where it would lie for other seeds, queries and task orders, at the given level.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,3 +66,16 @@ def test_a_clone_runs_its_own_code_whatever_is_installed(tmp_path: Path) -> None
     done = python(str(ROOT / "run_benchmark.py"), "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "check-method" in done.stdout
+
+
+def test_every_dependency_and_extra_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    pins = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    project = PROJECT["project"]
+    needed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    names = {re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") for requirement in needed}
+    assert names <= pins, f"without a pin: {sorted(names - pins)}"
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctvr_bench.bench.analysis.contributions import row_intervals
-from ctvr_bench.bench.analysis.findings import TEST, Comparison, Evidence, against, listed, over, sentences
+from ctvr_bench.bench.analysis.findings import TEST, Comparison, Evidence, against, listed, sentences, within
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.records.versions import is_earlier
@@ -40,8 +40,7 @@ def sentences_against(results: SuiteResults, label: str, evidence: Evidence | No
         ("In the runs that were made, but not beyond them, it is behind", [c for c in here if _gain(c) < 0], ""),
         ("It is not told from", left, ""),
     )
-    first = f"{label}: R@1 {found.estimate:.2f} %, 95 % interval {found.low:.2f} to {found.high:.2f}"
-    said = [f"{first} over {over(found)}."]
+    said = [f"{label}: R@1 {found.estimate:.2f} %, {within(found)}."]
     return said + [f"{words} {_each(chosen)}{end}." for words, chosen, end in groups if chosen]
 
 

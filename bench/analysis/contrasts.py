@@ -26,6 +26,7 @@ from ctvr_bench.bench.crossed import Floats
 from ctvr_bench.bench.escaping import csv_text, markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
+from ctvr_bench.bench.statistics import TOO_FEW, says_nothing
 from ctvr_bench.features.errors import one_line, unknown_name
 
 MEASURES = (HEADLINE, BWF)
@@ -144,7 +145,10 @@ def _lines(results: Sequence[SuiteResults], against: str) -> list[list[str]]:
 
 
 def _numbers(c: Contrast) -> list[str]:
-    sure = "–" if c.low is None or c.high is None else f"{_points(c.low)} to {_points(c.high)}"
+    if c.low is None or c.high is None:
+        sure = "–"
+    else:
+        sure = TOO_FEW if says_nothing(c.low, c.high) else f"{_points(c.low)} to {_points(c.high)}"
     p = "–" if c.p is None else f"{c.p:.3f}" if c.p >= 0.001 else "< 0.001"
     return [_points(c.difference), sure, p]
 

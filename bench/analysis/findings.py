@@ -22,11 +22,13 @@ from ctvr_bench.bench.analysis.queries import final_ranks, hits
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.statistics import (
+    TOO_FEW,
     Friedman,
     Interval,
     cohen_dz,
     friedman,
     runs_needed,
+    says_nothing,
     sign_flip_test,
     win_rate,
 )
@@ -154,8 +156,7 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     if rows:
         best, interval = rows[0].label, found.intervals[rows[0].label][HEADLINE]
         said.append(
-            f"{best} has the highest R@1 of the continual methods: {interval.estimate:.2f} %, "
-            f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {over(interval)}."
+            f"{best} has the highest R@1 of the continual methods: {interval.estimate:.2f} %, {within(interval)}."
         )
         behind = [c.second for c in found.against_best if c.differs]
         if behind:
@@ -298,6 +299,13 @@ def _orders(results: SuiteResults) -> int:
 
 def _scoring(row: Row) -> str:
     return str(row.runs[0].record.config.config.get("scoring", ""))
+
+
+def within(interval: Interval) -> str:
+    """An interval in percent as in '95 % interval 15.02 to 17.30 over seeds and queries'."""
+    if says_nothing(interval.low, interval.high):
+        return f"with {TOO_FEW} for an interval over {over(interval)}"
+    return f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {over(interval)}"
 
 
 def over(interval: Interval) -> str:

@@ -47,7 +47,7 @@ def report_text(
         return csv_table(*suites, intervals=[evidence.intervals for evidence in found])
     if choice is None and name == "md" and len(suites) == 1 and baseline is None:
         return markdown_report(suites[0], found[0], [])
-    choice = choice or Choice()
+    choice = (choice or Choice()).among(suites)
     shown = [choice.of(suite) for suite in suites]
     if name == "csv":
         named = [{choice.name(label): spans for label, spans in one.intervals.items()} for one in found]
@@ -75,7 +75,9 @@ def write_figures(
     """Every figure as PNG or PDF; several suites in a folder each. Raises InputError where two have one name."""
     from ctvr_bench.bench.report.plots import save_figures
 
-    suites = [(choice or Choice()).of(read(directory)) for directory in directories]
+    found = [read(directory) for directory in directories]
+    choice = (choice or Choice()).among(found)
+    suites = [choice.of(suite) for suite in found]
     if len({suite.name for suite in suites}) < len(suites):
         raise InputError("two of the folders have the same name, and so would their figures; draw them one by one")
     folders = [out / suite.name if len(suites) > 1 else out for suite in suites]

@@ -17,10 +17,10 @@ from ctvr_bench.bench.analysis.contrasts import contrasts
 from ctvr_bench.bench.analysis.findings import against, evidence, sentences
 from ctvr_bench.bench.records.aggregate import Row, read_results
 from ctvr_bench.bench.records.summary import HEADLINE
-from ctvr_bench.bench.report.choice import make_choice
+from ctvr_bench.bench.report.choice import column_of, make_choice
 from ctvr_bench.bench.report.formats import report_text
 from ctvr_bench.bench.report.report import report_numbers
-from ctvr_bench.bench.report.tables import console_table
+from ctvr_bench.bench.report.tables import console_table, interval_text
 from ctvr_bench.bench.suite.suite import make_suite, plan
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import write_suite
@@ -74,6 +74,7 @@ def test_marks_of_a_chosen_table_are_those_of_all_rows(folder: Path) -> None:
         ((None, "R@2", []), "unknown column 'R@2'"),
         ((None, None, ["lwf"]), "--label needs ROW=NAME"),
         ((None, None, ["lwff=LwF"]), "row to call otherwise"),
+        ((None, None, ["LwF=lwf"]), "write --label lwf=LwF"),
     ],
 )
 def test_an_unknown_row_column_or_name_is_named(
@@ -81,6 +82,27 @@ def test_an_unknown_row_column_or_name_is_named(
 ) -> None:
     with pytest.raises(InputError, match=words):
         report_text([folder], "md", choice=make_choice(*arguments))
+
+
+def test_a_row_is_named_by_its_method_and_chosen_by_its_new_name(folder: Path) -> None:
+    short = report_text([folder], "md", choice=make_choice("Ours,lwf", None, ["er=Ours"]))
+    assert short == report_text([folder], "md", choice=make_choice(f"{LONG},lwf", None, [f"{LONG}=Ours"]))
+    assert short.index("Ours") < short.index("lwf")
+
+
+def test_two_seeds_that_lie_apart_give_no_interval(tmp_path: Path) -> None:
+    """With one degree of freedom an interval is 6.4 times as wide as the seeds lie apart."""
+    found = read_results(write_suite(tmp_path / "two", ("zero_shot", "finetune", "lwf"), seeds=2))
+    known = evidence(found)
+    wide = {HEADLINE: replace(known.intervals["lwf"][HEADLINE], low=-40.0, high=70.0)}
+    told = sentences(found, replace(known, intervals={**known.intervals, "lwf": wide, "finetune": wide}))
+    assert any(" %, with too few runs for an interval over seeds and queries." in line for line in told)
+    assert interval_text(wide[HEADLINE]) == "too few runs"
+    assert interval_text(replace(wide[HEADLINE], low=20.0)) == "20.00 to 70.00"
+    assert interval_text(wide[HEADLINE], column_of("MedR")) == "-40.00 to 70.00"
+    near = {HEADLINE: replace(wide[HEADLINE], low=20.0)}
+    told = sentences(found, replace(known, intervals=dict.fromkeys(known.intervals, near)))
+    assert any("%, 95 % interval 20.00 to 70.00 over seeds and queries." in line for line in told)
 
 
 def test_labels_are_whole_at_80_columns_and_empty_columns_are_gone(folder: Path) -> None:
