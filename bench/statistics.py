@@ -62,6 +62,15 @@ def says_nothing(low: float, high: float) -> bool:
     return high - low > 100.0
 
 
+def in_percent(low: float, high: float) -> tuple[float, float]:
+    """The part of an interval that a share can have.
+
+    >>> in_percent(-2.5, 15.0)
+    (0.0, 15.0)
+    """
+    return max(0.0, low), min(100.0, high)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean and where it would lie for other seeds, queries and task orders, at the given level.

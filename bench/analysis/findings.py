@@ -27,6 +27,7 @@ from ctvr_bench.bench.statistics import (
     Interval,
     cohen_dz,
     friedman,
+    in_percent,
     runs_needed,
     says_nothing,
     sign_flip_test,
@@ -305,7 +306,8 @@ def within(interval: Interval) -> str:
     """An interval in percent as in '95 % interval 15.02 to 17.30 over seeds and queries'."""
     if says_nothing(interval.low, interval.high):
         return f"with {TOO_FEW} for an interval over {over(interval)}"
-    return f"95 % interval {interval.low:.2f} to {interval.high:.2f} over {over(interval)}"
+    low, high = in_percent(interval.low, interval.high)
+    return f"95 % interval {low:.2f} to {high:.2f} over {over(interval)}"
 
 
 def over(interval: Interval) -> str:

@@ -114,7 +114,7 @@ def _table(title: str, differences: Sequence[tuple[str, Difference]]) -> Table:
     table.add_column("")
     for name, found in differences:
         text = found.column.text
-        sure = "–" if found.interval is None else interval_text(found.interval, found.column)
+        sure = "–" if found.interval is None else interval_text(found.interval, found.column, shift=True)
         p = "–" if found.p is None else "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
         change = f"{found.after - found.before:+.{found.column.digits}f}"
         cells = [text(found.before), text(found.after), change, sure, p, found.verdict]

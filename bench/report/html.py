@@ -209,7 +209,7 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> dict[str
         needed = "enough" if c.differs else "more queries" if c.needed is None and c.p is not None else "–"
         cells = [
             _cell(_number(c.interval.estimate, 2), c.interval.estimate, style),
-            _cell(interval_text(c.interval), c.interval.low),
+            _cell(interval_text(c.interval, shift=True), c.interval.low),
             _cell(_p(c.p), c.p, style),
             _cell(_p(c.p_here), c.p_here, "best" if c.differs_here else ""),
             _cell(_p(c.exact_p), c.exact_p),

@@ -34,7 +34,7 @@ from ctvr_bench.bench.analysis.columns import (
 from ctvr_bench.bench.escaping import csv_text, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.report.reported import HEADS, NOTE, has_reported, reported_cells
-from ctvr_bench.bench.statistics import TOO_FEW, Interval, says_nothing
+from ctvr_bench.bench.statistics import TOO_FEW, Interval, in_percent, says_nothing
 from ctvr_bench.features.errors import one_line
 
 Intervals = Mapping[str, Mapping[str, Interval]]
@@ -188,13 +188,18 @@ def numbers(results: SuiteResults, intervals: Intervals | None = None) -> dict[s
     return {"suite": results.name, **smoke_test, "measured": results.measured, "units": units, "rows": rows}
 
 
-def interval_text(interval: Interval | PairDifference, column: Column = RETRIEVAL[0]) -> str:
-    """As in '15.02 to 17.30'; in words where the runs are so few that it would be wider than all percents."""
+def interval_text(interval: Interval | PairDifference, column: Column = RETRIEVAL[0], *, shift: bool = False) -> str:
+    """As in '15.02 to 17.30'; in words where the runs are so few that it would be wider than all percents.
+
+    shift: whether it is one of a difference, which may be negative.
+    """
     if interval.low is None or interval.high is None:
         return "–"
     if column.unit in ("%", "points") and says_nothing(interval.low, interval.high):
         return TOO_FEW
-    return f"{column.text(interval.low)} to {column.text(interval.high)}"
+    is_share = column.unit == "%" and not shift
+    low, high = in_percent(interval.low, interval.high) if is_share else (interval.low, interval.high)
+    return f"{column.text(low)} to {column.text(high)}"
 
 
 def interval_numbers(interval: Interval | PairDifference) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def test_two_seeds_that_lie_apart_give_no_interval(tmp_path: Path) -> None:
     assert any(" %, with too few runs for an interval over seeds and queries." in line for line in told)
     assert interval_text(wide[HEADLINE]) == "too few runs"
     assert interval_text(replace(wide[HEADLINE], low=20.0)) == "20.00 to 70.00"
+    assert interval_text(replace(wide[HEADLINE], high=50.0)) == "0.00 to 50.00"
+    assert interval_text(replace(wide[HEADLINE], high=50.0), shift=True) == "-40.00 to 50.00"
     assert interval_text(wide[HEADLINE], column_of("MedR")) == "-40.00 to 70.00"
     near = {HEADLINE: replace(wide[HEADLINE], low=20.0)}
     told = sentences(found, replace(known, intervals=dict.fromkeys(known.intervals, near)))
