@@ -18,7 +18,7 @@ from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.features.errors import InputError
 from tests.bench.report.test_report_tools import axe, axe_core
-from tests.commands import called
+from tests.commands import ROOT, called
 from tests.stores import small_store
 
 
@@ -135,3 +135,12 @@ def test_altered_runs_are_not_submitted(runs: Path, tmp_path: Path) -> None:
         metrics.write_bytes(whole)
     assert "cannot be submitted, since zero_shot-" in line
     assert not (tmp_path / "r").exists()
+
+
+def test_the_repositorys_own_results_are_what_their_records_say(tmp_path: Path) -> None:
+    found = entries(ROOT / "results/registry")
+    assert {entry.values["method"] for entry in found} >= {"zero_shot", "finetune", "lwf"}
+    assert {entry.state for entry in found} <= {"rerun", "recomputed"}, [entry.faults for entry in found]
+    page = write_leaderboard(ROOT / "results/registry", tmp_path / "index.html").read_text(encoding="utf-8")
+    for entry in found:
+        assert f"{entry.values['metrics'][HEADLINE]['mean']:.2f}" in page
