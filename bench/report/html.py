@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctvr_bench.bench.analysis.against import all_sentences
+from ctvr_bench.bench.analysis.budgets import BUDGET_NOTE, budget_lines
 from ctvr_bench.bench.analysis.columns import (
     COLUMNS,
     GROUPS,
@@ -96,6 +97,8 @@ def html_report(
             )
             if comparisons
         ],
+        budgets=budget_lines(results),
+        budget_note=BUDGET_NOTE,
         explorer=explorer,
         names_known=store is not None,
         alone=alone,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctvr_bench.bench.analysis.against import all_sentences
+from ctvr_bench.bench.analysis.budgets import budget_markdown
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, summary
 from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
@@ -105,7 +106,8 @@ def markdown_report(results: SuiteResults, found: Evidence, figures: list[str]) 
         parts.append("**Simulated features**: these numbers say nothing about real videos.")
     if results.smoke_test:
         parts.append(f"**This is {results.smoke_test}.**")
-    parts += [markdown_table(results, found.intervals), "**What the runs allow to say**"]
+    parts += [markdown_table(results, found.intervals), *filter(None, [budget_markdown(results)])]
+    parts.append("**What the runs allow to say**")
     parts.append("\n".join(f"- {markdown_text(sentence)}" for sentence in all_sentences(results, found)))
     if results.unfinished:
         parts.append("**Runs that did not finish**, in no table")
