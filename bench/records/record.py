@@ -141,12 +141,17 @@ class RecipeTrial(pydantic.BaseModel):
 
 
 class Recipe(pydantic.BaseModel):
-    """What the auto recipe chose, and from what (bench.run.recipe). videos: held out. seconds: that the search took."""
+    """What the auto recipe chose, and from what (bench.run.recipe).
+
+    steps: of each task of the run. parts: tasks of the short stream that the trials learned; 0 in records of before it
+    counted. videos: held out. seconds: that the search took.
+    """
 
     lr: float
     steps: int
     scale: float
     videos: int
+    parts: int = 0
     trials: list[RecipeTrial]
     seconds: float
 

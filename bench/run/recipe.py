@@ -1,13 +1,17 @@
 """The auto recipe: a head's learning rate and steps a task, found on training videos of the first task alone.
 
-A continual learner has no more than its first task when it must choose. Its categories are dealt into a short stream of
-their own, and every trial (a rate and a number of steps) learns that stream as a run learns the real one: part of each
-category's videos is held out, their galleries are stored when their part has been learned, and after the last part all
-held-out captions are compared with all stored galleries. So a trial is judged by what it gains on what it learns and
-by what it breaks of what it learned before.
+A continual learner has no more than its first task when it must choose. Its videos, category after category, are cut
+into equal parts, a short stream of their own, and every trial (a rate and a number of steps) learns that stream as a
+run learns the real one: half of each part's videos are held out, their galleries are stored when their part has been
+learned, and after the last part all held-out captions are compared with all stored galleries. So a trial is judged by
+what it gains on what it learns and by what it breaks of what it learned before.
 
     loss_v = mean over the captions of video v of  -log softmax_u( scale * s(caption, u) )[v]    over all stored u
     chosen: the trial of least  mean_v (loss_v - loss_v before any training); of equal ones the gentlest
+    steps of every task of the run = steps of the chosen trial * parts / tasks
+
+so that a run makes, over all its tasks, as many steps as the trial did over all its parts: what a task shifts by chance
+is carried through all later ones, and a short stream has few of those (docs/recipe.md has what was measured).
 
 scale makes the untrained method's loss least, so that a store of any temperature is judged alike. Each video is held
 out once. The first trials are the same for every method; where the chosen one lies on their edge, trials beyond it
@@ -48,7 +52,9 @@ STEPS = (7, 20, 60, 180, 540)
 FIRST_RATES = slice(2, 6)
 FIRST_STEPS = slice(1, 3)
 PARTS = 5
-"""Tasks of the short stream at most; a first task of one category is cut into two by chance."""
+"""Tasks of the short stream at most, at least two."""
+PART = 16
+"""Videos of a part at least, where there are enough for two."""
 FOLDS = 2
 HOPELESS = 3.0
 _SCALES = tuple(2.0 ** (half / 2) for half in range(-4, 21))
@@ -88,9 +94,11 @@ def find_recipe(
         for trial in missing:
             search.make(trial)
     best = search.best()
+    parts = len(streams[0].held_out)
     return Recipe(
         lr=RATES[best[0]],
-        steps=STEPS[best[1]],
+        steps=max(1, round(STEPS[best[1]] * min(1.0, parts / spec.num_tasks))),
+        parts=parts,
         scale=search.scale,
         videos=len(search.before),
         trials=[search.found[trial] for trial in sorted(search.found)],
@@ -244,7 +252,7 @@ def _error(change: Losses) -> float:
 
 
 def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
-    """The short stream: the task's categories, or its videos where it has one category, dealt into parts.
+    """The short stream: the task's videos, category after category, cut into parts of equal length.
 
     Of each part every second video is held out, the others of it in the other fold.
     """
@@ -252,11 +260,9 @@ def _parts(store: FeatureStore, task: Task, fold: int) -> list[_Part]:
     rng = np.random.default_rng(0)
     videos = rng.permutation(np.unique(video_P))
     category = store.category_N[videos]
-    categories = rng.permutation(np.unique(category))
-    if len(categories) > 1:
-        dealt = [videos[np.isin(category, some)] for some in np.array_split(categories, min(PARTS, len(categories)))]
-    else:
-        dealt = np.array_split(videos, 2)
+    rank = rng.permutation(int(category.max()) + 1)[category]
+    number = min(PARTS, max(2, len(videos) // PART))
+    dealt = np.array_split(videos[np.argsort(rank, kind="stable")], number)
     parts = []
     for mine in dealt:
         held_P = np.isin(video_P, mine[fold::FOLDS])
