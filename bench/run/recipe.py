@@ -11,11 +11,11 @@ what it gains on what it learns and by what it breaks of what it learned before.
     steps of every task of the run = steps of the chosen trial * parts / tasks
 
 so that a run makes as many steps over its tasks as the trial did over its parts: what a task shifts by chance is
-carried on through all later ones (docs/recipe.md). scale makes the untrained method's loss least, so that a store of
-any temperature is judged alike. Each video is held out once. The first trials are the same for every method; where the
-chosen one lies on their edge, trials beyond it follow, until it lies inside or at the end of the range. A trial that
-after the first fold is HOPELESS standard errors behind the best, video by video, does not learn the second and is not
-chosen. No test row is read, nor any later task.
+carried on through all later ones (docs/recipe.md). scale makes the untrained method's loss least: stores of any
+temperature are judged alike. Each video is held out once. The first trials are the same for every method; where the
+chosen one lies on their edge, trials beyond it follow, until it lies inside or at the range's end. A trial that after
+one fold is HOPELESS standard errors behind the best, video by video, does not learn the second and is not chosen. No
+test row is read, no later task.
 """
 
 from __future__ import annotations
