@@ -50,8 +50,7 @@ RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 STEPS = (7, 20, 60, 180, 540)
 FIRST_RATES = slice(2, 6)
 FIRST_STEPS = slice(1, 3)
-PARTS = 5
-"""Tasks of the short stream at most, at least two."""
+PARTS = 5  # tasks of the short stream at most; at least two
 PART = 16  # its videos at least, where there are enough for two parts
 FOLDS = 2
 HOPELESS = 3.0
@@ -85,17 +84,17 @@ def find_recipe(
     """
     start = time.perf_counter()
     streams = [_Stream(store, _parts(store, task, fold), device) for fold in range(FOLDS)]
-    search = _Search(entry, config, spec._replace(num_tasks=len(streams[0].held_out)), streams)
+    parts = len(streams[0].held_out)
+    search = _Search(entry, config, spec._replace(num_tasks=parts), streams)
     for trial in product(range(len(RATES))[FIRST_RATES], range(len(STEPS))[FIRST_STEPS]):
         search.make(trial)
     while missing := [trial for trial in search.beside_the_best() if trial not in search.found]:
         for trial in missing:
             search.make(trial)
-    best = search.best()
-    parts = len(streams[0].held_out)
+    rate, steps = search.best()
     return Recipe(
-        lr=RATES[best[0]],
-        steps=max(1, round(STEPS[best[1]] * min(1.0, parts / spec.num_tasks))),
+        lr=RATES[rate],
+        steps=max(1, round(STEPS[steps] * min(1.0, parts / spec.num_tasks))),
         parts=parts,
         scale=search.scale,
         videos=len(search.before),
@@ -177,7 +176,7 @@ class _Search:
         return min(whole, key=lambda trial: (float(self._changes[trial].mean()), RATES[trial[0]] * STEPS[trial[1]]))
 
     def beside_the_best(self) -> Iterator[Point]:
-        """The trials next to the best, in rate and in steps."""
+        """The trials next to the best."""
         rate, steps = self.best()
         for step, turn in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             if 0 <= rate + step < len(RATES) and 0 <= steps + turn < len(STEPS):
