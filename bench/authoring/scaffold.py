@@ -12,10 +12,14 @@ from ctvr_bench.bench.suite.plugins import all_methods
 from ctvr_bench.features.errors import InputError
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_NAMES = ("new_method.py.txt", "test_new_method.py.txt")
 
 
 def write_method(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write FOLDER/NAME.py and FOLDER/test_NAME.py and return their paths; nothing is overwritten."""
+    """Write FOLDER/NAME.py and FOLDER/test_NAME.py and return their paths; nothing is overwritten.
+
+    A file that holds what would be written is taken as it is: an earlier try may have been cut off after it.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"a method's name has lower-case letters, digits and _ only, as in my_method; got {name!r}")
     if keyword.iskeyword(name):
@@ -27,13 +31,22 @@ def write_method(name: str, folder: Path) -> tuple[Path, Path]:
             f"{folder}: holds the suite's own methods; choose a folder of yours, methods run from anywhere"
         )
     paths = (folder / f"{name}.py", folder / f"test_{name}.py")
-    for path in paths:
-        if path.exists():
+    texts = [(_TEMPLATES / template).read_text(encoding="utf-8") for template in _NAMES]
+    texts = [text.replace("my_method", name).replace("MyMethod", class_name(name)) for text in texts]
+    for path, text in zip(paths, texts, strict=True):
+        if path.exists() and not _holds(path, text):
             raise InputError(f"{path}: is there already and stays as it is; choose another name or --folder")
-    for path, template in zip(paths, ("new_method.py.txt", "test_new_method.py.txt"), strict=True):
-        text = (_TEMPLATES / template).read_text(encoding="utf-8")
-        write_text(path, text.replace("my_method", name).replace("MyMethod", class_name(name)))
+    for path, text in zip(paths, texts, strict=True):
+        if not path.exists():
+            write_text(path, text)
     return paths
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def class_name(name: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.soak import damage, kills
+from tests.soak import child, damage, kills
 from tests.soak.ledger import Ledger
 
 
@@ -31,6 +31,7 @@ def main() -> int:
     ledger = Ledger(options.ledger, 60 * options.cpu_minutes)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        child.get_ready()
         damage.campaign(options.damages, Path(folder) / "damages", ledger, options.seed)
         kills.campaign(options.kills, Path(folder) / "kills", ledger, options.seed)
     _show(ledger)

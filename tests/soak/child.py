@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import math
 import os
 import pkgutil
 import resource
@@ -10,13 +12,16 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import ctvr_bench
-from tests.commands import called
+from ctvr_bench.bench.records.code import DERIVES_METRICS, digests_of
+from ctvr_bench.bench.suite.code import MAKES_NUMBERS
+from tests.commands import ROOT, called
 
 Patch = Callable[[], None]
 """What is changed in the child before the command begins."""
@@ -51,21 +56,40 @@ _LOADED = [
     if not any(module.name.startswith(dear) for dear in _DEAR)
 ]
 """So that no child has to."""
+_LATER = ("torch._dynamo", "optuna", "pydantic.dataclasses", "rich._emoji_codes", "av.subtitles.stream")
+"""What commands load only when they come to it."""
 
 
-def run(arguments: tuple[str, ...], cwd: Path, patch: Patch = nothing, seconds: float = 120.0) -> Ended:
-    """Run a command in a child; it is killed after `seconds`."""
+def get_ready() -> None:
+    """Load and compute once what children would else each load and compute when they come to it: for a campaign."""
+    for name in _LATER:
+        importlib.import_module(name)
+    methods = [f"methods/{path.name}" for path in (ROOT / "methods").glob("*.py")]
+    digests_of([*MAKES_NUMBERS, *DERIVES_METRICS, *methods])
+    gc.collect()
+    gc.freeze()
+
+
+def run(
+    arguments: tuple[str, ...], cwd: Path, patch: Patch = nothing, seconds: float = 120.0, kill_after: float = math.inf
+) -> Ended:
+    """Run a command in a child with a process group of its own.
+
+    The group is killed (SIGKILL) after `seconds`, or when the child has had `kill_after` seconds of a core.
+    """
     said, start = cwd.with_name(f"{cwd.name}.said"), time.perf_counter()
     said.write_text("")
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         _run_and_exit(arguments, cwd, patch, said)
     while True:
         ended, wait, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             break
-        if time.perf_counter() - start > seconds:
-            os.kill(pid, signal.SIGKILL)
+        if time.perf_counter() - start > seconds or _seconds_of_a_core(pid) > kill_after:
+            with suppress(ProcessLookupError, PermissionError):  # is ending, or has not made its group yet
+                os.killpg(pid, signal.SIGKILL)
         time.sleep(0.002)
     begun, _, output = said.read_text(errors="replace").partition("\n")
     status = os.waitstatus_to_exitcode(wait)
@@ -73,6 +97,10 @@ def run(arguments: tuple[str, ...], cwd: Path, patch: Patch = nothing, seconds: 
     grown = usage.ru_maxrss * 1024 - int(begun or 0)
     cpu = usage.ru_utime + usage.ru_stime
     return Ended(None if stopped else status, output, time.perf_counter() - start, cpu, max(0, grown))
+
+
+def _seconds_of_a_core(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 STOPPED = 137

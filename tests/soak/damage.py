@@ -120,7 +120,7 @@ SOUND = {
     "not damaged",
     "said, or taken as it is written",
 }
-_PORTION = 12
+_PORTION = 40
 
 
 def spoil(use: Use, folder: Path, numbers: Iterable[int], seed: int = 0) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A file layer that ends the process at its nth call, as a kill or a power cut would."""
+"""A file layer that ends the process at its nth call, as a kill or a power cut would, or fails there."""
 
 from __future__ import annotations
 
@@ -53,6 +53,25 @@ def stopping(at: int, after: bool, folder: Path, power_cut: bool) -> Callable[[]
             if seen == at + 1:
                 end()
             return result
+
+        for name in CALLS:
+            _wrap(name, call)
+
+    return patch
+
+
+def failing(at: int, error: int) -> Callable[[], None]:
+    """The call of that number (from 0) does nothing and raises OSError with this errno, as a bad disk's would."""
+
+    def patch() -> None:
+        seen = 0
+
+        def call(name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == at + 1:
+                raise OSError(error, os.strerror(error), args[0] if isinstance(args[0], str) else None)
+            return real(*args, **kwargs)
 
         for name in CALLS:
             _wrap(name, call)

@@ -1,12 +1,11 @@
-"""Commands killed at calls that change the disk, at random moments and by power cuts, and then gone on with."""
+"""Commands that are ended, or fail, at calls that change the disk, at any moment or by power cuts, and are then gone on
+with.
+"""
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,25 +13,26 @@ import numpy as np
 
 from tests.soak import child
 from tests.soak.facts import facts_of
-from tests.soak.faults import counting, stopping
+from tests.soak.faults import counting, failing, stopping
 from tests.soak.ledger import Ledger
 from tests.soak.scenes import SCENES, Scene
 
 Kinds = tuple[str, ...]
-KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment")
-
-
+KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment", "a call fails")
+_ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
+_MISSED = "had ended before the kill"
 SOUND = "as if nothing had been"
-_PORTION = 4
+_PORTION = 10
 
 
 def kill(
     scene: Scene, folder: Path, numbers: Iterable[int], seed: int = 0, kinds: Kinds = KINDS
 ) -> Iterator[tuple[str, str]]:
-    """Kill a command once for each number, each time in a fresh folder; yields the kind of kill and what came of it.
+    """End a command once for each number, each time in a fresh folder; yields how, and what came of it.
 
     'as if nothing had been': the same command then ends with 0 and leaves every file, and every bit of every result,
-    that it leaves where nothing ends it. Else what differs. Equal numbers are equal kills, but those at any moment.
+    that it leaves where nothing ends it. Else what differs. Equal numbers are equal kills, but those at any moment: a
+    SIGKILL of the process group from outside.
     """
     ready, made, log = folder / "ready", folder / "whole", folder / "calls"
     ready.mkdir(parents=True)
@@ -46,7 +46,11 @@ def kill(
         place = folder / str(number)
         shutil.copytree(ready, place, symlinks=True)
         if kind == "any moment":
-            cut = child.run(scene.arguments, place, _both(scene, _ending(rng.uniform(0, whole.seconds))))
+            cut = child.run(scene.arguments, place, scene.patch, kill_after=rng.uniform(0, whole.cpu))
+            kind = kind if cut.status is None else _MISSED
+        elif kind == "a call fails":
+            fault = failing(int(rng.integers(calls)), _ERRORS[int(rng.integers(len(_ERRORS)))])
+            cut = child.run(scene.arguments, place, _both(scene, fault))
         else:
             fault = stopping(int(rng.integers(calls)), kind == "after a call", place, kind == "power cut")
             cut = child.run(scene.arguments, place, _both(scene, fault))
@@ -63,21 +67,11 @@ def _both(scene: Scene, fault: child.Patch) -> child.Patch:
     return patch
 
 
-def _ending(seconds: float) -> child.Patch:
-    def patch() -> None:
-        threading.Thread(target=_end_after, args=(seconds,), daemon=True).start()
-
-    return patch
-
-
-def _end_after(seconds: float) -> None:
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _what_came(cut: child.Ended, again: child.Ended, expected: dict[str, str], place: Path) -> str:
     if cut.traceback or again.traceback:
         return "a traceback: " + (cut.output if cut.traceback else again.output).strip().splitlines()[-1]
+    if cut.status and not cut.output.strip():
+        return "ended without a word"
     if again.status != 0:
         if again.status is None:
             return "did not end"

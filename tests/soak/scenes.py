@@ -74,6 +74,10 @@ def _to_be_merged(folder: Path) -> None:
     _made(folder, ("features", "import-arrays", *IMPORT, "--out", "filled.h5"), lambda _: None)
 
 
+def _submitted(folder: Path) -> None:
+    _made(folder, ("submit", "runs/default", "--to", "registry"), finished)
+
+
 def toy_encoder() -> None:
     """An encoder of 8 x 8 pixels in place of CLIP, and small blocks, so that there are many of them."""
     extract.load_encoder = lambda *_: ToyEncoder()
@@ -121,13 +125,31 @@ SCENES = (
         (*RUN, "--methods", "finetune[epochs=2]", "--seeds", "1", "--selection", "validation"),
         with_store,
     ),
+    Scene(
+        "run, oracle, what is kept",
+        (
+            *(*RUN, "--methods", "finetune[epochs=2]", "--seeds", "1"),
+            *("--selection", "test-oracle", "--keep", "weights", "--keep", "embeddings", "--keep", "top=2"),
+        ),
+        with_store,
+    ),
+    Scene("rerun", ("rerun", "runs/default", "--jobs", "1"), finished),
     Scene("report", ("report", "runs/default"), finished),
+    Scene("report, one page", ("report", "runs/default", "--format", "html", "--out", "page.html"), finished),
+    Scene("export", ("export", "runs/default", "--format", "csv", "--out", "told"), finished),
     Scene("import-ctvr", ("features", "import-ctvr", *PUBLISHED, "--out", "shell.h5"), published),
     Scene("features merge", ("features", "merge", "shell.h5", "filled.h5", "--out", "store.h5"), _to_be_merged),
     Scene("extract", EXTRACT, write_inputs, toy_encoder),
     Scene("build-world", ("features", "build-world", "3", "--out", "world.h5"), patch=_tiny_world),
     Scene("merge", ("merge", "runs/default", "--into", "joined"), finished),
     Scene("submit", ("submit", "runs/default", "--to", "registry"), finished),
+    Scene("leaderboard", ("leaderboard", "registry"), _submitted),
+    Scene(
+        "features card",
+        ("features", "card", "store.h5", "--url", "file:///store.h5", "--creator", "me", "--date", "2026-01-01"),
+        with_store,
+    ),
+    Scene("new-method", ("new-method", "my_method"), lambda folder: None),
     Scene("synth", ("features", "synth", "--out", "made.h5", *_SMALL)),
     Scene("tune", ("tune", "finetune", "--trials", "3", "--search", "lr=1e-3:1e-2", *_TUNE), with_store),
     Scene(

@@ -67,3 +67,11 @@ def test_names_and_folders_that_cannot_be_are_refused(name: str, folder: str, wo
     with pytest.raises(InputError, match=words):
         write_method(name, tmp_path / folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_command_writes_what_a_cut_off_one_had_not_yet(tmp_path: Path) -> None:
+    method, test = write_method("tilt", tmp_path)
+    written = test.read_text()
+    test.unlink()
+    assert write_method("tilt", tmp_path) == (method, test)
+    assert test.read_text() == written
