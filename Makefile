@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak wheel-twice format clean
+.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak wheel-twice lock floor licences audit format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -65,6 +65,32 @@ wheel-twice: $(VENV)/ready
 		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps \
 		--wheel-dir build/twice/$$n build/twice/$$n || exit 1; done
 	cmp build/twice/1/*.whl build/twice/2/*.whl && sha256sum build/twice/1/*.whl
+
+# requirements-dev.lock: everything for development, every file by its SHA-256
+lock: $(VENV)/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q uv
+	head -2 requirements-dev.lock > requirements-dev.new
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra extract --extra docs -c constraints.txt --universal \
+		--python-version 3.11.5 --generate-hashes --no-header --no-annotate --no-emit-index-url >> requirements-dev.new
+	mv requirements-dev.new requirements-dev.lock
+
+# the lowest versions that pyproject.toml allows, in an environment of their own, with tests that need no extra
+floor:
+	$(PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/python -m pip install --disable-pip-version-check -q -c constraints-floor.txt -e . $(FLOOR_TOOLS)
+	OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -q -W default $(FLOOR_TESTS)
+FLOOR_TOOLS = "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100"
+FLOOR_TESTS = tests/features/test_arrays.py tests/features/test_hostile_files.py tests/features/test_store.py \
+	tests/features/test_video.py tests/bench/cli/test_start.py tests/bench/test_metrics.py tests/bench/run/test_runner.py
+
+# docs/licences.md, from what is installed
+licences: $(VENV)/ready-docs
+	$(BIN)/python -m tests.supply licences
+
+# whether a weakness is known of what requirements-dev.lock names
+audit: $(VENV)/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q pip-audit
+	$(BIN)/python -m tests.supply audit
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .

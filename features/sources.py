@@ -208,12 +208,12 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
     """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
     segments: dict[str, Segment] = {}
     odd: dict[str, str] = {}
-    told: Iterator[tuple[str, str, str]]
+    told: Iterator[tuple[Row | Path, str, str]]
     ids = {video: video for video in plan.role_of_video}  # one text for all captions of a video
     if path.suffix.lower() == ".csv":
         if {"video_id", "sentence"} <= set(columns_of(path)):
             return _Told(ctvr.read_captions(path), segments, odd)
-        told = ((row.where, row.cells["video"], row.cells["caption"]) for row in read_table(path, "video", "caption"))
+        told = ((row, row.cells["video"], row.cells["caption"]) for row in read_table(path, "video", "caption"))
     elif path.suffix.lower() == ".json":
         content = read_json(path)
         if _is_published(content):
@@ -226,16 +226,22 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
             "sentence) or .json; convert it"
         )
     entries = []
-    for where, name, text in told:
-        video = plain_id(name)
+    for place, name, text in told:
+        video = name if name in ids else plain_id(name)
         if video not in ids:
             near = difflib.get_close_matches(video, ids, n=1) if len(video) < _NAME else []
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise InputError(f"{where}: video {video!r} is not in the stream{hint} Take the line out or add the video")
+            raise InputError(
+                f"{_where(place)}: video {video!r} is not in the stream{hint} Take the line out or add the video"
+            )
         if not text:
-            raise InputError(f"{where}: the caption of {video!r} is empty; write one or take the line out")
+            raise InputError(f"{_where(place)}: the caption of {video!r} is empty; write one or take the line out")
         entries.append((ids[video], text, False))
     return _Told(entries, segments, odd)
+
+
+def _where(place: Row | Path) -> str:
+    return place.where if isinstance(place, Row) else str(place)
 
 
 def _is_published(content: Any) -> bool:
@@ -261,7 +267,7 @@ def _first_segments(content: Mapping[str, Any]) -> tuple[dict[str, Segment], dic
     return found, odd
 
 
-def _plain_json(path: Path, content: Any) -> Iterator[tuple[str, str, str]]:
+def _plain_json(path: Path, content: Any) -> Iterator[tuple[Path, str, str]]:
     def fail() -> NoReturn:
         raise InputError(f"{path}: must be {{video: caption or [captions]}} or a published caption file; write it so")
 
@@ -272,7 +278,7 @@ def _plain_json(path: Path, content: Any) -> Iterator[tuple[str, str, str]]:
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             fail()
         for text in texts:
-            yield str(path), video, text.strip()
+            yield path, video, text.strip()
 
 
 def _assemble(plans: Sequence[_Plan], texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:

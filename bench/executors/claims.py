@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -126,7 +127,7 @@ def _create(path: Path, mine: Owner) -> bool:
     draft = partial_of(path)
     draft = draft.with_name(f"{draft.name}-{mine.token}")  # threads of a process may want the same run
     try:
-        draft.write_text(mine.model_dump_json(), encoding="utf-8")
+        _write_through(draft, "w", mine)
         os.link(draft, path)
     except FileExistsError:
         return False
@@ -142,11 +143,18 @@ def _create(path: Path, mine: Owner) -> bool:
 def _create_alone(path: Path, mine: Owner) -> bool:
     """The same where the file system has no links; one that is read before it is written counts as another host's."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(mine.model_dump_json())
+        _write_through(path, "x", mine)
     except FileExistsError:
         return False
     return True
+
+
+def _write_through(path: Path, mode: Literal["w", "x"], mine: Owner) -> None:
+    """To the disk: a claim that a power cut leaves half-written would pass for another host's, and be waited for."""
+    with path.open(mode, encoding="utf-8") as file:
+        file.write(mine.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _release(paths: Sequence[Path], mine: Owner) -> None:

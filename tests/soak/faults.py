@@ -54,8 +54,15 @@ def stopping(at: int, after: bool, folder: Path, power_cut: bool) -> Callable[[]
                 end()
             return result
 
+        def touch(_: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            earlier = Path(args[0]).stat()  # times alone: what was on the disk is there still
+            real(*args, **kwargs)
+            if synced.get(earlier.st_ino) == (earlier.st_size, earlier.st_mtime_ns):
+                synced[earlier.st_ino] = (earlier.st_size, Path(args[0]).stat().st_mtime_ns)
+
         for name in CALLS:
             _wrap(name, call)
+        _wrap("utime", touch)
 
     return patch
 

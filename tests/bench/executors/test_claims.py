@@ -197,3 +197,18 @@ def test_a_run_that_another_makes_is_waited_for_and_not_made_twice(
     assert [record.status for record in records] == ["done", "done"]
     assert records[0].model_dump() == theirs.model_dump()
     assert any(f"process {os.getpid()}" in note and "waiting" in note for note in told)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_claim_is_on_the_disk_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.pread(handle, 1000, 0).decode()), real(handle)))
+    monkeypatch.setattr(os, "pread", os.pread)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    with claimed([tmp_path / "run"]) as owner:
+        assert owner is None
+        assert synced[-1] == claim_file(tmp_path / "run").read_text()
