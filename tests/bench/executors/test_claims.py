@@ -161,11 +161,10 @@ def test_what_the_dead_left_of_claims_is_swept_and_nothing_else(tmp_path: Path) 
 def test_a_disk_that_fills_while_a_claim_is_written_keeps_nothing_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, text: str, encoding: str) -> None:
-        path.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"), claimed([tmp_path / "run"]):
         pass
     assert not list(tmp_path.glob("*claim*"))
@@ -203,12 +202,18 @@ def test_a_run_that_another_makes_is_waited_for_and_not_made_twice(
 def test_a_claim_is_on_the_disk_before_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
-    synced: list[str] = []
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.pread(handle, 1000, 0).decode()), real(handle)))
-    monkeypatch.setattr(os, "pread", os.pread)
+    def seen(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    synced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fsync", seen)
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        monkeypatch.setattr(os, "link", refuses)
     with claimed([tmp_path / "run"]) as owner:
         assert owner is None
-        assert synced[-1] == claim_file(tmp_path / "run").read_text()
+        found = claim_file(tmp_path / "run").stat()
+        assert synced[-1] == (found.st_ino, found.st_size)
+        assert found.st_size > 0
