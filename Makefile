@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench docs tutorial release rates scale gpu mutants soak wheel-twice lock floor licences audit format clean
+.PHONY: run test test-cluster check bench bench-peers docs tutorial release rates scale gpu mutants soak wheel-twice lock floor licences audit format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -18,6 +18,10 @@ check: $(VENV)/ready-extract
 
 bench: $(VENV)/ready-extract
 	$(BIN)/python -m pytest tests/speed --benchmark-enable --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name -q
+
+# the same training in Avalanche, in a bare PyTorch loop and here, in an environment of its own (6 GB where torch is CUDA's)
+bench-peers: .venv-peers/ready
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 .venv-peers/bin/python -m peers
 
 # the docs site, build/site/index.html: API from docstrings, methods from their cards, every link checked
 docs: $(VENV)/ready-docs
@@ -110,5 +114,10 @@ $(VENV)/ready-docs: $(VENV)/ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
+.venv-peers/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -q -e . avalanche-lib==0.6.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info

@@ -1,0 +1,1 @@
+"""What other libraries need for the same training: `make bench-peers`."""
