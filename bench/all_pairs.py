@@ -27,9 +27,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from ctvr_bench.bench.crossed import ORDERS, Floats, pairwise, spread_of
+from ctvr_bench.bench.quantiles import chi2_ends, chi2_pdf, normal_pdf, t_isf
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[int, int]
@@ -113,7 +114,7 @@ class PairDifference:
 
     def _reach(self, tail: float) -> float:
         parts = ((self.run + self.noise, self.run_freedom), (self.query - self.noise, math.inf))
-        return math.sqrt(sum(stats.t.isf(tail, free or math.inf) ** 2 * value for value, free in parts if value > 0))
+        return math.sqrt(sum(t_isf(tail, free or math.inf) ** 2 * value for value, free in parts if value > 0))
 
 
 @dataclass
@@ -351,7 +352,7 @@ def _step_down(freedom: float) -> float:
 @lru_cache(maxsize=512)
 def _critical(methods: int, freedom: float) -> Floats:
     if methods == 2:
-        return np.asarray(stats.t.isf(_LEVELS / 2, freedom))
+        return t_isf(_LEVELS / 2, freedom)
     q = np.concatenate([np.arange(0.04, 16, 0.04), np.logspace(math.log10(16), 13, 250)])
     tail = range_tail(q, methods, freedom)
     at = np.interp(-np.log(_LEVELS), -np.log(np.maximum(tail, 1e-300)), q, left=0.0)
@@ -369,10 +370,10 @@ def range_tail(q: npt.ArrayLike, methods: int, freedom: float) -> Floats:
     q = np.asarray(q, np.float64)
     if math.isinf(freedom):
         return np.asarray(np.exp(np.interp(q, w, log_tail, right=-np.inf)))
-    ends = stats.chi2.ppf(1e-13, freedom), stats.chi2.isf(1e-13, freedom)
+    ends = chi2_ends(1e-13, freedom)
     log_s = np.linspace(0.5 * math.log(ends[0] / freedom), 0.5 * math.log(ends[1] / freedom), 200)
     s = np.exp(log_s)
-    weight = stats.chi2.pdf(freedom * s**2, freedom) * 2 * freedom * s**2 * (log_s[1] - log_s[0])
+    weight = chi2_pdf(freedom * s**2, freedom) * 2 * freedom * s**2 * (log_s[1] - log_s[0])
     return np.asarray(np.exp(np.interp(q[..., None] * s, w, log_tail, right=-np.inf)) @ weight)
 
 
@@ -381,4 +382,4 @@ def _range_tail(methods: int) -> tuple[Floats, Floats]:
     """w and log P(range of M normal means > w)."""
     w, z = np.arange(0.0, 13.0, 0.02), np.linspace(-8.5, 9.5, 181)
     inside = (special.ndtr(z) - special.ndtr(z - w[:, None])) ** (methods - 1)
-    return w, np.log(np.maximum(1 - methods * (inside * stats.norm.pdf(z)).sum(1) * (z[1] - z[0]), 1e-16))
+    return w, np.log(np.maximum(1 - methods * (inside * normal_pdf(z)).sum(1) * (z[1] - z[0]), 1e-16))

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import special
 
 from ctvr_bench.bench.crossed import ORDERS, spread_of
+from ctvr_bench.bench.quantiles import noncentral_t_sf, t_isf
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Variance:
         f: run_freedom, g: query_freedom. The noise stands under the runs' wider quantile as far as so few runs cannot
         tell it from `run`.
         """
-        wide = stats.t.isf((1 - level) / 2, self.query_freedom) ** 2 if self.query_freedom else 0.0
+        wide = t_isf((1 - level) / 2, self.query_freedom) ** 2 if self.query_freedom else 0.0
         alone = wide * self.query
         if not self.run_freedom:
             return math.sqrt(alone)
         shared = self.noise / self.run_freedom
-        runs = stats.t.isf((1 - level) / 2, self.run_freedom) ** 2 * max(0.0, self.run + shared)
+        runs = t_isf((1 - level) / 2, self.run_freedom) ** 2 * max(0.0, self.run + shared)
         return math.sqrt(max(alone, runs + wide * (self.query - shared)))
 
 
@@ -99,6 +100,8 @@ class Interval:
 
         def short_of_zero(log_p: float) -> float:
             return away - self.variance.half_width(1 - 10**log_p)
+
+        from scipy import optimize  # as long to import as a report without figures takes
 
         smallest = -12.0
         return 10 ** float(smallest if short_of_zero(smallest) > 0 else optimize.brentq(short_of_zero, smallest, 0.0))
@@ -265,8 +268,8 @@ def runs_needed(
         if total == 0:
             return runs
         freedom = max(total**2 / (spread**2 / (runs - 1)), runs - 1) if spread else math.inf
-        bound, shift = stats.t.isf(alpha / 2, min(freedom, 1e6)), abs(difference) / math.sqrt(total)
-        if stats.nct.sf(bound, min(freedom, 1e6), shift) >= power:
+        bound, shift = float(t_isf(alpha / 2, min(freedom, 1e6))), abs(difference) / math.sqrt(total)
+        if noncentral_t_sf(bound, min(freedom, 1e6), shift) >= power:
             return runs
     return None
 
@@ -291,6 +294,8 @@ def friedman(score_BM: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
 
     CD = q_alpha sqrt( M (M + 1) / (6 B) ), q: studentised range over sqrt(2)          Demsar 2006
     """
+    from scipy import stats  # takes a second, and no other part of a report needs it
+
     score = np.asarray(score_BM, np.float64)
     if score.ndim != 2 or score.shape[0] < 2 or score.shape[1] < 3:
         raise ValueError(f"score_BM needs at least 2 blocks and 3 methods; got shape {score.shape}")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from ctvr_bench.bench.all_pairs import PairDifference, critical_values, meet
 from ctvr_bench.bench.analysis.ambiguity import Ambiguity, ambiguity
@@ -19,6 +18,7 @@ from ctvr_bench.bench.analysis.columns import CONTINUAL, RETRIEVAL, ranked, refe
 from ctvr_bench.bench.analysis.contributions import row_intervals
 from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
 from ctvr_bench.bench.analysis.queries import final_ranks, hits
+from ctvr_bench.bench.quantiles import normal_sf
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.statistics import (
@@ -288,7 +288,7 @@ def _needed(found: PairDifference, rows: int) -> int | None:
     """Runs that would carry a difference of this size against the bound of all pairs."""
     if found.p is None:
         return None
-    runs, alpha = len(found.places), float(2 * stats.norm.sf(critical_values(rows, math.inf, np.array([ALPHA]))[0]))
+    runs, alpha = len(found.places), float(2 * normal_sf(critical_values(rows, math.inf, np.array([ALPHA]))[0]))
     one_run, fixed = (found.run + found.noise) * runs, found.query - found.noise
     needed = runs_needed(found.estimate, one_run, fixed, alpha=alpha)
     return None if needed is None else max(needed, runs + 1)

@@ -71,7 +71,7 @@ def _read(path: str, modified: int, size: int) -> tuple[str, tuple[str, ...]]:
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -83,13 +83,30 @@ def _imported(tree: ast.Module) -> Iterator[str]:
                 yield path
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Every statement, in any other; expressions, which are most of a tree, are not looked into."""
+    waiting: list[Any] = [tree]
+    while waiting:
+        node = waiting.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, ())
+            if isinstance(inner, list):
+                waiting += inner
+        if isinstance(node, ast.stmt):
+            yield node
+
+
 def _meaning(node: Any) -> Any:
     """A syntax tree as nested tuples, without places, docstrings, and what is empty."""
     if isinstance(node, ast.Subscript) and (held := _without_search(node)) is not node:
         return _meaning(held)
     if isinstance(node, ast.AST):
-        fields = ((name, _meaning(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return (type(node).__name__, *((name, value) for name, value in fields if name not in ("kind", "type_comment")))
+        said: list[Any] = [type(node).__name__]
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is not None and value != [] and name not in ("kind", "type_comment"):
+                said.append((name, _meaning(value)))
+        return tuple(said)
     if isinstance(node, list):
         return tuple(_meaning(each) for each in node if not _only_describes(each))
     return node

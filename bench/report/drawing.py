@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -232,3 +232,42 @@ def _top(group: Sequence[float], gap: float) -> float:
 
 def _bottom(group: Sequence[float], gap: float) -> float:
     return _top(group, gap) - gap * (len(group) - 1)
+
+
+class Description(NamedTuple):
+    """alt: what a figure shows, for those who cannot see it. reading: how to read it."""
+
+    alt: str
+    reading: str
+
+
+DESCRIPTIONS = {
+    "accuracy_against_tasks": Description(
+        "Line chart: R@1 over all queries seen so far after every task, one line a method.",
+        "Lines fall because the gallery grows with every task, and further where a method forgets.",
+    ),
+    "forgetting_heat_maps": Description(
+        "Heat maps, one a method: R@1 on each task (columns) after each task (rows).",
+        "Read a column downwards: what becomes of one task while others are learned.",
+    ),
+    "loss_split": Description(
+        "Stacked bars, one a method: loss of old queries by gallery growth and by query drift, and staleness.",
+        "A bar to the left of zero is a gain; the vertical mark is the sum.",
+    ),
+    "cross_task_confusion": Description(
+        "Heat maps, one a method: task of the query (rows) and of the video at rank 1 (columns).",
+        "Off the diagonal another task's video came first; a strong last column: the newest task does it.",
+    ),
+    "geometry_over_tasks": Description(
+        "Line charts over tasks: modality gap, drifts of text and video, their disagreement, ETF errors.",
+        "Drift: queries and videos of earlier tasks since their task ended. Disagreement of 1: in unrelated ways.",
+    ),
+    "critical_difference": Description(
+        "Critical-difference diagram: mean rank of every continual method over runs.",
+        "Methods under one bar are not told apart by their ranks over runs on these test queries.",
+    ),
+    "cost_against_accuracy": Description(
+        "Scatter plots: R@1 against training time and against trainable parameters.",
+        "Up and to the left is better.",
+    ),
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ctvr_bench.bench.analysis.against import all_sentences
 from ctvr_bench.bench.analysis.budgets import BUDGET_NOTE, budget_lines
@@ -31,7 +33,7 @@ from ctvr_bench.bench.analysis.columns import (
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, summary
 from ctvr_bench.bench.analysis.queries import LostQuery, lost_queries
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
-from ctvr_bench.bench.report.plots import DESCRIPTIONS, png
+from ctvr_bench.bench.report.drawing import DESCRIPTIONS
 from ctvr_bench.bench.report.reported import HEADS, NOTE, has_reported, reported_cells
 from ctvr_bench.bench.report.tables import interval_text
 from ctvr_bench.features.errors import InputError
@@ -234,7 +236,7 @@ def _explorer(results: SuiteResults, store: FeatureStore | None) -> list[dict[st
         nonlocal left
         if strips is None:
             return ""
-        data = _base64(png(strips[video]))
+        data = _base64(_png(strips[video]))
         if len(data) > left:
             return ""
         left -= len(data)
@@ -311,3 +313,10 @@ def _environment(results: SuiteResults) -> dict[str, str]:
             for key, value in run.record.environment.items():
                 found.setdefault(key, {})[str(value) or "none"] = None
     return {key: ", ".join(values) for key, values in found.items()}
+
+
+def _png(image_YXB: npt.NDArray[np.uint8]) -> bytes:
+    """A picture (uint8, red, green, blue) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_YXB).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +261,7 @@ def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = 
     """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
-    for draw, _ in _FIGURES:
+    for draw in _FIGURES:
         with _defaults():
             figure, name = draw(results), draw.__name__
         if figure is not None:
@@ -298,72 +298,15 @@ def _save(figure: Figure, file: Path, kinds: Sequence[str]) -> None:
                 figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
 
 
-def png(image_YXB: npt.NDArray[np.uint8]) -> bytes:
-    """A picture (uint8, red, green, blue) as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image_YXB).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-class Description(NamedTuple):
-    """alt: what a figure shows, for those who cannot see it. reading: how to read it."""
-
-    alt: str
-    reading: str
-
-
-_FIGURES: tuple[tuple[Callable[[SuiteResults], Figure | None], Description], ...] = (
-    (
-        accuracy_against_tasks,
-        Description(
-            "Line chart: R@1 over all queries seen so far after every task, one line a method.",
-            "Lines fall because the gallery grows with every task, and further where a method forgets.",
-        ),
-    ),
-    (
-        forgetting_heat_maps,
-        Description(
-            "Heat maps, one a method: R@1 on each task (columns) after each task (rows).",
-            "Read a column downwards: what becomes of one task while others are learned.",
-        ),
-    ),
-    (
-        loss_split,
-        Description(
-            "Stacked bars, one a method: loss of old queries by gallery growth and by query drift, and staleness.",
-            "A bar to the left of zero is a gain; the vertical mark is the sum.",
-        ),
-    ),
-    (
-        cross_task_confusion,
-        Description(
-            "Heat maps, one a method: task of the query (rows) and of the video at rank 1 (columns).",
-            "Off the diagonal another task's video came first; a strong last column: the newest task does it.",
-        ),
-    ),
-    (
-        geometry_over_tasks,
-        Description(
-            "Line charts over tasks: modality gap, drifts of text and video, their disagreement, ETF errors.",
-            "Drift: queries and videos of earlier tasks since their task ended. Disagreement of 1: in unrelated ways.",
-        ),
-    ),
-    (
-        critical_difference,
-        Description(
-            "Critical-difference diagram: mean rank of every continual method over runs.",
-            "Methods under one bar are not told apart by their ranks over runs on these test queries.",
-        ),
-    ),
-    (
-        cost_against_accuracy,
-        Description(
-            "Scatter plots: R@1 against training time and against trainable parameters.",
-            "Up and to the left is better.",
-        ),
-    ),
+_FIGURES: tuple[Callable[[SuiteResults], Figure | None], ...] = (
+    accuracy_against_tasks,
+    forgetting_heat_maps,
+    loss_split,
+    cross_task_confusion,
+    geometry_over_tasks,
+    critical_difference,
+    cost_against_accuracy,
 )
-DESCRIPTIONS = {draw.__name__: description for draw, description in _FIGURES}
 
 
 def _panel_rows(results: SuiteResults) -> tuple[list[Row], str]:

@@ -66,9 +66,10 @@ def find_method(name: str) -> Entry:
         return method_of_file(Path(match["path"]), match["name"] or None)
     if name in _GIVEN:
         return _GIVEN[name]
-    known, points = known_methods(), _entry_points()
+    known = known_methods()
     if name in known:
         return known[name]
+    points = _entry_points()
     if name in points:
         return _installed(points[name])
     raise unknown_name("method", name, {*known, *points})

@@ -1,7 +1,7 @@
 """The same frozen features, head, loss, batches and epochs in Avalanche, in a bare PyTorch loop and here.
 
-`make bench-peers` prints a Markdown table, after a few minutes of CPU. Every run is a process of its own on one thread, the
-passes in turn; a figure is the least of its passes, in CPU seconds, since the machine may have other work. What is
+`make bench-peers` prints a Markdown table, after a few minutes of CPU. Every run is a process of its own on one thread,
+the passes in turn; a figure is the least of its passes, in CPU seconds, since the machine may have other work. What is
 measured is in `learner`.
 """
 
