@@ -20,7 +20,7 @@ from ctvr_bench.bench.suite.suite import make_suite, plan
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.base import Scoring
-from ctvr_bench.methods.shared.memory import Reservoir
+from ctvr_bench.methods.shared.memory import PrototypeBank, Reservoir
 from tests.device import taken_through
 from tests.gpu.__main__ import main as gpu_script
 from tests.pretend_gpu import MixingError, Pretend
@@ -108,6 +108,7 @@ def test_the_script_for_a_gpu_has_a_dry_run(tmp_path: Path, capsys: pytest.Captu
     assert gpu_script(["--pretend", "--methods", "zero_shot,finetune", "--out", str(tmp_path / "card.json")]) == 0
     found = json.loads((tmp_path / "card.json").read_text())
     assert found["methods"] == {"zero_shot": {"same_ranks": 1.0}, "finetune": {"same_ranks": 1.0}}
+    assert found["search"]["small"]["same_ranks"] == 1.0
     assert found["waits"] > 0
     assert "2 of 2 methods rank as on the CPU" in capsys.readouterr().out
     if not torch.cuda.is_available():
@@ -141,3 +142,31 @@ def test_a_reservoir_is_drawn_from_without_waiting() -> None:
         assert sum(count for (kind, _, _), count in gpu.waits.items() if kind != "CPU index of a GPU tensor") == before
     assert len(memory) == 4
     assert kept.shape == (3, 1)
+
+
+def test_a_prototype_bank_waits_once_for_its_categories_until_they_change() -> None:
+    draw = generator_for(0, "draws")
+    with Pretend() as gpu:
+        bank, one, category = (
+            PrototypeBank(3, 2).to("gpu:0"),
+            torch.ones(1, 2).to("gpu:0"),
+            torch.tensor([2]).to("gpu:0"),
+        )
+        bank.update(one, one, category)
+        asked = []
+        for _ in range(3):
+            category_P = bank.draw(4, draw)[2]
+            asked.append(sum(count for (kind, _, _), count in gpu.waits.items() if kind == "nonzero"))
+        bank.update(one, one, category - 1)
+        assert set(bank.draw(40, draw)[2].tolist()) == {1, 2}
+    assert category_P.tolist() == [2, 2, 2, 2]
+    assert asked == [1, 1, 1]
+
+
+def test_a_prototype_bank_that_was_loaded_knows_its_categories() -> None:
+    bank, other = PrototypeBank(3, 2), PrototypeBank(3, 2)
+    bank.update(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0]))
+    other.update(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([1]))
+    bank.draw(1, generator_for(0, "draws"))
+    bank.load_state_dict(other.state_dict())
+    assert bank.draw(4, generator_for(0, "draws"))[2].tolist() == [1, 1, 1, 1]

@@ -10,6 +10,14 @@ import pytest
 import torch
 
 _SIDE = 32
+TINY = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": _SIDE,
+    "patch_size": 16,
+}
 
 
 def library(name: str) -> Any:
@@ -20,20 +28,25 @@ def library(name: str) -> Any:
     return pytest.importorskip(name, reason="needs the extra 'extract'")
 
 
-def save_transformers_clip(folder: Path, *, seed: int = 0, pad_token: str = "<|endoftext|>") -> Path:
-    """A CLIP of transformers with its processor and a tokenizer that spells words; `pad_token` may be "!" (id 0)."""
+def save_transformers_clip(
+    folder: Path, *, seed: int = 0, pad_token: str = "<|endoftext|>", vision: dict[str, int] = TINY, dim: int = 12
+) -> Path:
+    """A CLIP of transformers with its processor and a tokenizer that spells words; `pad_token` may be "!" (id 0).
+
+    vision: the image tower's sizes. dim: of the features.
+    """
     transformers = library("transformers")
 
     tokenizer = transformers.CLIPTokenizer(**_tokenizer_files(folder), pad_token=pad_token, model_max_length=16)
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {**tower, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
-    vision = {**tower, "hidden_size": 24, "image_size": _SIDE, "patch_size": 16}
     torch.manual_seed(seed)
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)
     _save(transformers.CLIPModel(config), folder)
     tokenizer.save_pretrained(folder)
-    _processor("CLIPImageProcessor", size={"shortest_edge": _SIDE}, crop_size=_SIDE).save_pretrained(folder)
+    side = vision["image_size"]
+    _processor("CLIPImageProcessor", size={"shortest_edge": side}, crop_size=side).save_pretrained(folder)
     return folder
 
 

@@ -41,6 +41,7 @@ class PrototypeBank(nn.Module):
         self.register_buffer("text_radius_C", torch.zeros(num_categories))
         self.register_buffer("video_radius_C", torch.zeros(num_categories))
         self.register_buffer("filled_C", torch.zeros(num_categories, dtype=torch.bool))
+        self._known: tuple[Tensor, int, Tensor] | None = None  # `filled_C`, its version and what it said then
 
     @torch.no_grad()
     def update(self, text_ND: Tensor, video_ND: Tensor, category_N: Tensor) -> None:
@@ -69,7 +70,7 @@ class PrototypeBank(nn.Module):
         Categories are uniform over the filled ones, with replacement; noise is independent between the modalities.
         Raises ValueError while no category is filled.
         """
-        filled = self.filled_C.nonzero().squeeze(1)
+        filled = self._filled()
         if len(filled) == 0:
             raise ValueError(
                 "a prototype bank must hold a category before it is drawn from, got none; call update first."
@@ -81,6 +82,13 @@ class PrototypeBank(nn.Module):
         video_noise_PD = torch.randn(shape_PD, generator=generator, device=generator.device).to(self.video_mean_CD)
         text_PD, video_PD = self.from_noise(category_P, text_noise_PD, video_noise_PD)
         return text_PD, video_PD, category_P
+
+    def _filled(self) -> Tensor:
+        """The categories that are filled; a GPU is waited for only where they changed since it was last asked."""
+        flags_C = self.filled_C
+        if self._known is None or self._known[0] is not flags_C or self._known[1] != flags_C._version:
+            self._known = flags_C, flags_C._version, flags_C.nonzero().squeeze(1)
+        return self._known[2]
 
     def from_noise(self, category_P: Tensor, text_noise_PD: Tensor, video_noise_PD: Tensor) -> tuple[Tensor, Tensor]:
         """The pseudo-features text [P, D] and video [P, D] that this standard normal noise makes; pure."""

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Pretend() as gpu:
             for name in names:
                 _put(found, "methods", name, parts.agreement(name, "gpu:0"), out)
+            _put(found, "search", "small", parts.search(300, 40, "gpu:0"), out)
         found["waits"] = sum(gpu.waits.values())
+        if not given.methods:  # on the CPU: transformers does not load a model onto tensors that only pretend
+            _put(found, "extraction", "tiny", parts.extraction(2, "cpu"), out)
     else:
         found["environment"] = environment("cuda")
         begun = time.perf_counter()
@@ -73,6 +76,8 @@ def _parts(names: Sequence[str]) -> Iterator[Part]:
     yield "gate", "all", lambda: parts.gate("cuda")
     for name in ("zero_shot", "structalign"):
         yield "evaluation", name, lambda name=name: parts.evaluation(name, "cuda")  # type: ignore[misc]
+    yield "search", "1000000 x 10000", lambda: parts.search(1_000_000, 10_000, "cuda")
+    yield "extraction", "ViT-B/32", lambda: parts.extraction(200, "cuda", vision=parts.VIT_B_32, dim=512)
     for runs in (10, 50):
         yield "stacks", str(runs), lambda runs=runs: parts.stack(runs, "cuda")  # type: ignore[misc]
     for name in parts.trained_methods(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ctvr_bench.bench.executors.galleries import ITEMS, counted_ranks
 from ctvr_bench.bench.gate.baseline import read_baseline
 from ctvr_bench.bench.gate.gate import check
 from ctvr_bench.bench.gate.measure import measure, suite_of
@@ -20,12 +23,29 @@ from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
+from ctvr_bench.features.clip_towers import load_clip
+from ctvr_bench.features.clips import Clip
+from ctvr_bench.features.encode import FRAME_BATCH, encode_video
+from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.streams import PairTable, make_stream
+from ctvr_bench.features.video import write_video
 from ctvr_bench.methods.shared.base import Method, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method
+from ctvr_bench.methods.shared.similarity import normalise
 from tests.device import taken_through
+from tests.speed.test_extraction import SAMPLING
 from tests.speed.test_speed import msrvtt_sized, world_sized
+from tests.tiny_clips import save_transformers_clip
 
+VIT_B_32 = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+_COMPARED = 100_000  # items
 BASELINE = Path(__file__).resolve().parents[2] / "results/baselines/gate.json"
 
 
@@ -98,14 +118,72 @@ def evaluation(name: str, device: str) -> dict[str, float]:
     return {"all_s": sum(took), "last_s": took[-1]}
 
 
+def search(items: int, queries: int, device: str) -> dict[str, float]:
+    """Exact ranks counted on the device over a float16 gallery that lies there, 512-d, and how many are the CPU's.
+
+    The suite's own search of such galleries counts on the CPU: this is what a card would make of the same blocks. The
+    first 100 queries are compared, over the first 100,000 items.
+    """
+    gallery_MD = normalise(torch.randn(items, 512, generator=generator_for(0, "gallery"))).half()
+    target_N = torch.randint(min(items, _COMPARED), (queries,), generator=generator_for(0, "targets"))
+    noise_ND = torch.randn(queries, 512, generator=generator_for(0, "queries"))
+    query_ND = normalise(gallery_MD[target_N].float() + noise_ND / 8)
+    there, asked, own = gallery_MD.to(device), query_ND.to(device), target_N.to(device)
+    took = seconds(lambda: _counted(asked, there, own), device, rounds=2, warm=1)
+    first = slice(0, min(queries, 100))
+    few = _counted(asked[first], there[:_COMPARED], own[first]).cpu().numpy()
+    expected = counted_ranks(query_ND[first], gallery_MD[:_COMPARED].numpy(), target_N[first].numpy())
+    rate = 2 * items * queries * 512 / min(took) / 1e12
+    return {"search_s": min(took), "tflop_per_s": rate, "same_ranks": float((few == expected).mean())}
+
+
+def _counted(query_ND: Tensor, gallery_MD: Tensor, target_N: Tensor) -> Tensor:
+    """1 + how many other items score at least what the target does; the scores of a block stay on the device."""
+    own_N = torch.full((len(query_ND),), -torch.inf, device=query_ND.device)
+    place_N = torch.arange(len(query_ND), device=query_ND.device)
+    rank_N = torch.zeros(len(query_ND), dtype=torch.int64, device=query_ND.device)
+    starts = range(0, len(gallery_MD), ITEMS)
+    for counting in (False, True):
+        for first in starts:
+            sim_NB = query_ND @ normalise(gallery_MD[first : first + ITEMS].float()).T
+            if counting:
+                rank_N += (sim_NB >= own_N[:, None]).sum(1)  # itself among them: the 1
+            else:
+                inside_N = (target_N >= first) & (target_N < first + sim_NB.shape[1])
+                found_N = sim_NB[place_N, (target_N - first).clamp(0, sim_NB.shape[1] - 1)]
+                own_N = torch.where(inside_N, found_N, own_N)
+    return rank_N
+
+
+def extraction(videos: int, device: str, **size: Any) -> dict[str, float]:
+    """Frames a second through real decoding and a CLIP of random weights on the device; size: see `tiny_clips`."""
+    folder = Path(tempfile.mkdtemp(prefix="ctvr-gpu-"))
+    rng = np.random.default_rng(0)
+    for number in range(videos):
+        coarse = rng.integers(0, 256, (24, 15, 20, 3), np.uint8)
+        write_video(folder / f"{number}.mp4", coarse.repeat(16, 1).repeat(16, 2), 12)
+    clips = [Clip(path) for path in sorted(folder.glob("*.mp4"))]
+    encoder = load_clip(str(save_transformers_clip(folder / "clip", **size)), torch.device(device))
+    found: list[np.ndarray[Any, Any]] = []
+
+    def extract() -> None:
+        found.clear()
+        with read_ahead(clips, encoder.prepare, SAMPLING, workers=8, ahead=4 * FRAME_BATCH) as readings:
+            found.extend(encode_video(reading, encoder, "float32")["features"] for reading in readings)
+
+    took = min(seconds(extract, device, rounds=1, warm=1))
+    frames = sum(map(len, found))
+    return {"frames": frames, "frames_per_s": frames / took, "length": float(np.linalg.norm(found[0], axis=1).mean())}
+
+
 def seconds(what: Callable[[], object], device: str, rounds: int, warm: int) -> Sequence[float]:
-    """How long each of the rounds took, the device waited for on both sides."""
-    took = []
+    """How long each of the rounds took, the device waited for on both sides (a pretend one is never behind)."""
+    took, waited = [], device if device.startswith("cuda") else "cpu"
     for _ in range(warm + rounds):
-        wait_for(device)
+        wait_for(waited)
         start = time.perf_counter()
         what()
-        wait_for(device)
+        wait_for(waited)
         took.append(time.perf_counter() - start)
     return took[warm:]
 
