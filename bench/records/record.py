@@ -15,6 +15,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -280,6 +281,9 @@ def save_record(directory: Path, record: RunRecord) -> RunRecord:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     ended = "" if record.status == "running" else record.ended or now
     record = record.model_copy(update={"files": files, "ended": ended})
+    if ends:
+        with suppress(OSError):  # what an earlier try failed with
+            (directory / "error.txt").unlink(missing_ok=True)
     write_checked(directory / "run.json", record.model_dump(mode="json"))
     return record
 
