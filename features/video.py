@@ -24,6 +24,7 @@ from ctvr_bench.features.errors import InputError
 try:
     import av
     from av.sidedata.sidedata import Type as SideData
+    from av.stream import Disposition
 except ImportError as error:
     raise InputError(
         f"reading video needs PyAV ({error}); install the extra: pip install 'ctvr-bench[extract]'"
@@ -40,7 +41,6 @@ _KINDS = (
 _OPEN = {"protocol_whitelist": "file", "format_whitelist": _KINDS}
 # x264's macroblock tree gives other bytes now and then for the same frames (core 165: 11 of 60 runs at 34 x 34 pixels).
 _ENCODE = {"x264-params": "mbtree=0"}
-_COVER_ART = 0x400  # FFmpeg's disposition of a still picture attached to a sound file
 _WHOLE = 0.9  # a file that ends (a second and) a tenth before the length it announces was cut off
 _ANY_RATE = 25  # frames a second where neither timestamps nor the container tell
 
@@ -209,7 +209,8 @@ class Video:
         except (OSError, av.FFmpegError) as error:
             raise UnreadableVideo(f"cannot be opened: {_first_words(error)}") from error
         with container:
-            streams = [s for s in container.streams.video if s.codec_context and not s.disposition & _COVER_ART]
+            cover = Disposition.attached_pic  # a still picture attached to a sound file
+            streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
             if not streams:
                 raise UnreadableVideo("no video stream that can be decoded (audio only?)")
             streams[0].codec_context.thread_count = 1
