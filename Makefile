@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-cluster check bench bench-peers docs tutorial release rates scale gpu mutants soak wheel-twice lock floor licences audit format clean
+.PHONY: run test test-cluster check bench bench-peers docs tutorial release rates scale gpu mutants soak wheel-twice fuzz lock floor licences audit format clean
 
 run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
@@ -61,6 +61,12 @@ mutants: $(VENV)/ready-extract
 # kills and damages at length, about an hour; KILLS=50 DAMAGES=200 for a look
 soak: $(VENV)/ready-extract
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000)
+
+# readers under atheris, ten minutes each (Linux, CPython up to 3.13); READERS="pickle csv" some of them
+fuzz: $(VENV)/ready-extract
+	$(BIN)/python -m pip install --disable-pip-version-check -q atheris
+	for reader in $(or $(READERS),pickle npy csv json toml captions); do \
+		$(BIN)/python -m tests.soak.coverage_guided $$reader build/fuzz $(or $(SECONDS_EACH),600) || exit 1; done
 
 # builds the wheel of the last commit twice, in two folders, and compares them byte by byte
 wheel-twice: $(VENV)/ready
