@@ -21,6 +21,7 @@ import numpy as np
 from ctvr_bench.features import hdf5, schema
 from ctvr_bench.features.cache import cache_folder
 from ctvr_bench.features.errors import InputError, unknown_name
+from ctvr_bench.features.leakage import shared_frames
 from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.schema import Array
 
@@ -395,16 +396,16 @@ def _check_numbers(dataset: str, values: Array) -> list[Finding]:
 
 
 def _check_leakage(store: FeatureStore) -> list[Finding]:
+    found = {name: rows for name in store.stream_names if (rows := leaked_videos(store, name))}
+    return [
+        Finding(
+            "error", f"stream {name!r}: {len(rows)} test videos have the frames of a train video, first row {rows[0]}"
+        )
+        for name, rows in found.items()
+    ]
+
+
+def leaked_videos(store: FeatureStore, stream: str) -> list[int]:
+    """Rows of test videos of a stream that hold the frames of one of its training videos."""
     frames, count = store.feature("videos/frames"), store.feature("videos/frame_count")
-    content = [hashlib.sha256(frames[row, : count[row]].tobytes()).digest() for row in range(len(frames))]
-    findings = []
-    for name in store.stream_names:
-        role_N = store.stream(name).role_of_video_N
-        trained = {content[row] for row in np.flatnonzero(role_N == schema.TRAIN)}
-        leaked = [row for row in np.flatnonzero(role_N == schema.TEST) if content[row] in trained]
-        if leaked:
-            message = (
-                f"stream {name!r}: {len(leaked)} test videos have the frames of a train video, first row {leaked[0]}"
-            )
-            findings.append(Finding("error", message))
-    return findings
+    return shared_frames(frames, count, store.stream(stream).role_of_video_N)

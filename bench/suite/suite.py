@@ -40,7 +40,7 @@ from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_embedded, is_world, 
 from ctvr_bench.bench.suite.unfinished import lost_runs, remove_begun
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
-from ctvr_bench.features.store import FeatureStore, check_content, open_store
+from ctvr_bench.features.store import FeatureStore, check_content, leaked_videos, open_store
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from ctvr_bench.features.tables import read_toml
 from ctvr_bench.methods.shared.base import MethodConfig, TrainedConfig, learns
@@ -279,6 +279,11 @@ def run_suite(
     store = open_store(config.store)
     jobs = plan(config, store)
     check_content(store)
+    if leaked := leaked_videos(store, store.stream(config.stream).name):
+        tell(
+            f"WARNING: {len(leaked)} test videos have the frames of a training video (first row {leaked[0]} of the "
+            "store); what they are found by was trained on, so no number of this suite is a test"
+        )
     records: dict[str, RunRecord] = {}
     missing, lacking = [], set[str]()
     for unit in units(jobs):

@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from ctvr_bench.features import schema
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.leakage import shared_frames
 from ctvr_bench.features.store import FeatureStore, create_store, describe_store, open_store, verify_store
 
 NUMBERS = np.random.default_rng(0)
@@ -415,3 +417,22 @@ def test_frames_past_the_count_do_not_hide_a_leak(tmp_path: Path) -> None:
     frames[1, 0] = frames[0, 0]
     path = write(tmp_path / "leak.h5", {"videos/frames": frames, "videos/frame_count": count})
     assert errors(path) == ["stream 'two': 1 test videos have the frames of a train video, first row 1"]
+
+
+def test_shared_frames_are_those_of_a_comparison_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 2, (40, 3, 1)).astype(np.float16)
+    count, role = rng.integers(1, 4, 40), rng.choice([schema.TRAIN, schema.TEST], 40)
+    naive = [
+        row
+        for row in range(40)
+        if role[row] == schema.TEST
+        and any(
+            role[other] == schema.TRAIN
+            and count[other] == count[row]
+            and np.array_equal(frames[row, : count[row]], frames[other, : count[row]])
+            for other in range(40)
+        )
+    ]
+    assert shared_frames(frames, count, role) == naive
+    assert 0 < len(naive) < (role == schema.TEST).sum()

@@ -281,3 +281,15 @@ def test_features_of_a_size_that_a_method_cannot_take_are_refused_before_the_fir
     with pytest.raises(InputError, match="at least 19 dimensions, got 16; set etf_basis=random_projection"):
         run_suite(suite(tmp_path / "runs", "zero_shot", "structalign", store=tmp_path / "narrow.h5"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_says_that_test_videos_have_frames_of_training_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    run_suite(suite(tmp_path, "zero_shot"), tell=said.append)
+    assert said == []
+    monkeypatch.setattr("ctvr_bench.bench.suite.suite.leaked_videos", lambda store, stream: [7, 9])
+    run_suite(suite(tmp_path, "zero_shot"), tell=said.append)
+    (line,) = said
+    assert line.startswith("WARNING: 2 test videos have the frames of a training video (first row 7 of the store)")
