@@ -5,9 +5,11 @@ t, v unit caption and mean frame; a query is n(t + s phi(t) W), zero-shot as lon
 over all pairs ever seen: the solution is that of all data at once, whatever the order of the tasks.
                                                                         after McDonnell et al. 2023, NeurIPS (RanPAC)
 lambda and s: for each lambda of a grid, W is fitted without every fifth video, and s maximises on those videos
-    d(s) = sum q . (v - mean of v in its category) / sqrt( sum |q|^2 ),   q = t + s phi(t) W
-how far a query's own video stands out among those of its category. The best are kept and W is fitted again to all
-videos. d comes from sums as well, so that even this choice knows no order.
+    d(s) = sum q . (v - mean of v in its category) / sqrt( sum q' S q ),   q = t + s phi(t) W
+S the covariance of all videos about the means of their categories: how far a query's own video stands out among those
+of its category, by how far these spread. The best are kept and W is fitted again to all videos. d comes from sums as
+well, so that even this choice knows no order. (By |q| in place of the spread, shares were chosen that raised the wrong
+videos as much: 7.3 R@1 on simulated MSRVTT-10 where zero-shot has 21.4.)
 Why not the least error of t + phi(t) W against v: it unlearns the directions of t in which few training videos happen
 not to differ, and on 32 videos a task in 512 dimensions it scored far below zero-shot. Words are left alone: word-frame
 scores are zero-shot's, and galleries never change. This is the small one: few features, no adapters, nothing trained;
@@ -77,6 +79,7 @@ class Ridge(RandomFeatureMap):
         count = self.fitted.count_C.sum() + self.held_out.count_C.sum()
         video_D = (self.fitted.video_CD.sum(0) + self.held_out.video_CD.sum(0)) / count
         grid = [10.0**power for power in range(self.config.lowest, self.config.highest + 1)]
-        choices = [self.held_out.best_share(self.fitted.solve(ridge, video_D)) for ridge in grid]
+        spread_DD = self.held_out.spread_within(self.fitted)
+        choices = [self.held_out.best_share(self.fitted.solve(ridge, video_D), spread_DD) for ridge in grid]
         best = max(range(len(grid)), key=lambda i: choices[i].distinctness)
         self.map_MD.copy_(choices[best].share * self.fitted.solve(grid[best], video_D, self.held_out))

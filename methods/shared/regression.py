@@ -66,7 +66,8 @@ class Sums(nn.Module):
     gram_MM: Tensor
     random_text_MD: Tensor
     random_video_MD: Tensor
-    text_text: Tensor
+    text_DD: Tensor
+    video_DD: Tensor
     text_video: Tensor
     random_CM: Tensor
     text_CD: Tensor
@@ -75,7 +76,8 @@ class Sums(nn.Module):
 
     def __init__(self, rows: int, dim: int, num_categories: int) -> None:
         super().__init__()
-        shapes: dict[str, tuple[int, ...]] = {"gram_MM": (rows, rows), "text_text": (), "text_video": ()}
+        shapes: dict[str, tuple[int, ...]] = {"gram_MM": (rows, rows), "text_video": ()}
+        shapes |= {f"{side}_DD": (dim, dim) for side in ("text", "video")}
         shapes |= {f"random_{side}_MD": (rows, dim) for side in ("text", "video")}
         shapes |= {f"{side}_CD": (num_categories, dim) for side in ("text", "video")}
         for name, shape in {**shapes, "random_CM": (num_categories, rows), "count_C": (num_categories,)}.items():
@@ -87,7 +89,8 @@ class Sums(nn.Module):
         self.gram_MM += x.T @ x
         self.random_text_MD += x.T @ text
         self.random_video_MD += x.T @ video
-        self.text_text += text.square().sum()
+        self.text_DD += text.T @ text
+        self.video_DD += video.T @ video
         self.text_video += (text * video).sum()
         self.random_CM += member_CN @ x
         self.text_CD += member_CN @ text
@@ -102,15 +105,26 @@ class Sums(nn.Module):
         gram_MM.diagonal().add_(ridge)  # in place: of ten thousand features it fills most of a gigabyte
         return torch.cholesky_solve(cross_MD, torch.linalg.cholesky(gram_MM))
 
-    def best_share(self, map_MD: Tensor) -> Choice:
-        """The s in 0..100 of largest d(s) = (a + b s) / sqrt(c + 2 e s + f s^2), which is where it turns."""
+    def spread_within(self, more: Sums) -> Tensor:
+        """Covariance [D, D] of videos about the mean of their category, of these pairs and those of `more` together."""
+        video_CD, count_C = self.video_CD + more.video_CD, self.count_C + more.count_C
+        about_DD = self.video_DD + more.video_DD - video_CD.T @ (video_CD / count_C.clamp(min=1)[:, None])
+        return about_DD / count_C.sum()
+
+    def best_share(self, map_MD: Tensor, spread_DD: Tensor) -> Choice:
+        """The s in 0..100 of largest d(s) = (a + b s) / sqrt(c + 2 e s + f s^2), which is where it turns.
+
+        spread_DD: covariance of the videos among which a query's own is to stand out.
+        """
         mean_CD = self.video_CD / self.count_C.clamp(min=1)[:, None]
+        spread_MD = map_MD @ spread_DD
         a = self.text_video - (self.text_CD * mean_CD).sum()
         b = (map_MD * (self.random_video_MD - self.random_CM.T @ mean_CD)).sum()
-        c, e = self.text_text, (map_MD * self.random_text_MD).sum()
-        f = (map_MD * (self.gram_MM @ map_MD)).sum()
+        c, e = (self.text_DD * spread_DD).sum(), (spread_MD * self.random_text_MD).sum()
+        f = (spread_MD * (self.gram_MM @ map_MD)).sum()
         turn = ((b * c - a * e) / (a * f - b * e)).nan_to_num(0.0).clamp(0, 100)
         shares = torch.stack([torch.zeros_like(a), turn, torch.full_like(a, 100)])
-        distinct = (a + b * shares) / (c + 2 * e * shares + f * shares.square()).clamp(min=1e-30).sqrt()
-        best = int(distinct.argmax())
-        return Choice(float(shares[best]), float(distinct[best]))
+        distinct = ((a + b * shares) / (c + 2 * e * shares + f * shares.square()).clamp(min=1e-30).sqrt()).tolist()
+        # by more than rounding: where each category has one video held out, nothing can stand out, and nothing is added
+        best = max(range(len(distinct)), key=lambda place: distinct[place] - 1e-9 * (place > 0))
+        return Choice(float(shares[best]), distinct[best])
