@@ -73,7 +73,8 @@ def submit(place: Path, registry: Path) -> list[Path]:
 
 def entries(registry: Path) -> list[Entry]:
     """Every result of a registry, checked. Raises InputError where there is none, or one cannot be read."""
-    files = sorted((registry / "results").glob("*/*/*/*/result.json"))
+    found = (registry / "results").glob("*/*/*/*/result.json")
+    files = sorted(path for path in found if not path.parent.name.startswith("."))  # those are being written
     if not files:
         raise InputError(f"{registry}: holds no results; put some there with 'submit RUNS --to {registry}'")
     return [_entry(path) for path in files]
@@ -94,7 +95,7 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
     target = registry / "results" / _path_of(record)
     planned = {run.run_id: run for run in suite.runs}
     config = _of_row(suite.config, planned[record.run_id].position)
-    whole = partial_of(_made(registry) / "submit")
+    whole = partial_of(_made(target.parent) / target.name)  # beside it: some disks rename within a folder alone
     try:
         for run in row.runs:
             for name in _RUN_FILES:
@@ -109,7 +110,6 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
         if target.exists() and (kept := target / "rerun.json").is_file():
             write_bytes(whole / "rerun.json", kept.read_bytes())
         shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         whole.rename(target)
     finally:
         shutil.rmtree(whole, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -122,6 +124,23 @@ def test_axe_finds_no_barrier_in_the_page(registry: Path, tmp_path: Path) -> Non
         found = axe(browser, axe_core(), page, tmp_path, scheme)
         assert found["violations"] == []
         assert found["passes"] > 20
+
+
+def test_a_disk_that_renames_within_a_folder_alone_takes_submissions(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def within(self: Path, target: Path) -> Path:
+        if self.parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", within)
+    made = submit(runs, tmp_path)
+    assert sorted(entry.folder for entry in entries(tmp_path)) == sorted(made)
+    half = shutil.copytree(made[0], made[0].with_name(f".{made[0].name}.partial-elsewhere-1"))
+    assert half not in [entry.folder for entry in entries(tmp_path)]
 
 
 def test_altered_runs_are_not_submitted(runs: Path, tmp_path: Path) -> None:
