@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctvr_bench.bench.analysis.columns import COSTS, RETRIEVAL, Column, ranked
+from ctvr_bench.bench.analysis.columns import COSTS, RETRIEVAL, Column, ranked, references
 from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 
@@ -59,10 +59,12 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
 
 
 def budget_lines(results: SuiteResults) -> list[list[str]]:
-    """A head and a line for each budget, for any table; the head alone where nothing was trained."""
+    """A head, a line for what is not trained at all, and one a budget; the head alone where nothing was trained."""
     paid = [f"{column.title} ({column.unit})" for column in _PAID]
     lines = [["parameters at most", "methods", "highest R@1", "R@1 (%)", *paid, "also on the Pareto front"]]
-    for budget in under_budgets(results):
+    free = [row for row in references(results) if _PAID[0].values(row) and not _mean(_PAID[0], row)]
+    budgets = under_budgets(results)
+    for budget in [*([UnderBudget(0, tuple(free), ())] if free and budgets else []), *budgets]:
         best = budget.rows[0]
         limit = "any" if budget.most is None else f"{budget.most:,}"
         others = ", ".join(row.label for row in budget.front if row is not best)
