@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ctvr_bench.bench.analysis.columns import COSTS, RETRIEVAL, Column, ranked, references
-from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 
 BUDGETS = (10_000, 50_000, 250_000)
@@ -73,16 +70,6 @@ def budget_lines(results: SuiteResults) -> list[list[str]]:
     return lines
 
 
-def budget_markdown(results: SuiteResults) -> str:
-    """The table as markdown; empty where nothing was trained."""
-    head, *lines = budget_lines(results)
-    if not lines:
-        return ""
-    align = ["---" if place in (2, len(head) - 1) else "--:" for place in range(len(head))]
-    rows = [head, align, *([markdown_text(cell) for cell in line] for line in lines)]
-    return "**Under a budget**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{BUDGET_NOTE}"
-
-
 def _point(row: Row) -> tuple[float, ...]:
     """All of it the lower the better."""
     return (-round(_mean(_SCORE, row), _SCORE.digits), *(_two_digits(_mean(column, row)) for column in _PAID))
@@ -97,4 +84,7 @@ def _two_digits(value: float) -> float:
 
 
 def _mean(column: Column, row: Row) -> float:
-    return float(np.mean(column.values(row)))
+    """Of a column that the row has."""
+    mean = column.cell(row).mean
+    assert mean is not None
+    return mean
