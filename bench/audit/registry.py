@@ -73,11 +73,15 @@ def submit(place: Path, registry: Path) -> list[Path]:
 
 def entries(registry: Path) -> list[Entry]:
     """Every result of a registry, checked. Raises InputError where there is none, or one cannot be read."""
-    found = (registry / "results").glob("*/*/*/*/result.json")
-    files = sorted(path for path in found if not path.parent.name.startswith("."))  # those are being written
-    if not files:
+    if not (found := folders(registry)):
         raise InputError(f"{registry}: holds no results; put some there with 'submit RUNS --to {registry}'")
-    return [_entry(path) for path in files]
+    return [_entry(folder / "result.json") for folder in found]
+
+
+def folders(registry: Path) -> list[Path]:
+    """Those of a registry's results, each a folder of runs; none where it is no registry."""
+    found = (registry / "results").glob("*/*/*/*/result.json")
+    return sorted(path.parent for path in found if not path.parent.name.startswith("."))  # those are being written
 
 
 def record_rerun(folder: Path, found: Sequence[Rerun]) -> bool:

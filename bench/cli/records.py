@@ -21,7 +21,7 @@ Jobs = Annotated[int, typer.Option(help="Runs at the same time (0: one for each 
 
 
 def verify(
-    directories: Annotated[list[Path], typer.Argument(help="Folders of suites, or one registry with --rerun.")],
+    directories: Annotated[list[Path], typer.Argument(help="Folders of suites, or registries (one with --rerun).")],
     again: Annotated[
         bool, typer.Option("--rerun", help="Also make the runs again, and note beside them that they came out.")
     ] = False,
@@ -33,7 +33,7 @@ def verify(
     import json
     from dataclasses import asdict
 
-    from ctvr_bench.bench.audit.registry import record_rerun, rerun_entries
+    from ctvr_bench.bench.audit.registry import folders, record_rerun, rerun_entries
     from ctvr_bench.bench.audit.rerun import rerun as make_again
     from ctvr_bench.bench.audit.verify import verify as look
 
@@ -45,6 +45,7 @@ def verify(
         if not all(each.same for _, runs in made for each in runs):
             raise typer.Exit(1)
         return
+    directories = [each for place in directories for each in folders(place) or [place]]
     found = {directory: look(directory) for directory in directories}
     if json_:
         print(json.dumps({str(place): asdict(each) for place, each in found.items()}, indent=1))

@@ -50,6 +50,11 @@ def test_a_submission_holds_all_that_is_needed_and_no_folder_of_its_sender(regis
 
 
 def test_results_are_made_again_shown_with_their_state_and_found_out(registry: Path) -> None:
+    result = called("verify", registry)
+    assert result.returncode == 0, result.stderr
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [
+        str(entry.folder) for entry in entries(registry)
+    ]
     result = called("verify", registry, "--rerun", "--store", small_store().path, "--jobs", 1)
     assert result.returncode == 0, result.stderr
     assert set(states(registry).values()) == {"rerun"}
