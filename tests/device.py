@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.run.jobs import feature_spec, spec_for
-from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Scoring, TaskInfo, is_trained

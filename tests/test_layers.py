@@ -14,6 +14,7 @@ WINGS = (
     *(
         "leaves",
         "records",
+        "evaluation",
         "run",
         "executors",
         "suite",
@@ -29,7 +30,7 @@ WINGS = (
 """Of `bench`, from the lowest up; its leaves are the files beside its folders."""
 OWNERS = {
     "h5py": {"features/hdf5.py"},
-    "faiss": {"bench/run/search.py"},
+    "faiss": {"bench/evaluation/search.py"},
     "matplotlib": {"bench/report/plots.py"},
     "pandas": {"bench/api/results.py"},
     "av": {"features/video.py"},

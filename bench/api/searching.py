@@ -17,10 +17,10 @@ import torch
 
 from ctvr_bench.bench.api.kept import head_of, store_of, task_of
 from ctvr_bench.bench.api.results import Results, load
+from ctvr_bench.bench.evaluation.protocol import Evaluator
+from ctvr_bench.bench.evaluation.scores import scores_of, side_by_side
 from ctvr_bench.bench.records.aggregate import Run
 from ctvr_bench.bench.records.summary import HEADLINE
-from ctvr_bench.bench.run.protocol import Evaluator
-from ctvr_bench.bench.run.scores import scores_of, side_by_side
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, StreamOptions, TextBatch, make_stream

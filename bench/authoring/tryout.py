@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.run.jobs import feature_spec
-from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.simulation.config import SyntheticConfig

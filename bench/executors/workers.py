@@ -18,10 +18,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from ctvr_bench.bench.evaluation.search import set_search_threads
 from ctvr_bench.bench.executors.claims import Owner, claimed, owner_of
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
-from ctvr_bench.bench.run.search import set_search_threads
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import Stream, StreamOptions, make_stream

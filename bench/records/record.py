@@ -209,8 +209,8 @@ class RankTable:
     """ranks.h5 in memory.
 
     ranks[f"{gallery}/{scope}/{direction}"], best[...]: int32 [T, N] after each of T tasks for all N test queries, in
-    learning order (the galleries: bench.run.protocol); rank from 1, 0 where the query was not asked yet or this was not
-    ranked after that task (`RunConfig.reencoded`); best: position of the top item, -1 likewise.
+    learning order (the galleries: bench.evaluation.protocol); rank from 1, 0 where the query was not asked yet or this
+    was not ranked after that task (`RunConfig.reencoded`); best: position of the top item, -1 likewise.
     ahead_N: rank in the own gallery just before the query's task was learned; before_N: before any training.
     task_N: task position of each query. weights_T: categories of each task. caption_N, video_N: rows in the store.
     category_N: category row of each query's video.

@@ -1,11 +1,8 @@
-"""What a method costs: numbers trained and stored, operations of a step and of a pair, the time that a part takes."""
+"""What a method costs: numbers trained and stored, operations of a step and of a pair, memory."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,19 +13,6 @@ from torch.utils.flop_counter import flop_registry
 from ctvr_bench.bench.run.training import generator_for, only_stepped, view_of
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, TrainedConfig, learns
-
-
-class Stopwatch:
-    """Seconds spent inside `running`."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
 
 
 class _Counter(TorchDispatchMode):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.records.kept import Keep, write_kept
 from ctvr_bench.bench.records.record import read_record
 from ctvr_bench.bench.records.state import StateFolder
-from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.methods.shared.base import Method
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.environment import environment, forget_peak_memory, peak_memory, wait_for
@@ -44,7 +45,6 @@ from ctvr_bench.bench.run.jobs import (
     training_rows,
 )
 from ctvr_bench.bench.run.kept import keep_task, what_to_keep
-from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.training import DivergedError, Epoch, Learning, Taught, lessons_of_task

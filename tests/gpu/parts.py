@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.executors.galleries import ITEMS, counted_ranks
 from ctvr_bench.bench.gate.baseline import read_baseline
 from ctvr_bench.bench.gate.gate import check
 from ctvr_bench.bench.gate.measure import measure, suite_of
 from ctvr_bench.bench.records.environment import wait_for
 from ctvr_bench.bench.run.jobs import feature_spec
-from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
 from ctvr_bench.features.clip_towers import load_clip

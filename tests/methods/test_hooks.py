@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ctvr_bench.bench.authoring.tryout import in_double
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, feature_spec, make_method, store_id
-from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.training import generator_for, lessons_of_task, train_task
 from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.testing import assert_close
 
-from ctvr_bench.bench.run.protocol import Evaluator
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.similarity import attended_similarity
 from ctvr_bench.methods.x_pool import XPool

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from ctvr_bench.bench.evaluation.search import ItemIndex
 from ctvr_bench.bench.executors.galleries import _unit_block, counted_ranks, sharded_ranks
-from ctvr_bench.bench.run.search import ItemIndex
 from ctvr_bench.methods.shared.similarity import normalise
 
 DIM, BLOCK = 512, 8192

@@ -17,13 +17,13 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from ctvr_bench.bench.evaluation import scores
+from ctvr_bench.bench.evaluation.protocol import Evaluator
+from ctvr_bench.bench.evaluation.scores import scores_of
+from ctvr_bench.bench.evaluation.search import DenseGallery
 from ctvr_bench.bench.metrics import ranks
-from ctvr_bench.bench.run import scores
 from ctvr_bench.bench.run.budget import step_flops
 from ctvr_bench.bench.run.jobs import feature_spec
-from ctvr_bench.bench.run.protocol import Evaluator
-from ctvr_bench.bench.run.scores import scores_of
-from ctvr_bench.bench.run.search import DenseGallery
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
 from ctvr_bench.features.simulation.config import SyntheticConfig

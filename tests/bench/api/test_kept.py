@@ -13,12 +13,12 @@ import torch
 import ctvr_bench
 from ctvr_bench.bench.audit.exchange import kept_items, trec_run
 from ctvr_bench.bench.audit.verify import verify
+from ctvr_bench.bench.evaluation.scores import scores_of, side_by_side
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.aggregate import Run
 from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.kept import Keep
 from ctvr_bench.bench.records.record import RankTable, read_record
-from ctvr_bench.bench.run.scores import scores_of, side_by_side
 from ctvr_bench.bench.suite.folders import merge
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError

@@ -13,7 +13,7 @@ from ctvr_bench.bench.executors.galleries import counted_ranks, shard_spans, sha
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.similarity import normalise
-from tests.bench.run.test_search import unit
+from tests.bench.evaluation.test_search import unit
 
 ITEMS = (3 * unit(150, 16, seed=1)).half()
 ITEMS[90] = ITEMS[20]

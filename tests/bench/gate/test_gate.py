@@ -14,12 +14,13 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench import metrics
+from ctvr_bench.bench.evaluation import protocol, scores
 from ctvr_bench.bench.executors import workers
 from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
 from ctvr_bench.bench.gate.gate import Outcome, check
 from ctvr_bench.bench.gate.measure import Measurement, make_baseline, measure, store_of, suite_from, suite_of
-from ctvr_bench.bench.run import jobs, protocol, scores, training
+from ctvr_bench.bench.run import jobs, training
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import Stream, StreamOptions
 from ctvr_bench.methods.lwf import LwF

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.bench.run.protocol import Evaluator
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from tests.methods.test_hooks import banked_store
 

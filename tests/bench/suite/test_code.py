@@ -121,11 +121,11 @@ def test_an_edited_method_of_the_suite_is_run_again_and_the_reason_is_said(tmp_p
     append(copy / "methods/zero_shot.py", "planted = 1")
     second = made()
     assert second != first
-    append(copy / "bench/run/scores.py", "planted = 1")
+    append(copy / "bench/evaluation/scores.py", "planted = 1")
     assert made() not in (first, second)
     assert said == [
         "1 of 1 runs were made before and are made again; changed since: methods/zero_shot.py (1)",
-        "1 of 1 runs were made before and are made again; changed since: bench/run/scores.py (1)",
+        "1 of 1 runs were made before and are made again; changed since: bench/evaluation/scores.py (1)",
     ]
 
 

@@ -4,7 +4,7 @@ After task t all test queries of tasks 1..t are embedded by the current model an
   stored        galleries of task j as embedded when task j ended, never again (CTVR)
   re-encoded    the same videos under the current model
   frozen-query  the stored galleries again, but each query as it was embedded when its own task ended
-  indexed       the stored galleries through a FAISS index, only where one is asked for (bench.run.first_stage)
+  indexed       the stored galleries through a FAISS index, only where one is asked for (bench.evaluation.first_stage)
 in the scopes
   seen          all galleries of tasks 1..t
   own           the gallery of the query's own task, scored alone
@@ -27,10 +27,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctvr_bench.bench.metrics import ranks
-from ctvr_bench.bench.records.record import Engine, FirstStage, Reencoded
-from ctvr_bench.bench.run.first_stage import can_ask, rank_through
-from ctvr_bench.bench.run.scores import (
+from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
+from ctvr_bench.bench.evaluation.scores import (
     Grid,
     ScoreGrid,
     Scores,
@@ -44,7 +42,9 @@ from ctvr_bench.bench.run.scores import (
     stack,
     task_chunks,
 )
-from ctvr_bench.bench.run.search import DenseGallery, ItemIndex, Ranked
+from ctvr_bench.bench.evaluation.search import DenseGallery, ItemIndex, Ranked
+from ctvr_bench.bench.metrics import ranks
+from ctvr_bench.bench.records.record import Engine, FirstStage, Reencoded
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding, learns
 

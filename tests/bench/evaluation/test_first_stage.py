@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctvr_bench.bench.evaluation.first_stage import rank_through, rescored
+from ctvr_bench.bench.evaluation.scores import scores_of
+from ctvr_bench.bench.evaluation.search import ItemIndex
 from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.record import FirstStage, RankTable, RunConfig
 from ctvr_bench.bench.report.report import write_report
 from ctvr_bench.bench.report.tables import csv_table, markdown_table
-from ctvr_bench.bench.run.first_stage import rank_through, rescored
 from ctvr_bench.bench.run.jobs import store_id
-from ctvr_bench.bench.run.scores import scores_of
-from ctvr_bench.bench.run.search import ItemIndex
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.base import MethodConfig, TextEmbedding, VideoEmbedding

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from ctvr_bench.bench.evaluation import protocol, scores
+from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.records.record import Engine, Reencoded
-from ctvr_bench.bench.run import protocol, scores
 from ctvr_bench.bench.run.jobs import feature_spec
-from ctvr_bench.bench.run.protocol import Evaluator, StageResult
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import (

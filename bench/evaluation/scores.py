@@ -7,7 +7,9 @@ Axes: N queries, M videos, L words, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ctvr_bench.bench.run.budget import Stopwatch
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.scoring import pooled_similarity
@@ -25,6 +26,19 @@ from ctvr_bench.methods.shared.word_frame import word_frame_scores
 
 CHUNK = 256
 _FUSED = 32  # rows fused together: they and their z-scores stay in a core's cache
+
+
+class Stopwatch:
+    """Seconds spent inside `running`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
 
 
 class Scores(NamedTuple):

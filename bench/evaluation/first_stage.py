@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ctvr_bench.bench.evaluation.scores import scores_of
+from ctvr_bench.bench.evaluation.search import ItemIndex, Ranked
 from ctvr_bench.bench.records.record import FirstStage
-from ctvr_bench.bench.run.scores import scores_of
-from ctvr_bench.bench.run.search import ItemIndex, Ranked
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 
 DEPTH = 100

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from ctvr_bench.bench.evaluation.scores import fingerprint
+from ctvr_bench.bench.evaluation.search import DenseGallery, ItemIndex
 from ctvr_bench.bench.metrics import ranks
-from ctvr_bench.bench.run.scores import fingerprint
-from ctvr_bench.bench.run.search import DenseGallery, ItemIndex
 from ctvr_bench.methods.shared.base import TextEmbedding
 from ctvr_bench.methods.shared.similarity import normalise
 
