@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ctvr_bench.bench.run.training import DivergedError
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.registry import Entry

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pydantic
 
 from ctvr_bench.bench.evaluation.protocol import Evaluator
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.record import RunConfig, read_checked, write_checked, write_text
 from ctvr_bench.bench.run.jobs import Job, PairTables, Progress, Watch, feature_spec, make_method, training_rows
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
-from ctvr_bench.bench.run.training import DivergedError, Learning, Taught, lessons_of_task
+from ctvr_bench.bench.run.training import Learning, Taught, lessons_of_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import Stream, Task

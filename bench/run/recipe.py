@@ -37,9 +37,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ctvr_bench.bench.evaluation.scores import scores_of, side_by_side
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.record import Recipe, RecipeTrial, RunConfig, read_checked, write_checked
 from ctvr_bench.bench.run.jobs import Job, spec_for
-from ctvr_bench.bench.run.training import DivergedError, generator_for, learn_task
+from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Task

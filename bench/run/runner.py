@@ -18,6 +18,7 @@ import torch
 
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.geometry import stage_measures
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.code import metrics_code
 from ctvr_bench.bench.records.environment import environment, forget_peak_memory, peak_memory, wait_for
 from ctvr_bench.bench.records.record import (
@@ -47,7 +48,7 @@ from ctvr_bench.bench.run.jobs import (
 from ctvr_bench.bench.run.kept import keep_task, what_to_keep
 from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
-from ctvr_bench.bench.run.training import DivergedError, Epoch, Learning, Taught, lessons_of_task
+from ctvr_bench.bench.run.training import Epoch, Learning, Taught, lessons_of_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream

@@ -15,12 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ctvr_bench.bench.losses import DivergedError, means_of
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, ParameterGroup, TaskInfo, TrainedConfig, is_trained, total_steps
-
-
-class DivergedError(RuntimeError):
-    """A loss stopped being finite."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def train_task(
         stepped = [parameter for parameter in method.parameters() if parameter.requires_grad]
         passes = steps_of_passes(total, config, len(data))
         for epoch, steps in enumerate(passes):
-            sums: dict[str, Tensor] = {}
+            losses: list[dict[str, Tensor]] = []
             for index_N in islice(data.shuffled(config.batch_size, order), steps):
                 batch = method.prepare(data.pairs(index_N), draws)
                 terms = method.loss(batch)
@@ -149,12 +146,11 @@ def train_task(
                 optimiser.step()
                 schedule.step()
                 method.after_step(batch)
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
-            means = {name: float(value) / steps for name, value in sums.items()}
-            if not all(map(math.isfinite, means.values())):
-                raise diverged(epoch, task, means)
-            on_epoch(Epoch(epoch + 1, len(passes), steps, means))
+                losses.append({name: value.detach() for name, value in terms.items()})
+            (mean,) = means_of(losses, epoch, task)
+            if isinstance(mean, DivergedError):
+                raise mean
+            on_epoch(Epoch(epoch + 1, len(passes), steps, mean))
         optimiser.zero_grad()
     method.eval()
     return total
@@ -213,11 +209,6 @@ def steps_of_passes(total: int, config: TrainedConfig, pairs: int) -> list[int]:
     """
     whole = math.ceil(pairs / config.batch_size)
     return [min(whole, total - made) for made in range(0, total, whole)]
-
-
-def diverged(epoch: int, task: int, means: dict[str, float]) -> DivergedError:
-    """What to raise where the mean terms of an epoch of a task (both from 0) are not finite."""
-    return DivergedError(f"loss is not finite in epoch {epoch + 1} of task {task + 1}: {means}; lower the lr")
 
 
 def learning_rate_factor(step: int, total: int, config: TrainedConfig, task: int = 0) -> float:

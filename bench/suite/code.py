@@ -18,6 +18,7 @@ from ctvr_bench.methods.shared.registry import Entry
 
 MAKES_NUMBERS = (
     "bench/geometry.py",
+    "bench/losses.py",
     "bench/metrics.py",
     "bench/run/budget.py",
     "bench/evaluation/first_stage.py",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,15 +21,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
+from ctvr_bench.bench.losses import DivergedError, means_of
 from ctvr_bench.bench.run.jobs import load_tensors
 from ctvr_bench.bench.run.stacks.optimiser import StackOptimiser
 from ctvr_bench.bench.run.training import (
-    DivergedError,
     Epoch,
     Learning,
     Lesson,
     Taught,
-    diverged,
     generator_for,
     steps_of_passes,
     teach_alone,
@@ -171,7 +169,7 @@ class _Ensemble:
         failed: dict[int, Exception] = {}
         passes = steps_of_passes(self.optimiser.total, config, len(self.views[0]))
         for epoch, steps in enumerate(passes):
-            sums: dict[str, Tensor] = {}
+            losses: list[dict[str, Tensor]] = []
             orders = [self.views[0].shuffled(config.batch_size, order) for order in self.orders]
             for indices in islice(zip(*orders, strict=True), steps):
                 terms = self.losses(self.batches(indices))
@@ -179,9 +177,12 @@ class _Ensemble:
                 torch.stack(list(terms.values())).sum().backward()
                 self._clip(parameters)
                 self.optimiser.step()
-                for name, value_S in terms.items():
-                    sums[name] = sums.get(name, torch.zeros_like(value_S)) + value_S.detach()
-            self._end_epoch(epoch, passes, sums, failed)
+                losses.append({name: value_S.detach() for name, value_S in terms.items()})
+            for s, mean in enumerate(means_of(losses, epoch, self.lessons[0].task)):
+                if isinstance(mean, DivergedError):
+                    failed.setdefault(s, mean)
+                elif s not in failed:
+                    self.lessons[s].on_epoch(Epoch(epoch + 1, len(passes), steps, mean))
         self._tie(own=True)
         share = (time.perf_counter() - start) / len(self.lessons)
         return [failed.get(s, Taught(self.optimiser.total, share, len(self.lessons))) for s in range(len(self.lessons))]
@@ -227,20 +228,6 @@ class _Ensemble:
         factor_S = (self.numbers.get("clip_norm", self.config.clip_norm) / (norm_S + 1e-6)).clamp(max=1)
         for gradient in gradients:
             gradient.mul_(factor_S.view(-1, *(1 for _ in gradient.shape[1:])))
-
-    def _end_epoch(
-        self, epoch: int, passes: Sequence[int], sums: dict[str, Tensor], failed: dict[int, Exception]
-    ) -> None:
-        for s, lesson in enumerate(self.lessons):
-            if s in failed:
-                continue
-            means = {name: float(value_S[s]) / passes[epoch] for name, value_S in sums.items()}
-            try:
-                if not all(map(math.isfinite, means.values())):
-                    raise diverged(epoch, lesson.task, means)
-                lesson.on_epoch(Epoch(epoch + 1, len(passes), passes[epoch], means))
-            except DivergedError as error:
-                failed[s] = error
 
     def let_go(self) -> None:
         """The methods own their parameters again, whatever state these are in."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.run.training import (
-    DivergedError,
     Epoch,
     generator_for,
     learning_rate_factor,
@@ -141,12 +141,14 @@ def batches_of(name: str, seed: int, task: int) -> list[list[int]]:
     return batches
 
 
-def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    method = make("finetune")
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_first_step_and_terms() -> None:
+    method = make("finetune", batch_size=4)
     data = PairTable(small_store(), small_stream().tasks[0].train)
     data.pooled_PD[3] = float("inf")
+    step = [3 in index_N.tolist() for index_N in data.shuffled(4, generator_for(0, "batches", 0))].index(True) + 1
+    assert step > 1
     method.begin_task(TaskInfo(0, len(data), (0, 1)))
-    with pytest.raises(DivergedError, match="epoch 1 of task 1"):
+    with pytest.raises(DivergedError, match=f"in step {step} of epoch 1 of task 1: contrastive nan; lower the lr"):
         train_task(method, data, 0, 0)
 
 

@@ -13,10 +13,11 @@ import torch
 
 from ctvr_bench.bench.authoring.tryout import in_double
 from ctvr_bench.bench.executors import planning
+from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.bench.run.stacks import ensemble
 from ctvr_bench.bench.run.stacks.ensemble import may_stack, teach
-from ctvr_bench.bench.run.training import DivergedError, Epoch, Lesson, Taught, teach_alone
+from ctvr_bench.bench.run.training import Epoch, Lesson, Taught, teach_alone
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.base import Method, TaskInfo
@@ -158,7 +159,7 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_are() -> None:
     assert torch.equal(*states)
     assert epochs == [6, 4]
     assert isinstance(results[1], DivergedError)
-    assert "epoch 1 of task 1" in str(results[1])
+    assert "in step 1 of epoch 1 of task 1: contrastive nan;" in str(results[1])
 
 
 def test_records_say_how_a_run_was_trained_and_ranks_agree(tmp_path: Path) -> None:
