@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -19,7 +19,7 @@ _WIDTH = 118
 class _Part(pydantic.BaseModel):
     """A part of the file; a field that is not known is refused."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BaselineStore(_Part):
@@ -60,7 +60,7 @@ class BaselineRun(_Part):
     seed: int
     ranks: str
     trained_on: tuple[str, ...]
-    counts: dict[str, int]
+    counts: dict[Literal["trainable", "stored_bytes", "steps"], int]
     metrics: dict[str, float]
 
     @property
@@ -79,6 +79,13 @@ class BaselineRow(_Part):
     config: dict[str, Any]
     metrics: dict[str, Metric]
     runs: tuple[BaselineRun, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _runs_have_its_metrics(self) -> Self:
+        for run in self.runs:
+            if lacking := sorted(self.metrics.keys() - run.metrics.keys()):
+                raise ValueError(f"{run.name} of {self.label} lacks {lacking[0]}")
+        return self
 
 
 class Baseline(_Part):
@@ -112,9 +119,9 @@ def read_baseline(path: Path) -> Baseline:
         raise InputError(f"{path}: cannot be read ({error}); 'check {path} --accept' makes a first baseline") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
+        where, what = ".".join(map(str, first["loc"])) or "file", first["msg"]
         raise InputError(
-            f"{path}: is no baseline ({where}: {first['msg'].lower()}); name a file that 'check --accept' wrote"
+            f"{path}: is no baseline ({where}: {what[:1].lower() + what[1:]}); name a file that 'check --accept' wrote"
         ) from error
 
 

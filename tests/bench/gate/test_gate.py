@@ -274,6 +274,25 @@ def test_a_baseline_that_cannot_be_compared_is_refused(
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("was", "became", "words"),
+    [
+        ('"t2v/stored/seen/R@1":', '"t2v/stoqed/seen/R@1":', "seed 1 of lwf [epochs=2] lacks t2v/stored/seen/R@1"),
+        ('"steps":', '"stepr":', "input should be"),
+        ('"tolerance": ', '"tolerance": 1e999, "was": ', "finite number"),
+    ],
+)
+def test_a_baseline_with_a_flipped_letter_is_refused(
+    baseline_file: Path, tmp_path: Path, was: str, became: str, words: str
+) -> None:
+    path = tmp_path / "other.json"
+    before, found, after = baseline_file.read_text().rpartition(was)
+    path.write_text(before + found.replace(was, became) + after)
+    with pytest.raises(InputError, match="is no baseline") as error:
+        read_baseline(path)
+    assert words in str(error.value)
+
+
 def test_seed_noise_needs_five_seeds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 5"):
         accept(prepare(tmp_path / "b.json", store=small_store().path), noise_seeds=4)
