@@ -9,9 +9,8 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from ctvr_bench.bench.records.record import write_text
+from ctvr_bench.bench.records.record import digest_of_values, read_checked, write_text
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.whole import read_whole
 
 _WIDTH = 118
 
@@ -112,22 +111,24 @@ class Baseline(_Part):
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises InputError where the file is missing or is no baseline."""
+    """Raises InputError where the file is missing, is no baseline, or is not what was written."""
     try:
-        return Baseline.model_validate_json(read_whole(path))
+        return Baseline.model_validate(read_checked(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); 'check {path} --accept' makes a first baseline") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where, what = ".".join(map(str, first["loc"])) or "file", first["msg"]
-        raise InputError(
-            f"{path}: is no baseline ({where}: {what[:1].lower() + what[1:]}); name a file that 'check --accept' wrote"
-        ) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            where, what = ".".join(map(str, first["loc"])) or "file", first["msg"]
+            reason = f"{where}: {what[:1].lower() + what[1:]}"
+        raise InputError(f"{path}: is no baseline ({reason}); name a file that 'check --accept' wrote") from error
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
     """Write the file whole or not at all, a metric to a line, so that a change of it can be reviewed."""
-    write_text(path, _lines(baseline.model_dump(mode="json", by_alias=True)) + "\n")
+    values = baseline.model_dump(mode="json", by_alias=True)
+    write_text(path, _lines({**values, "digest": digest_of_values(values)}) + "\n")
 
 
 def _lines(value: Any, indent: int = 0) -> str:

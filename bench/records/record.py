@@ -303,19 +303,20 @@ def read_record(directory: Path) -> RunRecord:
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file with a digest of its own values."""
-    write_json(path, {**values, "digest": _digest(values)})
+    write_json(path, {**values, "digest": digest_of_values(values)})
 
 
 def read_checked(path: Path) -> dict[str, Any]:
     """The values of such a file. Raises OSError, or ValueError and its like where they are not what was written."""
     values: dict[str, Any] = json.loads(read_whole(path).decode())
     written = values.pop("digest", None)
-    if written is not None and written != _digest(values):
+    if written is not None and written != digest_of_values(values):
         raise ValueError("it is not what was written")
     return values
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever their layout and order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moved(folder: Path, by: float) -> Path:
     """The baseline with the headline of finetune moved, in its run and in its mean."""
     values = json.loads((folder / "baselines" / "b.json").read_text())
+    del values["digest"]  # else it is not what was written
     row, key = values["rows"][1], "t2v/stored/seen/R@1"
     row["runs"][0]["metrics"][key] += by
     row["metrics"][key]["mean"] += by

@@ -20,6 +20,7 @@ from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
 from ctvr_bench.bench.gate.gate import Outcome, check
 from ctvr_bench.bench.gate.measure import Measurement, make_baseline, measure, store_of, suite_from, suite_of
+from ctvr_bench.bench.records.record import read_checked
 from ctvr_bench.bench.run import jobs, training
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import Stream, StreamOptions
@@ -268,7 +269,7 @@ def test_a_baseline_that_cannot_be_compared_is_refused(
     baseline_file: Path, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     path = tmp_path / "other.json"
-    path.write_text(json.dumps({**json.loads(baseline_file.read_text()), **change}))
+    path.write_text(json.dumps({**read_checked(baseline_file), **change}))
     with pytest.raises(InputError) as error:
         suite_of(path, read_baseline(path), small_store().path)
     assert words in str(error.value)
@@ -288,6 +289,10 @@ def test_a_baseline_with_a_flipped_letter_is_refused(
     path = tmp_path / "other.json"
     before, found, after = baseline_file.read_text().rpartition(was)
     path.write_text(before + found.replace(was, became) + after)
+    with pytest.raises(InputError, match="is not what was written"):
+        read_baseline(path)
+    without_digest, _, _ = path.read_text().rpartition(',\n "digest"')
+    path.write_text(without_digest + "}")
     with pytest.raises(InputError, match="is no baseline") as error:
         read_baseline(path)
     assert words in str(error.value)
