@@ -1,6 +1,6 @@
 """Readers of a stranger's files under atheris, which looks for bytes that reach new code (pip install atheris).
 
-python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    READER: pickle, npy, csv, json, toml, captions
+python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    READER: one of READERS below
 
 What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in tests/features/test_fuzzed.py.
 """
@@ -8,41 +8,163 @@ What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an ex
 from __future__ import annotations
 
 import inspect
+import json
+import pickle
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ctvr_bench.features import array_files, arrays, ctvr, pickles, tables
-from ctvr_bench.features.array_files import ArrayTable
-from ctvr_bench.features.ctvr import read_captions, read_split
+import numpy as np
+import torch
+
+from ctvr_bench.bench.analysis import claims
+from ctvr_bench.bench.authoring import tune_evidence, validation
+from ctvr_bench.bench.gate import baseline
+from ctvr_bench.bench.records import record
+from ctvr_bench.bench.suite import suite
+from ctvr_bench.features import (
+    array_files,
+    arrays,
+    ctvr,
+    hdf5,
+    pickles,
+    registry,
+    schema,
+    sources,
+    store,
+    tables,
+    video,
+)
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.tables import read_json, read_table, read_toml
+from tests.commands import ROOT, called
+from tests.soak import scenes
+
+INSTRUMENTED = (
+    *(claims, tune_evidence, validation, baseline, record, suite, array_files, arrays, ctvr, hdf5, pickles, registry),
+    *(schema, sources, store, tables, video),
+)
+"""Modules whose branches guide the search."""
 
 
-def _npy(path: Path) -> None:
+def _array(path: Path) -> None:
     (path.parent / "list.csv").write_text(f"what,file\nframes,{path.name}\n")
-    ArrayTable(path.parent / "list.csv").all("frames")
+    array_files.ArrayTable(path.parent / "list.csv").all("frames")
 
 
-READERS: dict[str, tuple[str, Callable[[Path], object], bytes]] = {
-    "pickle": ("x.pkl", read_split, b"\x80\x04}\x8c\x05train}K\x01}\x8c\x01x]\x8c\x01aass."),
-    "npy": ("x.npy", _npy, b"\x93NUMPY\x01\x00\x16\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }\n"),
-    "csv": ("x.csv", lambda path: list(read_table(path, "video", "caption")), b'video,caption\na,"one, two"\n'),
-    "json": ("x.json", read_json, b'{"a": ["b", 1.5, null]}'),
-    "toml": ("x.toml", lambda path: read_toml(path, "a suite"), b'seeds = 1\nmethods = [{name = "a"}]\n'),
-    "captions": ("x.csv", read_captions, b"video_id,sentence\na,one\n"),
+def _array_as(kind: str) -> Callable[[Path], bytes]:
+    def made(folder: Path) -> bytes:
+        values, path = np.zeros((1, 2), np.float32), folder / f"x.{kind}"
+        writers: dict[str, Callable[[], Any]] = {
+            "npy": lambda: np.save(path, values),
+            "npz": lambda: np.savez(path, frames=values),
+            "pt": lambda: torch.save({"frames": torch.from_numpy(values)}, path),
+        }
+        writers[kind]()
+        return path.read_bytes()
+
+    return made
+
+
+def _store(folder: Path) -> bytes:
+    scenes.arrays(folder)
+    assert called("features", "import-arrays", *scenes.IMPORT, "--out", "x.h5", cwd=folder).returncode == 0
+    return (folder / "x.h5").read_bytes()
+
+
+def _look(path: Path) -> None:
+    store.verify_store(path)
+    opened = store.open_store(path)
+    store.describe_store(opened)
+    store.check_content(opened)
+
+
+def _clip(folder: Path) -> bytes:
+    video.write_video(folder / "x.mp4", np.zeros((3, 16, 16, 3), np.uint8), fps=4, preset="ultrafast")
+    return (folder / "x.mp4").read_bytes()
+
+
+def _run(path: Path) -> None:
+    """A record with the digest that its values have, as of one who means it."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        values = None
+    if isinstance(values, dict):
+        values.pop("digest", None)
+        record.write_checked(path, values)
+    record.read_record(path.parent)
+
+
+def _record(folder: Path) -> bytes:
+    found = json.loads(next((ROOT / "results/registry/results").rglob("run.json")).read_text())
+    return json.dumps({**found, "run_id": "run"}).encode()
+
+
+def _said(content: bytes) -> Callable[[Path], bytes]:
+    return lambda folder: content
+
+
+def _of(path: str) -> Callable[[Path], bytes]:
+    return lambda folder: (ROOT / path).read_bytes()
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], bytes]]] = {
+    "pickle": ("x.pkl", ctvr.read_split, _said(pickle.dumps({side: {1: {"x": [side]}} for side in ("train", "val")}))),
+    "npy": ("x.npy", _array, _array_as("npy")),
+    "npz": ("x.npz", _array, _array_as("npz")),
+    "pt": ("x.pt", _array, _array_as("pt")),
+    "csv": (
+        "x.csv",
+        lambda path: list(tables.read_table(path, "video", "caption")),
+        _said(b'video,caption\na,"one, two"\n'),
+    ),
+    "json": ("x.json", tables.read_json, _said(b'{"a": ["b", 1.5, null]}')),
+    "toml": (
+        "x.toml",
+        lambda path: tables.read_toml(path, "a suite"),
+        _said(b'seeds = 1\nmethods = [{name = "a"}]\n'),
+    ),
+    "captions": ("x.csv", ctvr.read_captions, _said(b"video_id,sentence\na,one\n")),
+    "captions-json": ("x.json", ctvr.read_captions, _said(b'{"sentences": [{"video_id": "a", "caption": "one"}]}')),
+    "stream": (
+        "x.csv",
+        lambda path: sources.read_sources([path], path),
+        _said(b"video,category,task,role,caption\na,x,1,train,one\nb,x,1,test,two\n"),
+    ),
+    "suite": (
+        "x.toml",
+        lambda path: suite.read_suites(path, {"store": path.parent / "none.h5"}),
+        _said(b'seeds = 2\nshots = 4\nmethods = ["zero_shot", {name = "finetune", set = {lr = 1e-3}}]\n'),
+    ),
+    "claims": ("x.toml", claims.read_claims, _of("results/claims/structalign_dose.toml")),
+    "numbers": ("x.csv", claims.read_numbers, _of("results/claims/structalign_dose.csv")),
+    "registry": (
+        "x.toml",
+        registry.read_registry,
+        _said(
+            b'[[store]]\nname = "a"\nurl = "https://a.invalid/a.h5"\nsha256 = "' + b"0f" * 32 + b'"\n'
+            b'size = 1\nlicence = "CC0"\ncard = "https://a.invalid"\n'
+        ),
+    ),
+    "baseline": ("x.json", baseline.read_baseline, _of("results/baselines/gate.json")),
+    "record": ("run/run.json", _run, _record),
+    "evidence": ("x.json", tune_evidence.read_evidence, _said(b'{"method": "er", "chosen": {"lr": 0.1}}')),
+    "hdf5": ("x.h5", _look, _store),
+    "video": ("x.mp4", lambda path: list(video.Video(path).frames(video.Sampling.parse("2"))), _clip),
 }
-"""Name that a file has, what reads it, and a sound one to begin with."""
+"""Name that a file has, what reads it, and what makes a sound one to begin with."""
 
 
 def read(reader: str, content: bytes, folder: Path) -> None:
     """Read such a file: it may give something or be refused in one line. Anything else is raised."""
     name, reads, _ = READERS[reader]
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     try:
         reads(folder / name)
-    except InputError as error:
+    except (InputError, video.UnreadableVideo) as error:
         if len(str(error).splitlines()) != 1:
             raise AssertionError(f"not one line: {error}") from error
 
@@ -54,14 +176,17 @@ def main() -> None:
     reader, *rest = sys.argv[1:]
     corpus = Path(rest[0] if rest else "build/fuzz") / reader
     corpus.mkdir(parents=True, exist_ok=True)
-    (corpus / "sound").write_bytes(READERS[reader][2])
-    for module in (array_files, arrays, ctvr, pickles, tables):
-        for function in vars(module).values():
+    for module in INSTRUMENTED:
+        owners = [module, *(kind for kind in vars(module).values() if inspect.isclass(kind))]
+        for function in (found for owner in owners for found in vars(owner).values()):
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 atheris.instrument_func(function)
     with tempfile.TemporaryDirectory() as folder:
+        sound = READERS[reader][2](Path(folder))
+        (corpus / "sound").write_bytes(sound)
+        read(reader, sound, Path(folder))
         line = [sys.argv[0], str(corpus), f"-max_total_time={rest[1] if len(rest) > 1 else 600}"]
-        line += [f"-artifact_prefix={corpus}/", "-rss_limit_mb=3000", "-timeout=10", "-max_len=4096"]
+        line += [f"-artifact_prefix={corpus}/", "-rss_limit_mb=3000", "-timeout=10", f"-max_len={4096 + len(sound)}"]
         atheris.Setup(line, lambda content: read(reader, content, Path(folder)))
         atheris.Fuzz()
 
