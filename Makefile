@@ -65,7 +65,7 @@ soak: $(VENV)/ready-extract
 # readers under atheris, ten minutes each (Linux, CPython up to 3.13); READERS="pickle csv" some of them
 fuzz: $(VENV)/ready-extract
 	$(BIN)/python -m pip install --disable-pip-version-check -q atheris
-	for reader in $(or $(READERS),pickle npy csv json toml captions); do \
+	for reader in $(or $(READERS),$$($(BIN)/python -m tests.soak.coverage_guided)); do \
 		$(BIN)/python -m tests.soak.coverage_guided $$reader build/fuzz $(or $(SECONDS_EACH),600) || exit 1; done
 
 # builds the wheel of the last commit twice, in two folders, and compares them byte by byte

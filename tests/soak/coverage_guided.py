@@ -1,6 +1,7 @@
 """Readers of a stranger's files under atheris, which looks for bytes that reach new code (pip install atheris).
 
-python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    READER: one of READERS below
+python -m tests.soak.coverage_guided                              names the readers
+python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]
 
 What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in tests/features/test_fuzzed.py.
 """
@@ -171,6 +172,9 @@ def read(reader: str, content: bytes, folder: Path) -> None:
 
 def main() -> None:
     """Try bytes until one breaks the reader, or the time is over."""
+    if len(sys.argv) == 1:
+        print(*READERS)
+        return
     import atheris
 
     reader, *rest = sys.argv[1:]
