@@ -28,6 +28,7 @@ from ctvr_bench.bench.cli.results import (
     show_contrasts,
 )
 from ctvr_bench.bench.cli.search import search
+from ctvr_bench.bench.cli.unchanged import Said, place_of
 from ctvr_bench.bench.cli.where import Executor, Scheduler, Stage
 from ctvr_bench.features.errors import InputError
 
@@ -152,11 +153,14 @@ def run(
     ] = None,
 ) -> None:
     """Run methods over a stream, only what is missing, and report."""
+    said = Said(locals(), None if verbose or dry_run or log or tensorboard else place_of(suite, name, out))
     from ctvr_bench.bench.cli.console import StageBars, SuiteBars, say
 
     if quiet and verbose:
         raise InputError("--quiet says less and --verbose more; give one of the two")
     say("loading ...", quiet)
+    if said.again(quiet):
+        return
     loggers = list(dict.fromkeys([*(["tensorboard"] if tensorboard else []), *(log or [])]))
     if loggers:
         from ctvr_bench.bench.report.loggers import check_loggers, logged
@@ -202,9 +206,15 @@ def run(
     else:
         with StageBars(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
-    read = partial(read_results, versions=versions or is_earlier(configs[0].against or ""))
-    records, reported = [], list[Path]()
-    tell = partial(say, quiet=quiet)
+    of_versions = versions or is_earlier(configs[0].against or "")
+    read = partial(read_results, versions=of_versions)
+    records, reported, written = [], list[Path](), list[Path]()
+
+    def tell(line: str) -> None:
+        say(line, quiet)
+        if not quiet:
+            said.tell(line)
+
     configs = [with_controls(that_fit(config, tell), tell) for config in configs]
     if dry_run:
         from ctvr_bench.bench.suite.outlook import outlook
@@ -217,6 +227,7 @@ def run(
             from ctvr_bench.bench.suite.outlook import outlook
 
             print(outlook(config), file=sys.stderr)
+        said.made_from_suite(config, suite)
         with SuiteBars(quiet, verbose) as progress:
             finished = logged(loggers, config.directory, progress.finished) if loggers else progress.finished
             made = run_suite(config, progress.watch, finished, tell)
@@ -224,24 +235,24 @@ def run(
         if not any(record.status == "done" for record in made):
             continue  # nothing to show but the reasons, which follow
         reported.append(config.directory)
-        if not json_:
-            show([config.directory], json_, read)
-        from ctvr_bench.bench.report.report import (
-            report_with_findings,  # brings scipy's statistics, for which no run should wait
-        )
+        said.made_from_runs(config, made)
+        with said.listening():
+            if not json_:
+                show([config.directory], json_, read)
+            from ctvr_bench.bench.report.report import report_with_findings  # brings statistics, for which no run waits
 
-        page, said = report_with_findings(
-            config.directory, store=config.store, against=config.against if len(configs) == 1 else None, read=read
-        )
-        if not (json_ or quiet):
-            say_findings(said)
-        say(f"report: {page}", quiet)
-        if not quiet:
-            say_others(config.directory)
-    if json_ and reported:
-        show(reported, json_, read)
-    if configs[0].against is not None and reported and not json_:
-        show_contrasts(reported, configs[0].against, read)
+            against_here = config.against if len(configs) == 1 else None
+            page, found = report_with_findings(config.directory, store=config.store, against=against_here, read=read)
+            if not (json_ or quiet):
+                say_findings(found)
+            say(f"report: {page}", quiet)
+            if not quiet:
+                say_others(config.directory)
+    with said.listening():
+        if json_ and reported:
+            show(reported, json_, read)
+        if configs[0].against is not None and reported and not json_:
+            written += show_contrasts(reported, configs[0].against, read)
     unfinished = [record for record in records if record.status != "done"]
     for record in unfinished:
         say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")
@@ -249,6 +260,8 @@ def run(
         say("no run ended well, so there is no report; the reasons are above")
     if unfinished:
         raise typer.Exit(1)
+    if not of_versions:  # which are made of other runs too
+        said.keep([*written, *(directory / "report" for directory in reported)])
 
 
 app.command()(report)

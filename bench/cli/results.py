@@ -291,8 +291,11 @@ def show(directories: list[Path], json_: bool, read: Read | None = None) -> None
     print(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
 
 
-def show_contrasts(directories: list[Path], against: str, read: Read | None = None) -> None:
-    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores."""
+def show_contrasts(directories: list[Path], against: str, read: Read | None = None) -> list[Path]:
+    """Print the differences from one row, and write them beside the suite, or beside the suites of all stores.
+
+    Returns the files.
+    """
     from rich.console import Console
 
     from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table
@@ -302,7 +305,9 @@ def show_contrasts(directories: list[Path], against: str, read: Read | None = No
 
     results = [(read or read_results)(directory) for directory in directories]
     folder = directories[0].parent if len(directories) > 1 else directories[0]
-    write_text(folder / "differences.md", contrast_markdown(results, against))
-    write_text(folder / "differences.csv", contrast_csv(results, against))
+    files = [folder / "differences.md", folder / "differences.csv"]
+    write_text(files[0], contrast_markdown(results, against))
+    write_text(files[1], contrast_csv(results, against))
     Console().print(contrast_table(results, against))
-    say(f"differences: {folder / 'differences.md'}")
+    say(f"differences: {files[0]}")
+    return files

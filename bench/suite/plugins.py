@@ -60,6 +60,11 @@ def names_a_file(name: str) -> bool:
     return _FILE.fullmatch(name) is not None
 
 
+def file_named(name: str) -> Path | None:
+    """The file that names a method; None where it is named otherwise."""
+    return Path(match["path"]) if (match := _FILE.fullmatch(name)) else None
+
+
 def find_method(name: str) -> Entry:
     """The method that a user names. Raises InputError with the nearest known name, or what is wrong in the file."""
     if match := _FILE.fullmatch(name):
