@@ -155,7 +155,7 @@ def first_videos(structure: Structure, limit: int, where: str) -> Structure:
 
 
 def without_videos(structure: Structure, missing: Iterable[str], where: str, lost_M: Array | None = None) -> Structure:
-    """The structure less some videos and their captions, and less the captions `lost_M` [M] bool (none's query).
+    """The structure less some videos and their captions, and less the captions `lost_M` [M] bool (none is asked).
 
     A category that loses its last train or test video of a stream leaves that stream's task; raises InputError, which
     begins with `where`, where a task is left without categories.
@@ -185,7 +185,19 @@ def without_videos(structure: Structure, missing: Iterable[str], where: str, los
         query_N = stream.query_of_video_N[kept_N].copy()
         query_N[role_N == UNUSED] = -1
         query_N[query_N >= 0] = row_M[query_N[query_N >= 0]]
-        streams.append(replace(stream, task_of_category_C=task_C, role_of_video_N=role_N, query_of_video_N=query_N))
+        further_NK = stream.further_queries_NK
+        if further_NK is not None:
+            further_NK = np.where(role_N[:, None] == UNUSED, -1, further_NK[kept_N])
+            further_NK[further_NK >= 0] = row_M[further_NK[further_NK >= 0]]
+        streams.append(
+            replace(
+                stream,
+                task_of_category_C=task_C,
+                role_of_video_N=role_N,
+                query_of_video_N=query_N,
+                further_queries_NK=further_NK,
+            )
+        )
     return Structure(
         [video for video in structure.video_ids if video not in gone],
         structure.category_N[kept_N],

@@ -65,7 +65,7 @@ def merge(
     missing = dict.fromkeys((video for video in plan.video_ids if video not in row_of_video), "no features")
     for stream in plan.streams:
         for row in np.flatnonzero(np.isin(stream.role_of_video_N, (TEST, VALIDATION))):
-            if source_M[stream.query_of_video_N[row]] < 0:
+            if (source_M[stream.asked_of(int(row))] < 0).any():
                 missing.setdefault(plan.video_ids[int(row)], "no features of its query caption")
     lacking_M = source_M < 0
     refuse_missing(f"{features}: {len(missing)} of {len(plan.video_ids)} videos lack features", missing, allow_missing)

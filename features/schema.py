@@ -1,7 +1,7 @@
 """What a feature store holds: names, axes and dtypes of its datasets (schema 1), and the rules between them.
 
-Axes: N videos, F frames, M captions, T words of all captions together, D feature dimensions, C categories, Y x X pixels
-in B = 3 colours.
+Axes: N videos, F frames, M captions, T words of all captions together, D feature dimensions, C categories, K further
+captions asked of each test video, Y x X pixels in B = 3 colours.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ STREAM_DATASETS: Mapping[str, Dataset] = {
     "task_of_category": Dataset("C", ("int32",)),
     "role_of_video": Dataset("N", ("int8",)),
     "query_of_video": Dataset("N", ("int64",)),
+    # Captions asked of a test video beside that one, as many of each; -1 in the rows of all other videos.
+    "further_queries": Dataset("NK", ("int64",), optional=True),
 }
+REQUIRED_OF_STREAM = tuple(name for name, dataset in STREAM_DATASETS.items() if not dataset.optional)
 FEATURES = ("videos/frames", "videos/frame_count", "captions/pooled", "captions/words", "captions/word_offsets")
 
 
@@ -153,7 +156,7 @@ def _check_rows(fail: Fail, arrays: Mapping[str, Array], sizes: Mapping[str, tup
 
 
 def _check_stream(fail: Fail, name: str, arrays: Mapping[str, Array]) -> None:
-    task_C, role_N, query_N = (arrays[f"streams/{name}/{key}"] for key in STREAM_DATASETS)
+    task_C, role_N, query_N = (arrays[f"streams/{name}/{key}"] for key in REQUIRED_OF_STREAM)
     category_N, video_M = arrays["videos/category"], arrays["captions/video"]
     where = f"stream {name!r}"
     tasks = np.unique(task_C[task_C >= 0])
@@ -176,3 +179,21 @@ def _check_stream(fail: Fail, name: str, arrays: Mapping[str, Array]) -> None:
     if dangling.any():
         row = asked[dangling][0]
         fail(f"{where}: query_of_video[{row}] is {query_N[row]}, no caption of that video; a test video needs one")
+    if (further_NK := arrays.get(f"streams/{name}/further_queries")) is not None:
+        _check_further(fail, where, further_NK, query_N, role_N, video_M)
+
+
+def _check_further(fail: Fail, where: str, further_NK: Array, query_N: Array, role_N: Array, video_M: Array) -> None:
+    stray = np.flatnonzero((further_NK != -1).any(1) & (role_N != TEST))
+    if stray.size:
+        fail(f"{where}: further_queries[{stray[0]}] asks of a video that is no test video; -1 belongs there")
+    for row in np.flatnonzero(role_N == TEST).tolist():
+        asked = [int(query_N[row]), *further_NK[row].tolist()]
+        if len(set(asked)) < len(asked):
+            fail(f"{where}: further_queries[{row}] asks caption {max(asked, key=asked.count)} twice; name others")
+        odd = [caption for caption in asked if not (0 <= caption < len(video_M) and video_M[caption] == row)]
+        if odd:
+            fail(
+                f"{where}: further_queries[{row}] holds {odd[0]}, no caption of that video; every test video needs "
+                f"{further_NK.shape[1]} of its own"
+            )

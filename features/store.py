@@ -40,16 +40,24 @@ class StoredStream:
 
     task_of_category_C: int32, task of each category, -1 where it is in no task.
     role_of_video_N: int8, see schema.ROLES. query_of_video_N: int64 caption row asked for a test video, else -1.
+    further_queries_NK: int64, caption rows that are asked beside it, -1 likewise; None where one is all.
     """
 
     name: str
     task_of_category_C: Array
     role_of_video_N: Array
     query_of_video_N: Array
+    further_queries_NK: Array | None = None
 
     @property
     def num_tasks(self) -> int:
         return int(self.task_of_category_C.max()) + 1
+
+    def asked_of(self, video: int) -> Array:
+        """Caption rows that are asked of a test or validation video, the first one first."""
+        further = () if self.further_queries_NK is None else self.further_queries_NK[video]
+        asked = np.array([self.query_of_video_N[video], *further], np.int64)
+        return asked[asked >= 0]
 
 
 class FeatureStore:
@@ -155,7 +163,7 @@ class FeatureStore:
             name = self.stream_names[0]
         if name not in self.stream_names:
             raise unknown_name("stream", name, self.stream_names)
-        return StoredStream(name, *(self._file.arrays[f"streams/{name}/{key}"] for key in schema.STREAM_DATASETS))
+        return StoredStream(name, *(self._file.arrays.get(f"streams/{name}/{key}") for key in schema.STREAM_DATASETS))  # type: ignore[arg-type]
 
 
 def open_store(path: str | os.PathLike[str]) -> FeatureStore:

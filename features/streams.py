@@ -93,10 +93,6 @@ class PairTable:
     def __init__(self, store: FeatureStore, caption_rows: Ints, device: torch.device | str = "cpu") -> None:
         video_of_pair = store.caption_video_M[caption_rows]
         videos, position = np.unique(video_of_pair, return_inverse=True)
-        offsets = store.feature("captions/word_offsets")
-        lengths = (offsets[1:] - offsets[:-1])[caption_rows]
-        spans = [np.arange(offsets[row], offsets[row + 1]) for row in caption_rows]
-        word_rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
         frames = store.feature("videos/frames")
         frame_mask = np.arange(frames.shape[1]) < store.feature("videos/frame_count")[videos, None]
 
@@ -104,16 +100,36 @@ class PairTable:
         self.frames_VFD = self._load(store, "videos/frames", videos)
         self.frame_mask_VF = torch.from_numpy(frame_mask).to(self.device)
         self.frames_VFD *= self.frame_mask_VF[..., None]
-        self.pooled_PD = self._load(store, "captions/pooled", caption_rows)
-        self.words_TD = self._load(store, "captions/words", word_rows)
-        self.lengths_P = torch.from_numpy(lengths)  # stays on the host: the width of a batch is known without a wait
-        self.first_word_P = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
+        self._load_captions(store, caption_rows)
         self.video_position_P = torch.from_numpy(position.reshape(-1)).to(self.device)
         self.video_P = torch.from_numpy(video_of_pair.astype(np.int64)).to(self.device)
         self.category_P = torch.from_numpy(store.category_N[video_of_pair].astype(np.int64)).to(self.device)
 
     def __len__(self) -> int:
         return len(self.lengths_P)
+
+    def told_as(self, store: FeatureStore, caption_rows: Ints) -> PairTable:
+        """The same videos, each with another of its captions, row by row; the frames are shared.
+
+        Raises ValueError where a caption is of another video.
+        """
+        if not np.array_equal(store.caption_video_M[caption_rows], self.video_P.cpu().numpy()):
+            raise ValueError("the captions are not of the same videos in the same order; give one for each pair")
+        table = copy.copy(self)
+        table.rows = Rows()
+        table.__dict__.pop("_mean_words", None)
+        table._load_captions(store, caption_rows)
+        return table
+
+    def _load_captions(self, store: FeatureStore, caption_rows: Ints) -> None:
+        offsets = store.feature("captions/word_offsets")
+        lengths = (offsets[1:] - offsets[:-1])[caption_rows]
+        spans = [np.arange(offsets[row], offsets[row + 1]) for row in caption_rows]
+        word_rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        self.pooled_PD = self._load(store, "captions/pooled", caption_rows)
+        self.words_TD = self._load(store, "captions/words", word_rows)
+        self.lengths_P = torch.from_numpy(lengths)  # stays on the host: the width of a batch is known without a wait
+        self.first_word_P = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
 
     def _load(self, store: FeatureStore, dataset: str, rows: Ints) -> Tensor:
         values = torch.from_numpy(store.feature(dataset)[rows].astype(np.float32)).to(self.device)
@@ -266,7 +282,7 @@ class Task:
 
     categories: category rows, whose queries are the task's. train, validation, test: caption rows of its pairs; a test
     or validation video has one caption (its query), a train video all of its captions. With blurred boundaries `train`
-    has videos of other categories too.
+    has videos of other categories too. further: other captions that are asked of the same test videos, each as `test`.
     """
 
     index: int
@@ -275,6 +291,7 @@ class Task:
     train: Ints
     validation: Ints
     test: Ints
+    further: tuple[Ints, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -322,6 +339,7 @@ def make_stream(store: FeatureStore, name: str | None = None, options: StreamOpt
                 train=np.concatenate(caption_rows),
                 validation=_queries(query_N, captions_of, np.flatnonzero(mine & validation_videos)),
                 test=query_N[asked].astype(np.int64),
+                further=() if stored.further_queries_NK is None else tuple(stored.further_queries_NK[asked].T),
             )
         )
     return Stream(stored.name, tuple(tasks), options)

@@ -60,9 +60,10 @@ class Structure:
     def arrays(self) -> dict[str, Array]:
         """The numeric datasets by schema path."""
         streams = {
-            f"streams/{stream.name}/{key}": getattr(stream, f"{key}_{dataset.axes}")
+            f"streams/{stream.name}/{key}": values
             for stream in self.streams
             for key, dataset in schema.STREAM_DATASETS.items()
+            if (values := getattr(stream, f"{key}_{dataset.axes}")) is not None
         }
         return {"videos/category": self.category_N, "captions/video": self.caption_video_M, **streams}
 

@@ -189,9 +189,9 @@ def _difference(column: Column, pairing: Pairing) -> Difference | None:
     equal = pairing.paired and first_R == second_R
     interval: Interval | PairDifference | None = None
     if pairing.paired:
-        one_RN, other_RN = values or (np.array(first_R)[:, None], np.array(second_R)[:, None])
-        equal = bool((one_RN == other_RN).all())
-        interval = difference(pairing, one_RN, other_RN)
+        one_RV, other_RV = values or (np.array(first_R)[:, None], np.array(second_R)[:, None])
+        equal = bool((one_RV == other_RV).all())
+        interval = difference(pairing, one_RV, other_RV)
     elif values is not None:
         (one, one_seed), (other, other_seed) = pairing.orders_and_seeds
         interval = unpaired_difference(values[1], other, values[0], one, seed_R=other_seed, other_seed_R=one_seed)
@@ -205,16 +205,18 @@ def _difference(column: Column, pairing: Pairing) -> Difference | None:
 def _tasks(pairing: Pairing) -> tuple[TaskDifference, ...]:
     values = pairing.values(RETRIEVAL[0].key)
     assert values is not None
-    one_RN, other_RN = values
+    first_RV, second_RV = values
+    asked = pairing.tables[0][0].task_N + 1
     found = []
-    for task in range(1, int(pairing.task_N.max()) + 1):
-        mine_N = pairing.task_N == task
-        one, other = one_RN[:, mine_N], other_RN[:, mine_N]
-        interval = difference(pairing, one, other) if mine_N.sum() > 1 else None
+    for task in range(1, int(asked.max()) + 1):
+        mine_V = pairing.task_V == task
+        one, other = first_RV[:, mine_V], second_RV[:, mine_V]
+        interval = difference(pairing, one, other) if mine_V.sum() > 1 else None
         equal = bool((one == other).all())
         means = float(one.mean()), float(other.mean())
         p = None if interval is None else interval.p
-        found.append(TaskDifference(task, int(mine_N.sum()), Difference(RETRIEVAL[0], *means, interval, p, equal)))
+        queries = int((asked == task).sum())
+        found.append(TaskDifference(task, queries, Difference(RETRIEVAL[0], *means, interval, p, equal)))
     corrected = _holm([task.difference for task in found])
     return tuple(replace(task, difference=each) for task, each in zip(found, corrected, strict=True))
 

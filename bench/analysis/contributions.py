@@ -1,8 +1,8 @@
 """What each query adds to a metric, and the intervals that follow: almost every metric is a mean over queries.
 
-Axes: R runs, N queries, T tasks. `contributions(table, key).mean()` is the metric itself. The median rank, the best
-earlier moment of `forgetting/best-minus-last` and what compares with another method are no such means; their intervals
-are over runs alone.
+Axes: R runs, N queries, V videos that they ask for, T tasks. `contributions(table, key).mean()` is the metric itself.
+The median rank, the best earlier moment of `forgetting/best-minus-last` and what compares with another method are no
+such means; their intervals are over runs alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ctvr_bench.bench.analysis.queries import hits, rank_table
+from ctvr_bench.bench.analysis.queries import by_video, hits, rank_table
 from ctvr_bench.bench.records.aggregate import Row
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.bench.records.summary import BWF
@@ -38,13 +38,16 @@ def contributions(table: RankTable, key: str) -> Floats | None:
 
 
 def row_values(tables: Sequence[RankTable], key: str) -> Floats | None:
-    """value_RN of runs, queries by caption; None where the metric is no mean over queries."""
+    """value_RV of runs, a video's queries averaged, videos by row; None where the metric is no mean over queries.
+
+    Every video is asked for equally often, so that the mean over videos is the metric too.
+    """
     values = []
     for table in tables:
         value_N = contributions(table, key)
         if value_N is None:
             return None
-        values.append(value_N[np.argsort(table.caption_N)])
+        values.append(by_video(table, value_N))
     return np.stack(values)
 
 

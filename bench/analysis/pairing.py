@@ -2,7 +2,7 @@
 
 Everything that compares rows, in reports, between stores and between suites, takes its pairs and its tests from here.
 
-Axes: R runs, N queries in the order of their captions.
+Axes: R runs, N queries in the order of their captions, V videos that they ask for, by row.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Pairing:
         return ([o for o, _ in first], [s for _, s in first]), ([o for o, _ in second], [s for _, s in second])
 
     def values(self, key: str) -> tuple[Floats, Floats] | None:
-        """Contributions of every query to a metric, both [R, N]; None where it is no mean over queries."""
+        """What every video adds to a metric, both [R, V]; None where it is no mean over queries."""
         first, second = (row_values(tables, key) for tables in self.tables)
         return None if first is None or second is None else (first, second)
 
     @property
-    def task_N(self) -> npt.NDArray[np.int32]:
-        """Place of each query's task in the first run, from 1."""
+    def task_V(self) -> npt.NDArray[np.int32]:
+        """Place of each video's task in the first run, from 1, in the order of `values`."""
         table = self.tables[0][0]
-        return table.task_N[np.argsort(table.caption_N)] + 1
+        return table.task_N[np.unique(table.video_N, return_index=True)[1]] + 1
 
     def flips(self) -> tuple[float, float, list[Flip]]:
         """Queries that left rank 1 and that reached it, mean over runs, and every such query, the deepest fall first.
@@ -72,8 +72,9 @@ class Pairing:
         """
         rank_RN = [np.stack([t.ranks[SEEN][-1][np.argsort(t.caption_N)] for t in tables]) for tables in self.tables]
         lost_RN, won_RN = ((a == 1) & (b > 1) for a, b in (rank_RN, rank_RN[::-1]))
-        table, task_N = self.tables[0][0], self.task_N
+        table = self.tables[0][0]
         by_caption = np.argsort(table.caption_N)
+        task_N = table.task_N[by_caption] + 1
         before_N, after_N = (ranks.mean(0) for ranks in rank_RN)
         net_N = lost_RN.sum(0) - won_RN.sum(0)
         chosen = sorted(np.flatnonzero(net_N).tolist(), key=lambda n: (-net_N[n], before_N[n] - after_N[n], n))

@@ -34,6 +34,15 @@ def confusion(row: Row) -> Floats:
     return np.asarray(np.mean([_confusion(rank_table(run)) for run in row.runs], axis=0))
 
 
+def by_video(table: RankTable, value_N: Floats) -> Floats:
+    """The mean over each video's queries, videos by row of the store: what one video adds, however often it is asked.
+
+    Captions of one video are no independent sample, so that videos are what intervals and tests count.
+    """
+    _, video_N = np.unique(table.video_N, return_inverse=True)
+    return np.asarray(np.bincount(video_N, value_N) / np.bincount(video_N))
+
+
 def hits(rank_RN: npt.NDArray[np.integer[Any]]) -> Floats:
     """100 where the query found its video first, else 0: the mean is the headline."""
     return np.where(rank_RN == 1, 100.0, 0.0)

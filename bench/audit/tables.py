@@ -17,8 +17,9 @@ _SHAPED = ("ahead_N", "before_N", "caption_N", "video_N", "category_N")
 def faults_of_table(table: RankTable) -> Iterator[str]:
     """What is impossible in it, a sentence each.
 
-    Tasks in order, each with queries; every caption asked once; a rank for every query seen and none for others, from 1
-    to the size of its gallery; a best item among those seen; and a query's own video there wherever its rank is 1.
+    Tasks in order, each with queries; every caption asked once, and as many of each video; a rank for every query seen
+    and none for others, from 1 to the size of its gallery; a best item among those seen; and a query's own video there
+    wherever its rank is 1.
     """
     task_N, tasks = table.task_N, len(table.weights_T)
     sizes_T = np.bincount(task_N, minlength=tasks) if len(task_N) and task_N.min() >= 0 else np.zeros(0)
@@ -31,6 +32,10 @@ def faults_of_table(table: RankTable) -> Iterator[str]:
             return
     if len(np.unique(table.caption_N)) != len(task_N):
         yield "a caption is asked twice"
+    if len(set(np.unique(table.video_N, return_counts=True)[1].tolist())) > 1:
+        yield "some videos are asked for more often than others"
+        return
+    sizes_T = sizes_T // (len(task_N) // len(table.first_n))
     for name in ("ahead_N", "before_N"):
         values = getattr(table, name)
         if (values < 1).any() or (values > sizes_T[task_N]).any():
@@ -49,16 +54,18 @@ def _faults_of_gallery(name: str, rank_TN: Ints, best_TN: Ints, table: RankTable
         return
     gallery, scope, _ = name.split("/")
     seen_TN = table.task_N <= np.arange(shape[0])[:, None]
-    count_T = seen_TN.sum(1)[:, None]
+    first_n = table.first_n
+    asked_T = seen_TN.sum(1)[:, None]
+    count_T = asked_T * len(first_n) // shape[1]
     if (gallery, scope) == ("re-encoded", "seen"):  # after the last task, and after others where it was asked for
         seen_TN = seen_TN & (rank_TN.any(1) | (np.arange(shape[0]) == shape[0] - 1))[:, None]
-    own_N = np.bincount(table.task_N)[table.task_N]
+    own_N = np.bincount(table.task_N[first_n])[table.task_N]
     size_TN = np.where(scope == "seen", count_T, own_N) + (gallery == "indexed")  # M + 1: not returned
     for words, wrong_TN in (
         ("a rank for a query that was not asked yet", (rank_TN != 0) & ~seen_TN),
         ("no rank for a query that was asked", (rank_TN < 1) & seen_TN),
         ("a rank beyond the size of the gallery", (rank_TN > size_TN) & seen_TN),
-        ("a best item that is not among those seen", ((best_TN < 0) | (best_TN >= count_T)) & seen_TN),
+        ("a best item that is not among those seen", seen_TN & ~(np.isin(best_TN, first_n) & (best_TN < asked_T))),
     ):
         if wrong_TN.any():
             stage, query = np.argwhere(wrong_TN)[0].tolist()

@@ -19,6 +19,8 @@ from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.record import IndexKind
 
 Ints = npt.NDArray[np.int64]
+Ranker = Literal["count", "faiss"]
+"""Who makes exact ranks: blocks of scores that are counted, or FAISS."""
 
 _ROWS = 256  # queries counted together where FAISS did not reach their target
 
@@ -63,7 +65,7 @@ class DenseGallery:
         target_N: Ints,
         block: int | None = None,
         depth: int = 100,
-        engine: Literal["count", "faiss"] = "count",
+        engine: Ranker = "count",
     ) -> Ranked:
         """Exact ranks of the targets, among all blocks or inside one.
 

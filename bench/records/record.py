@@ -213,7 +213,8 @@ class RankTable:
     was not ranked after that task (`RunConfig.reencoded`); best: position of the top item, -1 likewise.
     ahead_N: rank in the own gallery just before the query's task was learned; before_N: before any training.
     task_N: task position of each query. weights_T: categories of each task. caption_N, video_N: rows in the store.
-    category_N: category row of each query's video.
+    category_N: category row of each query's video. Where several captions are asked of each video, a task's first ones
+    come before its second ones and so on, and a top item's position is that of its video's first query.
     """
 
     ranks: dict[str, Ints]
@@ -248,6 +249,11 @@ class RankTable:
 
         vectors: dict[str, Any] = {name: file.arrays[name] for name in _VECTORS}
         return cls(ranks=group("ranks/"), best=group("best/"), **vectors)
+
+    @property
+    def first_n(self) -> npt.NDArray[np.int64]:
+        """Positions of the first query of each of the n videos, in order."""
+        return np.sort(np.unique(self.video_N, return_index=True)[1])
 
     def same_ranks(self, other: RankTable) -> bool:
         """Whether every rank and best item is the same, of every gallery and task."""

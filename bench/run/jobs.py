@@ -69,12 +69,14 @@ class PairTables:
         self.store, self.device = store, device
         self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
 
-    def of(self, rows: Sequence[np.ndarray[Any, Any]]) -> PairTable:
+    def of(self, rows: Sequence[np.ndarray[Any, Any]], like: PairTable | None = None) -> PairTable:
+        """The pairs of these captions; like: a table of the same videos, whose frames they share."""
         joined = np.concatenate(rows)
         key = joined.tobytes()
         table = self._tables.get(key)
         if table is None:
-            table = self._tables[key] = PairTable(self.store, joined, self.device)
+            table = PairTable(self.store, joined, self.device) if like is None else like.told_as(self.store, joined)
+            self._tables[key] = table
         return table
 
 
@@ -120,7 +122,9 @@ def training_rows(method: Method, stream: Stream, task: int) -> list[np.ndarray[
 
 def empty_table(store: FeatureStore, stream: Stream) -> RankTable:
     """The table of ranks of a run that has asked nothing yet."""
-    tasks, captions = stream.tasks, np.concatenate([task.test for task in stream.tasks])
+    tasks = stream.tasks
+    asked = [np.concatenate([task.test, *task.further]) for task in tasks]
+    captions = np.concatenate(asked)
     videos = store.caption_video_M[captions]
     size = len(captions)
     return RankTable(
@@ -128,7 +132,7 @@ def empty_table(store: FeatureStore, stream: Stream) -> RankTable:
         best={},
         ahead_N=np.zeros(size, np.int32),
         before_N=np.zeros(size, np.int32),
-        task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(task.test) for task in tasks]),
+        task_N=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(rows) for rows in asked]),
         weights_T=np.array([len(task.categories) for task in tasks], np.int32),
         caption_N=captions,
         video_N=videos.astype(np.int64),

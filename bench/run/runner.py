@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
+from ctvr_bench.bench.evaluation.search import Ranker
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.code import metrics_code
@@ -137,7 +138,7 @@ class _Run:
         self.geometry: list[dict[str, float | None]] = []
         self.trained_on: list[str] = []
         self.together = 1
-        self.engine: Literal["count", "faiss"] = "count"
+        self.engine: Ranker = "count"
         self.remarks: list[str] = []
         self.flops = self.pair_flops = 0
         self.log: list[str] = []
@@ -177,10 +178,11 @@ class _Run:
     def _learn(self) -> Learning:
         """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
-            self.test = self._pairs([task.test for task in self.stream.tasks])
-            sizes = [len(task.test) for task in self.stream.tasks]
-            config = self.job.config
-            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded)
+            tasks, config = self.stream.tasks, self.job.config
+            self.test = self._pairs([task.test for task in tasks])
+            further = [self._tables.of(rows, self.test) for rows in zip(*(task.further for task in tasks), strict=True)]
+            sizes = [len(task.test) for task in tasks]
+            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded, further)
             self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))
@@ -258,7 +260,7 @@ class _Run:
             self._record_stage(task, result := self.evaluator.finish_task(method))
             self.engine = self.evaluator.engine
             if task + 1 < len(stream):
-                rows = self.evaluator.rows(task + 1)
+                rows = self.evaluator.queries(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
         self.seconds["encode"] += self.evaluator.encode_s - encoded
         with self._timed("write"):
@@ -331,9 +333,9 @@ class _Run:
     def _rank_before(self) -> None:
         """Own-gallery ranks of every task before any training, the baseline of forward transfer."""
         for task in range(len(self.stream)):
-            rows = self.evaluator.rows(task)
+            rows = self.evaluator.queries(task)
             self.table.before_N[rows] = self.evaluator.own_ranks(self.method, task, shard=0)
-        first = self.evaluator.rows(0)
+        first = self.evaluator.queries(0)
         self.table.ahead_N[first] = self.table.before_N[first]
 
     def _record_stage(self, task: int, result: StageResult) -> None:
@@ -343,14 +345,14 @@ class _Run:
             self.table.ranks.setdefault(name, np.zeros(shape, np.int32))[task, :seen] = ranked.rank_N
             self.table.best.setdefault(name, np.full(shape, -1, np.int32))[task, :seen] = ranked.best_N
         routed = self.evaluator.routing_accuracy(self.method)
-        seen = len(result.text_ND)
+        first_n = self.table.first_n[: len(result.text_ND)]
         measured = stage_measures(
             result.text_ND,
             result.video_ND,
             result.frozen_text_ND,
             result.stored_video_ND,
-            self.table.category_N[:seen],
-            self.table.task_N[:seen] < task,
+            self.table.category_N[first_n],
+            self.table.task_N[first_n] < task,
         )
         self.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
 

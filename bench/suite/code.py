@@ -28,6 +28,7 @@ MAKES_NUMBERS = (
     "bench/run/runner.py",
     "bench/evaluation/scores.py",
     "bench/evaluation/search.py",
+    "bench/evaluation/sheet.py",
     "bench/run/stacks/ensemble.py",
     "bench/run/stacks/optimiser.py",
     "bench/run/training.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def build_world(
 def structure_of(world: World) -> Structure:
     """Videos, categories, captions and the stream of a world."""
     stream = StoredStream(STREAM, world.task_of_category_C, world.role_N, world.query_N)
+    if world.further_NK.shape[1]:
+        stream = replace(stream, further_queries_NK=world.further_NK)
     return Structure(
         video_ids=world.video_ids,
         category_N=world.scenes.category_N.astype(np.int32),
@@ -144,7 +147,8 @@ def _reference(encoder: Encoder, seed: int) -> tuple[npt.NDArray[np.float16], np
 
 def _ceiling(world: World) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For every query caption the rows of all videos that it fits: offsets [M + 1] and rows."""
-    queries = np.sort(world.query_N[world.query_N >= 0])
+    asked = np.concatenate([world.query_N, world.further_NK.ravel()])
+    queries = np.sort(asked[asked >= 0])
     fits = fitting_videos([world.captions[row] for row in queries], world.scenes)
     counts = np.zeros(len(world.captions), np.int64)
     counts[queries] = fits.sum(axis=1)

@@ -26,7 +26,9 @@ NUM_TASKS = 10
 class Knobs:
     """What a world is like.
 
-    train, validation, test: videos of each category. captions: of a training video; the others have one, their query.
+    train, validation, test: videos of each category. captions: of a training video. queries: captions asked of a test
+    video, since many captions of a few videos tell methods apart for less than many videos do (docs/statistics.md); a
+    validation video has one.
     concentration: of the Dirichlet draw of a category's attributes, small for strong favourites. camera: see
     `Shift`. crf: lowest and highest H.264 rate factor of a video. synonyms, inverted, mention: see
     `captions.Speaker`.
@@ -36,6 +38,7 @@ class Knobs:
     validation: int = 8
     test: int = 40
     captions: int = 20
+    queries: int = 5
     concentration: float = 0.5
     camera: Shift = field(
         default_factory=lambda: Shift(
@@ -59,7 +62,8 @@ class World:
     """N videos and M captions before rendering.
 
     crf_N: rate factor of each video. caption_video_M: row of each caption's video. role_N: see schema.ROLES. query_N:
-    caption row asked of a test or validation video, else -1. task_of_category_C: int32.
+    caption row asked of a test or validation video, else -1. further_NK: rows asked of a test video beside it.
+    task_of_category_C: int32.
     """
 
     seed: int
@@ -70,6 +74,7 @@ class World:
     caption_video_M: Ints
     role_N: npt.NDArray[np.int8]
     query_N: Ints
+    further_NK: Ints
     task_of_category_C: npt.NDArray[np.int32]
 
     @property
@@ -105,6 +110,17 @@ def make_world(seed: int, knobs: Knobs | None = None) -> World:
             query_N[row] = len(told)
         told += [captions.describe_video(rng, speaker, scenes, row) for _ in range(number)]
         caption_video += [row] * number
+    task_of_category_C = (rng.permutation(num_categories) // (num_categories // NUM_TASKS)).astype(np.int32)
+    further_NK = np.full((len(scenes), knobs.queries - 1), -1)
+    for row in np.flatnonzero(role_N == TEST).tolist():  # after all else, which is the same for any number of them
+        further_NK[row] = np.arange(len(told), len(told) + knobs.queries - 1)
+        known = [told[query_N[row]].text]
+        while len(known) < knobs.queries:
+            caption = captions.describe_video(rng, speaker, scenes, row)
+            if caption.text not in known:
+                known.append(caption.text)
+                told.append(caption)
+                caption_video.append(row)
     return World(
         seed=seed,
         scenes=scenes,
@@ -114,5 +130,6 @@ def make_world(seed: int, knobs: Knobs | None = None) -> World:
         caption_video_M=np.array(caption_video),
         role_N=role_N,
         query_N=query_N,
-        task_of_category_C=(rng.permutation(num_categories) // (num_categories // NUM_TASKS)).astype(np.int32),
+        further_NK=further_NK,
+        task_of_category_C=task_of_category_C,
     )

@@ -281,4 +281,5 @@ def embedded(scoring: str) -> tuple[TextEmbedding, VideoEmbedding]:
     method = entry.method(entry.config({"scoring": scoring}), feature_spec(store, stream), generator_for(0, "init"))
     sizes = [len(task.test) for task in stream.tasks]
     evaluator = Evaluator(PairTable(store, np.concatenate([task.test for task in stream.tasks])), [sum(sizes)])
-    return evaluator._encode_text(method, slice(0, sum(sizes)), 0), evaluator._encode_video(method, 0)
+    text = method.encode_text(evaluator.test.text(torch.arange(sum(sizes))), 0)
+    return text, evaluator._encode_video(method, 0)

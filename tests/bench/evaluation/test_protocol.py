@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.evaluation import protocol, scores
+from ctvr_bench.bench.evaluation import protocol, scores, sheet
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
@@ -125,7 +125,7 @@ def test_the_recording_with_drift_tells_the_authors_bwf_from_its_neighbours(
     if gallery == "all anew":
         gallery, scope = "re-encoded", "own-of-seen"
         monkeypatch.setattr(
-            protocol, "_own_of_seen", lambda grid, _, rows, alpha: grid.reencoded.combined(alpha)[rows, rows].numpy()
+            sheet, "_own_of_seen", lambda grid, _, rows, alpha: grid.reencoded.combined(alpha)[rows, rows].numpy()
         )
     arrays, results, evaluator = replay("v3_drift", reencoded="every")
     score_TT = matrix_of(results, evaluator, gallery, scope)
@@ -186,7 +186,7 @@ def test_ranks_are_those_of_a_loop_over_stored_and_current_galleries(scoring: st
     method, evaluator, results = trained("finetune", scoring=scoring, epochs=2, lr=3e-3)
     size = evaluator.ends[-1]
     with torch.no_grad():
-        text = evaluator._encode_text(method, slice(0, size), 2)
+        text = method.encode_text(evaluator.test.text(torch.arange(size)), 2)
         current = [evaluator._encode_video(method, task) for task in range(3)]
     for gallery, videos in (("stored", evaluator.stored), ("re-encoded", current)):
         score = [

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench import metrics
-from ctvr_bench.bench.evaluation import protocol, scores
+from ctvr_bench.bench.evaluation import scores, sheet
 from ctvr_bench.bench.executors import workers
 from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
@@ -90,8 +90,8 @@ def silenced_loss_term(patch: Patch) -> None:
 
 
 def ranks_off_by_one(patch: Patch) -> None:
-    original = protocol.ranks
-    patch.setattr(protocol, "ranks", lambda *arguments: original(*arguments) + 1)
+    original = sheet.ranks
+    patch.setattr(sheet, "ranks", lambda *arguments: original(*arguments) + 1)
 
 
 def recall_off_by_one(patch: Patch) -> None:

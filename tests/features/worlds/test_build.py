@@ -72,7 +72,7 @@ def test_the_ceiling_lists_the_videos_that_each_query_fits(store: FeatureStore) 
     world = make_world(5, TINY)
     offsets, rows = store.feature("captions/fit_offsets"), store.feature("captions/fit_videos")
     fits = fitting_videos(world.captions, world.scenes)
-    queries = set(world.query_N[world.query_N >= 0].tolist())
+    queries = {*world.query_N.tolist(), *world.further_NK.ravel().tolist()}
     for caption in range(len(store.captions)):
         listed = rows[offsets[caption] : offsets[caption + 1]].tolist()
         assert listed == (np.flatnonzero(fits[caption]).tolist() if caption in queries else [])

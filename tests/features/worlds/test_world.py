@@ -23,11 +23,27 @@ def test_ten_tasks_have_two_categories_each(world: World) -> None:
     assert np.array_equal(np.bincount(world.task_of_category_C), np.full(NUM_TASKS, 2))
 
 
-def test_training_videos_have_many_captions_and_the_others_one_query(world: World) -> None:
+def test_further_captions_of_test_videos_change_nothing_else(world: World) -> None:
+    once = make_world(1, Knobs(queries=1))
+    asked = len(once.captions)
+    assert world.captions[:asked] == once.captions
+    assert np.array_equal(world.query_N, once.query_N)
+    assert np.array_equal(world.task_of_category_C, once.task_of_category_C)
+    tested = np.flatnonzero(world.role_N == TEST)
+    assert np.array_equal(world.further_NK[tested].ravel(), np.arange(asked, len(world.captions)))
+    assert (world.further_NK[world.role_N != TEST] == -1).all()
+    for video in tested.tolist():
+        rows = [world.query_N[video], *world.further_NK[video]]
+        assert len({world.captions[row].text for row in rows}) == Knobs().queries
+        assert all(world.caption_video_M[row] == video for row in rows)
+
+
+def test_training_videos_have_many_captions_and_validation_videos_one_query(world: World) -> None:
     captions_N = np.bincount(world.caption_video_M, minlength=len(world.role_N))
     trained = world.role_N == TRAIN
     assert (captions_N[trained] == Knobs().captions).all()
-    assert (captions_N[~trained] == 1).all()
+    assert (captions_N[world.role_N == VALIDATION] == 1).all()
+    assert (captions_N[world.role_N == TEST] == Knobs().queries).all()
     assert (world.query_N[trained] == -1).all()
     assert np.array_equal(world.caption_video_M[world.query_N[~trained]], np.flatnonzero(~trained))
 
