@@ -242,7 +242,9 @@ def run(
             from ctvr_bench.bench.report.report import report_with_findings  # brings statistics, for which no run waits
 
             against_here = config.against if len(configs) == 1 else None
-            page, found = report_with_findings(config.directory, store=config.store, against=against_here, read=read)
+            page, found = report_with_findings(
+                config.directory, store=config.store, against=against_here, read=read, pdf=False
+            )  # PDFs take as long as all the rest, and are drawn where `report` asks for them
             if not (json_ or quiet):
                 say_findings(found)
             say(f"report: {page}", quiet)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.record import write_json
@@ -15,34 +16,47 @@ _CODE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("matplotlib", "numpy", "pillow", "scipy")
 
 
-def figures_of(results: SuiteResults, folder: Path) -> dict[str, Path]:
-    """The PNG file of each figure by name, all of them in `folder` beside their PDFs.
+def figures_of(results: SuiteResults, folder: Path, *, pdf: bool = True) -> dict[str, Path]:
+    """The PNG file of each figure by name, all of them in `folder`, with `pdf` beside their PDFs.
 
-    drawn.json there holds the digest of what they were drawn from, and of every file.
+    A folder that has PDFs keeps having them. drawn.json there holds the digest of what they were drawn from, and of
+    every file.
     """
     drawn_from, note = _inputs(results), folder / "drawn.json"
-    if (kept := _kept(note, drawn_from)) is not None:
-        return kept
+    known = _known(note)
+    pdf = pdf or any(name.endswith(".pdf") for name in known["files"])
+    whole = {name: f"{name}.png" for name in known["figures"]}
+    wanted = [f"{name}.{kind}" for name in whole for kind in (("png", "pdf") if pdf else ("png",))]
+    if known["drawn_from"] == drawn_from and all(_is_whole(folder / name, known["files"].get(name)) for name in wanted):
+        return {name: folder / file for name, file in whole.items()}
     from ctvr_bench.bench.report import plots
 
     note.unlink(missing_ok=True)
-    images = plots.save_figures(results, folder)
+    images = plots.save_figures(results, folder, ("png", "pdf") if pdf else ("png",))
     if images:
         files = {path.name: digest_of_file(path) for path in sorted(folder.iterdir()) if path.stem in images}
         write_json(note, {"drawn_from": drawn_from, "figures": list(images), "files": files})
     return images
 
 
-def _kept(note: Path, drawn_from: str) -> dict[str, Path] | None:
-    """The figures of an earlier report; None where one has to be drawn."""
+def _known(note: Path) -> dict[str, Any]:
+    """What an earlier report left word of; nothing where there is none, or it cannot be read."""
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
-        whole = known["drawn_from"] == drawn_from and all(
-            digest_of_file(note.parent / name) == digest for name, digest in known["files"].items()
-        )
-        return {name: note.parent / f"{name}.png" for name in known["figures"]} if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return {
+            "drawn_from": str(known["drawn_from"]),
+            "figures": list(known["figures"]),
+            "files": dict(known["files"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"drawn_from": "", "figures": [], "files": {}}
+
+
+def _is_whole(file: Path, digest: str | None) -> bool:
+    try:
+        return digest is not None and digest_of_file(file) == digest
+    except OSError:
+        return False
 
 
 def _inputs(results: SuiteResults) -> str:

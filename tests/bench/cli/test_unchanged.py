@@ -48,7 +48,7 @@ def first(folder: Path, figures_once: None) -> str:
 @pytest.fixture(scope="module")
 def figures_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctvr_bench.bench.report.plots.save_figures", lambda results, folder: {})
+        patch.setattr("ctvr_bench.bench.report.plots.save_figures", lambda *_: {})
         yield
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,11 @@ def test_figures_are_drawn_again_where_something_they_show_changed(
 ) -> None:
     drawings = 0
 
-    def draw(results: object, folder: Path) -> dict[str, Path]:
+    def draw(results: object, folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
         nonlocal drawings
         drawings += 1
         folder.mkdir(exist_ok=True)
-        for kind in ("png", "pdf"):
+        for kind in kinds:
             (folder / f"curves.{kind}").write_text("drawn")
         return {"curves": folder / "curves.png"}
 
@@ -42,6 +42,26 @@ def test_figures_are_drawn_again_where_something_they_show_changed(
     assert figures_of(read_results(suite), folder) == first
     assert drawings == (1 if what == "nothing" else 2)
     assert (folder / "curves.png").read_text() == "drawn"
+
+
+def test_pdfs_are_drawn_where_they_are_asked_for_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds_drawn = []
+
+    def draw(results: object, folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
+        kinds_drawn.append(kinds)
+        folder.mkdir(exist_ok=True)
+        for kind in kinds:
+            (folder / f"curves.{kind}").write_text(str(len(kinds_drawn)))
+        return {"curves": folder / "curves.png"}
+
+    monkeypatch.setattr(plots, "save_figures", draw)
+    suite, folder = write_suite(tmp_path / "suite", ["lwf"], seeds=1), tmp_path / "figures"
+    for pdf in (False, False, True, False):
+        figures_of(read_results(suite), folder, pdf=pdf)
+    assert kinds_drawn == [("png",), ("png", "pdf")]
+    _append_space(next(suite.glob("*/metrics.json")))
+    figures_of(read_results(suite), folder, pdf=False)
+    assert (folder / "curves.pdf").read_text() == "3"  # none is left that shows what was
 
 
 def _append_space(path: Path) -> None:

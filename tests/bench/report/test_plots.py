@@ -82,8 +82,23 @@ def test_the_best_methods_are_coloured_and_the_rest_are_named_in_grey(tmp_path):
 def test_cells_too_small_to_read_have_no_number(tmp_path, tasks, written):
     results = read_results(write_suite(tmp_path / "long", ["zero_shot", "lwf"], seeds=1, tasks=tasks, queries=2))
     panel = plots.forgetting_heat_maps(results).axes[0]
-    assert bool(panel.texts) == written
+    assert [len(numbers.get_offsets()) for numbers in panel.collections] == [tasks * (tasks + 1) // 2] * written
     assert panel.images[0].get_array().shape == (tasks, tasks)
+
+
+def test_the_number_of_a_cell_stands_in_its_middle():
+    matrix = np.array([[90.0, np.nan], [12.0, 55.0]])
+    figure = plots._heat_maps({"one": matrix}, "x", "y", "bar")
+    (numbers,) = figure.axes[0].collections
+    figure.draw_without_rendering()
+    for place, outline, ink in zip(numbers.get_offsets(), numbers.get_paths(), numbers.get_facecolors(), strict=True):
+        column, row = place.astype(int)
+        expected = plots._outline(f"{matrix[row, column]:.1f}", 7.5)
+        np.testing.assert_array_equal(outline.vertices, expected.vertices)
+        assert outline.get_extents().get_points().sum(0) == pytest.approx([0, 0], abs=1e-9)
+        assert 0.05 < outline.get_extents().height < 7.5 / 72  # inches: as high as type of 7.5 points, not lower
+        assert tuple(ink[:3]) == ((1, 1, 1) if matrix[row, column] > 90 * 0.6 + 12 * 0.4 else (0, 0, 0))
+    assert {tuple(place) for place in numbers.get_offsets()} == {(0, 0), (0, 1), (1, 1)}
 
 
 def test_heat_maps_left_out_are_counted(tmp_path, monkeypatch):
