@@ -54,18 +54,20 @@ def import_arrays(
     on_stage: OnStage = say_nothing,
     command_line: str = "",
     licence: str = "",
+    queries: int = 1,
 ) -> ArraysSummary:
     """Write the store `out` from arrays that `table` names (see `ArrayTable`), caption files and a stream.
 
     Rows of arrays over all captions are in the order of the caption files' entries, one file after the other; rows of
     arrays over all videos in the stream's order, unless 'videos' names them. Words [T, D] without word_count must be as
     many as entries: one each. Without words, as for images or sounds, captions are compared whole. encoder: what is
-    known of where the features came from. dtype: of the stored features.
+    known of where the features came from. dtype: of the stored features. queries: captions that each test video is
+    asked for by.
     Raises InputError; VideosMissing, unless `allow_missing`, where videos have no frames.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
-    sources = read_sources([Path(path) for path in captions], Path(stream))
+    sources = read_sources([Path(path) for path in captions], Path(stream), queries=queries)
     arrays = ArrayTable(Path(table))
     for what in ("frames", "pooled"):
         if what not in arrays:

@@ -77,17 +77,18 @@ def extract(
     command_line: str = "",
     licence: str = "",
     limit: int = 0,
+    queries: int = 1,
 ) -> ExtractSummary:
     """Write the store `out` from a folder of videos, caption files and streams (see `read_sources`).
 
     model: see `load_encoder`. dtype: of the stored features. workers: decoding threads, 0 for one a core, at most 8.
     limit: for a try, at most so many training, validation and test videos of each category, 0 for all. The store's name
-    says so; what was encoded is kept for the extraction of all.
+    says so; what was encoded is kept for the extraction of all. queries: captions that each test video is asked for by.
     Killed and started again with the same inputs it goes on where it was, and ends with the same bytes.
     Raises InputError; VideosMissing, unless `allow_missing`, where videos give no frame: then no store is written, but
     what was encoded is kept for the next start. KeyboardInterrupt stops the threads and passes.
     """
-    sources = read_sources([Path(path) for path in captions], *map(Path, streams))
+    sources = read_sources([Path(path) for path in captions], *map(Path, streams), queries=queries)
     find_clips(Path(videos), (), {})  # a wrong folder is said before the model is loaded
     ensure_writable(Path(out))
     return extract_sources(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -45,7 +45,7 @@ class Sources:
     entry_M: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def read_sources(captions: Sequence[Path], *streams: Path) -> Sources:
+def read_sources(captions: Sequence[Path], *streams: Path, queries: int = 1) -> Sources:
     """Read captions and one or more streams over the same videos, check that they fit together; raises InputError.
 
     streams: each a published pickle, or a CSV with the columns video, category, task, role (train, test, validation,
@@ -54,7 +54,8 @@ def read_sources(captions: Sequence[Path], *streams: Path) -> Sources:
     captions: CSV with the columns video and caption; JSON {video: caption or [captions]}; or a published file (CSV with
     video_id and sentence, MSR-VTT's annotations, ActivityNet Captions: first sentence and first segment). Only the
     published may tell of videos that the stream lacks, or be blank in places: they are cut down to the stream.
-    A test video is asked for by its first caption from a published query file, else by its first caption.
+    A test video is asked for by its first caption from a published query file, else by its first caption; queries:
+    captions that it is asked for by, of every test video as many, that one and its next.
     """
     plans = [
         _read_pickle(path) if path.suffix.lower() in (".pkl", ".pickle") else _read_stream(path) for path in streams
@@ -66,13 +67,19 @@ def read_sources(captions: Sequence[Path], *streams: Path) -> Sources:
         raise InputError(f"two streams are called {plans[-1].name!r}; each needs a file name of its own. Rename one")
     told = [_read_captions(Path(path), plan) for path in captions]
     found = _gather(told, plan)
-    structure = _assemble(plans, found.texts, found.query)
+    structure = _assemble(plans, found.texts, found.query, queries)
     where = ", ".join(str(path) for path in (*streams, *captions))
     asked = [video for each in plans for video, role in each.role_of_video.items() if role in (TEST, VALIDATION)]
     if silent := [video for video in asked if not found.texts[video]]:
         raise InputError(
             f"{where}: {len(silent)} test videos have no caption, {silent[0]!r} for one; "
             "a test video is asked for by its caption. Add them"
+        )
+    tested = [video for each in plans for video, role in each.role_of_video.items() if role == TEST]
+    if few := [video for video in tested if len(set(found.texts[video])) < queries]:
+        raise InputError(
+            f"{where}: {len(few)} test videos have fewer than {queries} different captions to be asked for by, "
+            f"{few[0]!r} for one; add some, or ask fewer with --queries"
         )
     structure.check(where)
     entry_M = np.array([entry for entries in found.entries.values() for entry in entries], np.int64)
@@ -281,7 +288,9 @@ def _plain_json(path: Path, content: Any) -> Iterator[tuple[Path, str, str]]:
             yield path, video, text.strip()
 
 
-def _assemble(plans: Sequence[_Plan], texts: Mapping[str, list[str]], query: Mapping[str, str]) -> Structure:
+def _assemble(
+    plans: Sequence[_Plan], texts: Mapping[str, list[str]], query: Mapping[str, str], queries: int
+) -> Structure:
     categories = {category: row for row, category in enumerate(plans[0].task_of_category)}
     first: dict[str, int] = {}  # caption of each video
     captions: list[str] = []
@@ -294,11 +303,15 @@ def _assemble(plans: Sequence[_Plan], texts: Mapping[str, list[str]], query: Map
         stream.task_of_category_C[[categories[name] for name in plan.task_of_category]] = [
             *plan.task_of_category.values()
         ]
+        further_NK = np.full((len(texts), queries - 1), -1)
         for row, (video, known) in enumerate(texts.items()):
             stream.role_of_video_N[row] = plan.role_of_video[video]
             if known and plan.role_of_video[video] in (TEST, VALIDATION):
-                stream.query_of_video_N[row] = first[video] + known.index(query.get(video, known[0]))
-        streams.append(stream)
+                asked = dict.fromkeys([query.get(video, known[0]), *known])
+                stream.query_of_video_N[row], *further = [first[video] + known.index(text) for text in asked][:queries]
+                if plan.role_of_video[video] == TEST:
+                    further_NK[row, : len(further)] = further
+        streams.append(replace(stream, further_queries_NK=further_NK) if queries > 1 else stream)
     return Structure(
         list(texts),
         np.array([categories[category] for category in plans[0].category_of_video.values()], np.int32),

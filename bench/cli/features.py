@@ -18,6 +18,9 @@ features = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_h
 
 OutFile = Annotated[Path, typer.Option(help="Store to write.")]
 Captions = Annotated[list[Path], typer.Option(help="CSV or JSON with captions, repeatable.")]
+Queries = Annotated[
+    int, typer.Option(min=1, max=1000, help="Captions that each test video is asked for by, its first.")
+]
 StreamFile = Annotated[Path, typer.Option(help="Published pickle, or a CSV of video,category,task,role.")]
 StoreName = Annotated[str | None, typer.Option(help="Name of the store (default: that of the file).")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave unreadable videos out instead of failing.")]
@@ -185,6 +188,7 @@ def extract(
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float16",
     licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
     limit: Annotated[int, typer.Option(help="For a try: at most so many videos of each category and role.")] = 0,
+    queries: Queries = 1,
 ) -> None:
     """Videos and captions -> features of a frozen encoder. Stopped anywhere, the same command goes on from there."""
     from ctvr_bench.bench.cli.console import StageBars
@@ -207,6 +211,7 @@ def extract(
             command_line=_command_line(),
             licence=licence,
             limit=limit,
+            queries=queries,
         )
     _print_summary(summary)
     if limit:
@@ -227,6 +232,7 @@ def import_arrays(
     dtype: Annotated[str, typer.Option(help="Of the stored features: float16 or float32.")] = "float32",
     encoder: Annotated[str, typer.Option(help="What made the features, such as ViT-B/32; kept in the store.")] = "",
     licence: Annotated[str, typer.Option(help="Licence note kept in the store.")] = "",
+    queries: Queries = 1,
 ) -> None:
     """Features that you have already (npy, npz, pt, HDF5) -> a store. Images and sounds are items of one frame."""
     from ctvr_bench.bench.cli.console import StageBars
@@ -245,6 +251,7 @@ def import_arrays(
             on_stage=progress.show,
             command_line=_command_line(),
             licence=licence,
+            queries=queries,
         )
     _print_summary(summary)
     _offer_geometry(out)

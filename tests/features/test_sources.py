@@ -210,3 +210,21 @@ def test_missing_videos_leave_a_structure_that_holds_together(tmp_path: Path) ->
     assert [kept.captions[row] for row in left.query_of_video_N if row >= 0] == ["a ball, thrown", "a pan"]
     with pytest.raises(InputError, match=r"here: without 1 missing videos task 1 of stream 'stream' has no category"):
         without_videos(whole, ["b"], "here")
+
+
+def test_test_videos_may_be_asked_for_by_several_captions(tmp_path: Path) -> None:
+    captions = CAPTIONS + "d,a pan on a stove\nd,a pan\nb,a third view\n"
+    asked, once = (read_sources(*write(tmp_path, captions=captions), queries=count).structure for count in (2, 1))
+    (stream,) = asked.streams
+    told = {asked.video_ids[v]: [asked.captions[c] for c in stream.asked_of(v)] for v in range(len(asked.video_ids))}
+    assert told["b"] == ["a ball, thrown", "a second view"]
+    assert told["d"] == ["a pan", "a pan on a stove"]  # the same words again are no other caption
+    assert told["e"] == ["a stove"], "a validation video is asked for once"
+    assert told["a"] == told["c"] == []
+    assert np.array_equal(stream.query_of_video_N, once.streams[0].query_of_video_N)
+    assert once.streams[0].further_queries_NK is None
+
+
+def test_a_test_video_with_too_few_captions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1 test videos have fewer than 2 different captions .*'d' for one; add some"):
+        read_sources(*write(tmp_path), queries=2)
