@@ -9,8 +9,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Something a person typed or gave breaks a rule; the message says the rule, what arrived, and the next step.
 
-    The command line prints the message on one line and exits with 2; it never shows a traceback for it.
+    The message is one line, whatever names of a file or of a person are in it. The command line prints it and exits
+    with 2; it never shows a traceback for it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 _LONGEST = 1500  # letters of a message

@@ -81,7 +81,11 @@ def _entry(where: str, entry: Any) -> Listed:
         raise InputError(f"{where}: name {store.name!a:.120} must be letters, digits and . _ + -; choose another")
     if not re.fullmatch(r"[0-9a-f]{64}", store.sha256) or store.size < 1:
         raise InputError(f"{where}: sha256 must be 64 hexadecimal digits, and size bytes of the file; mend them")
-    if urlsplit(store.url).scheme not in ("http", "https") or not store.file:
+    try:
+        address = urlsplit(store.url).scheme in ("http", "https") and bool(store.file)
+    except ValueError:  # brackets that hold no IPv6 address
+        address = False
+    if not address:
         raise InputError(f"{where}: url {store.url!a:.120} must be an http or https address of a file; write it whole")
     return store
 

@@ -153,6 +153,7 @@ def test_a_mirror_is_asked_in_place_of_the_address(server: Server, tmp_path: Pat
         ({"size": 0}, "size bytes"),
         ({"size": "9"}, "size must be a whole number"),
         ({"url": "file:///etc/passwd"}, "must be an http or https address"),
+        ({"url": "https://[small.h5"}, "must be an http or https address"),
         ({"name": "../small"}, "must be letters, digits"),
         ({"kind": "x"}, "nothing else"),
     ],

@@ -3,16 +3,19 @@
 python -m tests.soak.coverage_guided                              names the readers
 python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]
 
-What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in tests/features/test_fuzzed.py.
+What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in the tests of that reader.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import os
 import pickle
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +173,17 @@ def read(reader: str, content: bytes, folder: Path) -> None:
             raise AssertionError(f"not one line: {error}") from error
 
 
+def _try(reader: str, content: bytes, folder: Path, corpus: Path) -> None:
+    """Keep what breaks the reader and end at once: the interpreter, ending as it would, takes longer than it may."""
+    try:
+        read(reader, content, folder)
+    except BaseException:
+        (corpus / f"crash-{hashlib.sha256(content).hexdigest()[:16]}").write_bytes(content)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def main() -> None:
     """Try bytes until one breaks the reader, or the time is over."""
     if len(sys.argv) == 1:
@@ -191,7 +205,7 @@ def main() -> None:
         read(reader, sound, Path(folder))
         line = [sys.argv[0], str(corpus), f"-max_total_time={rest[1] if len(rest) > 1 else 600}"]
         line += [f"-artifact_prefix={corpus}/", "-rss_limit_mb=3000", "-timeout=10", f"-max_len={4096 + len(sound)}"]
-        atheris.Setup(line, lambda content: read(reader, content, Path(folder)))
+        atheris.Setup(line, lambda content: _try(reader, content, Path(folder), corpus))
         atheris.Fuzz()
 
 

@@ -151,7 +151,7 @@ def test_numbers_come_back_as_they_were_written(stores: list[SuiteResults], tmp_
     numbers = numbers_of(stores)
     (tmp_path / "numbers.csv").write_text(numbers_csv(numbers), encoding="utf-8")
     assert read_numbers(tmp_path / "numbers.csv") == numbers
-    for old, new in (("store,label", "shop,label"), ("\none,er,0,", "\none,er,x,")):
+    for old, new in (("store,label", "shop,label"), ("\none,er,0,", "\none,er,x,"), ("\none,er,", "\none\r,er,")):
         (tmp_path / "wrong.csv").write_text(numbers_csv(numbers).replace(old, new), encoding="utf-8")
         with pytest.raises(InputError, match="write"):
             read_numbers(tmp_path / "wrong.csv")
