@@ -6,6 +6,7 @@ Axes: N captions of a batch, M videos, L words, F frames, D feature dimensions.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from ctvr_bench.features.store import FeatureStore, StoredStream
 
 Ints = npt.NDArray[np.int64]
 _CHUNK = 256
+_CHECKED = 1024  # rows that are looked through at once
 
 
 class TextBatch(NamedTuple):
@@ -82,21 +84,26 @@ class Rows(NamedTuple):
 
 
 class PairTable:
-    """Caption-video pairs whose features are resident on one device as float32, gathered by index.
+    """Caption-video pairs whose features are resident on one device, gathered by index as float32.
 
     caption_rows: rows of the store's captions; pair i is caption_rows[i] with the video it describes.
-    rows: what `with_rows` added. Raises InputError where a feature is not finite.
+    rows: what `with_rows` added. Frames and words are held as the store has them, float16 or float32: what is gathered
+    is made wide, which changes no number. mapped: on the CPU words are read from the store's file whenever they are
+    gathered, for pairs that nobody writes into. Raises InputError where a feature is not finite.
     """
 
     rows = Rows()
 
-    def __init__(self, store: FeatureStore, caption_rows: Ints, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, store: FeatureStore, caption_rows: Ints, device: torch.device | str = "cpu", *, mapped: bool = False
+    ) -> None:
         video_of_pair = store.caption_video_M[caption_rows]
         videos, position = np.unique(video_of_pair, return_inverse=True)
         frames = store.feature("videos/frames")
         frame_mask = np.arange(frames.shape[1]) < store.feature("videos/frame_count")[videos, None]
 
         self.device = torch.device(device)
+        self._mapped = mapped and self.device.type == "cpu"
         self.frames_VFD = self._load(store, "videos/frames", videos)
         self.frame_mask_VF = torch.from_numpy(frame_mask).to(self.device)
         self.frames_VFD *= self.frame_mask_VF[..., None]
@@ -126,16 +133,28 @@ class PairTable:
         lengths = (offsets[1:] - offsets[:-1])[caption_rows]
         spans = [np.arange(offsets[row], offsets[row + 1]) for row in caption_rows]
         word_rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
-        self.pooled_PD = self._load(store, "captions/pooled", caption_rows)
-        self.words_TD = self._load(store, "captions/words", word_rows)
+        self.pooled_PD = _wide(self._load(store, "captions/pooled", caption_rows))
         self.lengths_P = torch.from_numpy(lengths)  # stays on the host: the width of a batch is known without a wait
-        self.first_word_P = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
+        if self._mapped:
+            words = store.feature("captions/words")
+            for first in range(0, len(word_rows), _CHECKED):
+                self._check_finite(
+                    torch.from_numpy(words[word_rows[first : first + _CHECKED]]), store, "captions/words"
+                )
+            self.words_TD, first_word_P = _shared(words), offsets[:-1][caption_rows]
+        else:
+            self.words_TD, first_word_P = self._load(store, "captions/words", word_rows), np.cumsum(lengths) - lengths
+        self.first_word_P = torch.from_numpy(first_word_P).to(self.device)
 
     def _load(self, store: FeatureStore, dataset: str, rows: Ints) -> Tensor:
-        values = torch.from_numpy(store.feature(dataset)[rows].astype(np.float32)).to(self.device)
-        if not bool(torch.isfinite(values).all()):
-            raise InputError(f"{store.path}: {dataset} holds NaN or infinity; see 'features verify' and extract again")
+        values = torch.from_numpy(store.feature(dataset)[rows]).to(self.device)
+        self._check_finite(values, store, dataset)
         return values
+
+    @staticmethod
+    def _check_finite(values: Tensor, store: FeatureStore, dataset: str) -> None:
+        if not all(bool(torch.isfinite(part).all()) for part in values.split(_CHECKED)):
+            raise InputError(f"{store.path}: {dataset} holds NaN or infinity; see 'features verify' and extract again")
 
     def text(self, index_N: Tensor) -> TextBatch:
         """Captions of the pairs `index_N` (int64, on the host)."""
@@ -147,7 +166,8 @@ class PairTable:
         mask_NL = torch.arange(width, device=self.device) < length_N.to(self.device)[:, None]
         if len(self.words_TD):
             rows_NL = self.first_word_P[index][:, None] + torch.arange(width, device=self.device)
-            words_NLD = self.words_TD[rows_NL.clamp(max=len(self.words_TD) - 1)] * mask_NL[..., None]
+            words_NLD = _wide(self.words_TD[rows_NL.clamp(max=len(self.words_TD) - 1)])
+            words_NLD = words_NLD.masked_fill_(~mask_NL[..., None], 0)  # of a mapped store these may be anything
         else:
             words_NLD = self.pooled_PD.new_zeros(len(index), width, self.pooled_PD.shape[1])
         return TextBatch(self.pooled_PD[index], words_NLD, mask_NL)
@@ -157,15 +177,16 @@ class PairTable:
         return self._video(self.positions(index_N)[1])
 
     def _video(self, position: Tensor) -> VideoBatch:
-        return VideoBatch(self.frames_VFD[position], self.frame_mask_VF[position])
+        return VideoBatch(_wide(self.frames_VFD[position]), self.frame_mask_VF[position])
 
     def all_videos(self) -> VideoBatch:
         """Every distinct video once, in the order of `positions`."""
-        return VideoBatch(self.frames_VFD, self.frame_mask_VF)
+        return VideoBatch(_wide(self.frames_VFD), self.frame_mask_VF)
 
     def video_chunks(self, size: int) -> Iterator[VideoBatch]:
         """`all_videos`, at most `size` at a time."""
-        return (VideoBatch(*parts) for parts in zip(*(part.split(size) for part in self.all_videos()), strict=True))
+        parts = zip(self.frames_VFD.split(size), self.frame_mask_VF.split(size), strict=True)
+        return (VideoBatch(_wide(frames_MFD), mask_MF) for frames_MFD, mask_MF in parts)
 
     def positions(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs `index_N` and where their videos are among `all_videos`, on the table's device."""
@@ -233,6 +254,18 @@ class PairTable:
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Index tensors of one epoch in random order, at most `size` long; the last may be shorter."""
         return iter(torch.split(torch.randperm(len(self), generator=generator), size))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float16 as float32, which holds every one of its numbers; anything else as it is."""
+    return values.float() if values.dtype == torch.float16 else values
+
+
+def _shared(values: npt.NDArray[Any]) -> Tensor:
+    """A tensor over the same memory, which nobody may write to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 @dataclass(frozen=True)

@@ -75,14 +75,15 @@ class Grid(NamedTuple):
     """One evaluation, scores [N, M] of the tasks so far; the matrices are the grid's own and change with the next.
 
     frozen: of queries as they were embedded when their task ended; None where all still are. own_again: of each task's
-    queries with its own videos under the current model; reencoded: of all with all; both None where no video moved,
-    reencoded also where it was not asked for. text_ND: pooled captions, encoded for the newest gallery's shard.
+    queries with its own videos under the current model; reencoded_NM: of all with all, combined as they are ranked;
+    both None where no video moved, reencoded_NM also where it was not asked for. text_ND: pooled captions, encoded for
+    the newest gallery's shard.
     """
 
     stored: Scores
     frozen: Scores | None
     own_again: list[Scores] | None
-    reencoded: Scores | None
+    reencoded_NM: Tensor | None
     text_ND: Tensor
 
 
@@ -113,12 +114,12 @@ class ScoreGrid:
     ) -> Grid:
         """Scores of the queries of all tasks that have a gallery, each against the encoding for the gallery's shard.
 
-        newest: chunks of the newest task's captions for its own shard. reencode: make `reencoded` where a video moved.
+        newest: chunks of the newest task's captions for its own shard. reencode: make `reencoded_NM` where one moved.
         """
         config, last = method.config, len(stored) - 1
         moved = [not same(old, new) for old, new in zip(stored, current, strict=True)]
         again: list[list[Scores]] = [[] for _ in stored]
-        everywhere: list[Scores] = []
+        everywhere_NM: Tensor | None = None
         pooled = []
         for task in range(len(stored)):
             for number, index in enumerate(chunks(self._rows(task))):
@@ -134,8 +135,11 @@ class ScoreGrid:
                         if moved[shard]:
                             blocks[shard] = scores_of(texts[shard].embedding, current[shard], config)
                     again[task].append(blocks[task])
-                    if reencode:
-                        everywhere.append(side_by_side(blocks))
+                    if reencode:  # combined row by row, so that no part of it is held whole
+                        combined_NM = side_by_side(blocks).combined(config.alpha)
+                        if everywhere_NM is None:
+                            everywhere_NM = combined_NM.new_empty(self._ends[last], self._ends[last])
+                        everywhere_NM[rows] = combined_NM
                 if task == last:
                     self._frozen_text[rows.start] = texts[last]
                 pooled.append(texts[-1].embedding.pooled_ND)
@@ -148,7 +152,7 @@ class ScoreGrid:
             self._stored.block(seen, seen),
             None if self._frozen is None else self._frozen.block(seen, seen),
             [stack(blocks) for blocks in again] if any(moved) else None,
-            stack(everywhere) if everywhere else None,
+            everywhere_NM,
             torch.cat(pooled),
         )
 

@@ -89,7 +89,7 @@ class Sheet:
     def seen_ranks(self, method: Method, galleries: Sequence[VideoEmbedding]) -> Ints:
         """Ranks of the queries of these galleries' tasks, text to video, among all of their videos."""
         scores = self._grid.row(method, task_chunks([0, *self._ends[: len(galleries)]]), galleries)
-        return _rank_blocks([_numpy(scores.combined(method.config.alpha))], "t2v").rank_N
+        return _rank_rows(scores, method.config.alpha).rank_N
 
     def top(self, method: Method, stored: Sequence[VideoEmbedding], count: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """Positions of the first items of each query, [n, count] or as many as there are, and their scores.
@@ -175,13 +175,13 @@ class Sheet:
         if grid.frozen is None:
             ranked["frozen-query", "seen", "t2v"] = ranked["stored", "seen", "t2v"]
         else:
-            ranked["frozen-query", "seen", "t2v"] = _rank_blocks([_numpy(grid.frozen.combined(alpha))], "t2v")
+            ranked["frozen-query", "seen", "t2v"] = _rank_rows(grid.frozen, alpha)
         del seen, cut
         if grid.own_again is not None:
             pairs = list(zip(grid.own_again, spans, strict=True))
             own = [_numpy(again.combined(alpha)) for again, _ in pairs]
             cut = [_own_of_seen(grid, again, rows, alpha) for again, rows in pairs] if fused else own
-            again = None if grid.reencoded is None else _numpy(grid.reencoded.combined(alpha))
+            again = None if grid.reencoded_NM is None else _numpy(grid.reencoded_NM)
             ranked |= _in_scopes("re-encoded", again, own, cut)
         return grid.text_ND, ranked
 
@@ -268,6 +268,17 @@ def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:
         rank.append(ranks(sim, np.arange(len(sim))))
         best.append(first + _best(sim))
         first += len(sim)
+    return Ranked(np.concatenate(rank), np.concatenate(best))
+
+
+def _rank_rows(scores: Scores, alpha: float) -> Ranked:
+    """Ranks of the diagonal, rows asked, combined a few rows at a time and never held whole."""
+    rank, best, size = [], [], max(len(part) for part in scores if part is not None)
+    for index in chunks(slice(0, size)):
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        sim_NM = _numpy(scores.block(rows, slice(None)).combined(alpha))
+        rank.append(ranks(sim_NM, index.numpy()))
+        best.append(_best(sim_NM))
     return Ranked(np.concatenate(rank), np.concatenate(best))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -77,6 +78,12 @@ def peak_memory(device: str) -> int:
         if found:
             return 1024 * int(found[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed: glibc keeps blocks of up to 32 MB for itself otherwise."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def wait_for(device: str) -> None:

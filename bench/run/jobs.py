@@ -69,13 +69,21 @@ class PairTables:
         self.store, self.device = store, device
         self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
 
-    def of(self, rows: Sequence[np.ndarray[Any, Any]], like: PairTable | None = None) -> PairTable:
-        """The pairs of these captions; like: a table of the same videos, whose frames they share."""
+    def of(
+        self, rows: Sequence[np.ndarray[Any, Any]], like: PairTable | None = None, *, asked: bool = False
+    ) -> PairTable:
+        """The pairs of these captions; like: a table of the same videos, whose frames they share.
+
+        asked: they are queries, which no method is handed as a table; their words stay in the store's file.
+        """
         joined = np.concatenate(rows)
-        key = joined.tobytes()
+        key = asked.to_bytes() + joined.tobytes()
         table = self._tables.get(key)
         if table is None:
-            table = PairTable(self.store, joined, self.device) if like is None else like.told_as(self.store, joined)
+            if like is None:
+                table = PairTable(self.store, joined, self.device, mapped=asked)
+            else:
+                table = like.told_as(self.store, joined)
             self._tables[key] = table
         return table
 

@@ -21,7 +21,13 @@ from ctvr_bench.bench.evaluation.search import Ranker
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.losses import DivergedError
 from ctvr_bench.bench.records.code import metrics_code
-from ctvr_bench.bench.records.environment import environment, forget_peak_memory, peak_memory, wait_for
+from ctvr_bench.bench.records.environment import (
+    environment,
+    forget_peak_memory,
+    give_back_memory,
+    peak_memory,
+    wait_for,
+)
 from ctvr_bench.bench.records.record import (
     Cost,
     RunRecord,
@@ -179,7 +185,7 @@ class _Run:
         """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
             tasks, config = self.stream.tasks, self.job.config
-            self.test = self._pairs([task.test for task in tasks])
+            self.test = self._tables.of([task.test for task in tasks], asked=True)
             further = [self._tables.of(rows, self.test) for rows in zip(*(task.further for task in tasks), strict=True)]
             sizes = [len(task.test) for task in tasks]
             self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded, further)
@@ -254,6 +260,8 @@ class _Run:
             on_taught=partial(self._end_training, task, data, best),
             timed=partial(self._timed, "train"),
         )
+        data = None  # nobody needs the training pairs beside the scores
+        give_back_memory()
         self.watch(Progress(self.job.label, task + 1, len(stream)))
         encoded = self.evaluator.encode_s
         with self._timed("evaluate"):
@@ -267,6 +275,7 @@ class _Run:
             keep_task(self.directory, self.keep, task, method, self.evaluator, result)
             if task + 1 < len(stream):
                 self._save(task)
+        give_back_memory()
         self._tasks = task + 1
 
     def _training_videos(self, task: int, data: PairTable) -> str:
@@ -324,7 +333,8 @@ class _Run:
             sizes = [len(task.validation) for task in self.stream.tasks]
             if not all(sizes):
                 raise InputError("selection 'validation' needs validation videos in every task; hold some out")
-            self._validation = Evaluator(self._pairs([task.validation for task in self.stream.tasks]), sizes)
+            asked = self._tables.of([task.validation for task in self.stream.tasks], asked=True)
+            self._validation = Evaluator(asked, sizes)
         return self._validation
 
     def _pairs(self, rows: list[np.ndarray[Any, Any]]) -> PairTable:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -144,10 +146,11 @@ def test_a_task_without_training_captions_is_refused(tmp_path: Path) -> None:
         make_stream(open_store(tmp_path / "s.h5"))
 
 
-def test_batches_gather_the_stored_features_and_nothing_else() -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_batches_gather_the_stored_features_and_nothing_else(mapped: bool) -> None:
     store = small_store()
     rows = make_stream(store).tasks[1].train
-    table = PairTable(store, rows)
+    table = PairTable(store, rows, mapped=mapped)
     index = torch.tensor([7, 0, 7])
     batch = table.pairs(index)
     offsets, words = store.feature("captions/word_offsets"), store.feature("captions/words")
@@ -165,6 +168,33 @@ def test_batches_gather_the_stored_features_and_nothing_else() -> None:
         assert batch.video_N[position] == video
         assert batch.category_N[position] == store.category_N[video]
     assert batch.text.words_NLD.shape[1] == batch.text.word_mask_NL.sum(1).max()
+
+
+def test_features_are_held_as_the_store_has_them_and_words_of_queries_not_at_all() -> None:
+    store = small_store()
+    rows, words = make_stream(store).tasks[0].train, store.feature("captions/words")
+    held, mapped = PairTable(store, rows), PairTable(store, rows, mapped=True)
+    assert words.dtype == np.float16
+    assert held.frames_VFD.dtype == held.words_TD.dtype == torch.float16
+    assert mapped.words_TD.data_ptr() == words.ctypes.data
+    assert held.words_TD.data_ptr() != words.ctypes.data  # a method may write into what it learns from
+    for batch in (held.pairs(torch.arange(5)), mapped.pairs(torch.arange(5))):
+        assert batch.text.words_NLD.dtype == batch.video.frames_MFD.dtype == batch.text.pooled_ND.dtype == torch.float32
+    for part, other in zip(held.all_videos(), mapped.all_videos(), strict=True):
+        assert torch.equal(part, other)
+
+
+def test_what_is_not_finite_is_refused_also_where_words_are_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "store.h5"
+    shutil.copy(small_store().path, path)
+    with h5py.File(path, "r+") as file:
+        file["captions/words"][-1] = np.inf
+    store = open_store(path)
+    rows = np.arange(len(store.caption_video_M))
+    with pytest.raises(InputError, match="captions/words holds NaN or infinity"):
+        PairTable(store, rows, mapped=True)
+    fine = PairTable(store, rows[:-1], mapped=True)  # beside it in the file: no query's padding shows it
+    assert all(bool(torch.isfinite(text.words_NLD).all()) for text in fine.text_chunks(7))
 
 
 def test_an_epoch_holds_every_pair_once_in_an_order_of_its_generator() -> None:

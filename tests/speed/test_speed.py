@@ -249,10 +249,10 @@ def test_evaluation(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch
                 parameter.add_(1e-3)
             evaluator.finish_task(method)
 
-    frames_DK = test.frames_VFD.flatten(0, 1).T
+    frames_DK, all_TD = test.all_videos().frames_MFD.flatten(0, 1).T, test.words_TD.float()
 
     def gemm() -> None:
-        for words_TD in test.words_TD.split(640):
+        for words_TD in all_TD.split(640):
             words_TD @ frames_DK
 
     benchmark.pedantic(gemm if kind == "bare GEMM once" else evaluate, rounds=2, warmup_rounds=0)

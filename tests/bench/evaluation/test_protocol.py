@@ -124,9 +124,7 @@ def test_the_recording_with_drift_tells_the_authors_bwf_from_its_neighbours(
 ) -> None:
     if gallery == "all anew":
         gallery, scope = "re-encoded", "own-of-seen"
-        monkeypatch.setattr(
-            sheet, "_own_of_seen", lambda grid, _, rows, alpha: grid.reencoded.combined(alpha)[rows, rows].numpy()
-        )
+        monkeypatch.setattr(sheet, "_own_of_seen", lambda grid, _, rows, alpha: grid.reencoded_NM[rows, rows].numpy())
     arrays, results, evaluator = replay("v3_drift", reencoded="every")
     score_TT = matrix_of(results, evaluator, gallery, scope)
     assert (score_TT[-1] != arrays["acc_matrix_R1"][-1]).any()
