@@ -6,13 +6,17 @@ Axes: N videos, F frames, M captions.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ctvr_bench.features.cache import world_file
 from ctvr_bench.features.dual_encoder import Encoder
@@ -38,6 +42,7 @@ STREAM = "moving-shapes"
 FRAMES_RENDERED, FRAMES_A_SECOND, FRAMES_KEPT = 24, 12, 12
 _STRIP_MOMENTS = (1, 8, 15, 22)  # of the rendered frames
 _BLOCK = 64  # videos rendered together
+_MOST = 8  # blocks at the same time, of 11 MB each
 _SEEDS = 10**12  # those of its generators are a million times as large
 _REFERENCES = 1024  # pictures and captions of the reference bank
 
@@ -117,25 +122,32 @@ def _film(world: World, folder: Path, on_stage: OnStage) -> npt.NDArray[np.uint8
     total, ids = len(world.scenes), world.video_ids
     moments_F = (np.arange(FRAMES_RENDERED) + 0.5) / FRAMES_RENDERED
     strips = np.empty((total, SIZE, len(_STRIP_MOMENTS) * SIZE, 3), np.uint8)
-    waiting: list[Future[None]] = []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, total, _BLOCK):
-            rows = slice(start, min(start + _BLOCK, total))
-            time_NF = np.tile(moments_F, (rows.stop - start, 1))
-            noise_seed = world.seed * 1_000_003 + start
-            frames_NFHWC = render.render(world.scenes[rows], time_NF, world.film[rows], noise_seed)
-            strips[rows] = np.concatenate([frames_NFHWC[:, moment] for moment in _STRIP_MOMENTS], axis=2)
-            for done in waiting:
-                done.result()
-            on_stage("rendered", start, total)
-            waiting = [
-                pool.submit(write_video, folder / f"{ids[row]}.mp4", frames, FRAMES_A_SECOND, crf=int(world.crf_N[row]))
-                for row, frames in enumerate(frames_NFHWC, start)
-            ]
-        for done in waiting:
-            done.result()
-    on_stage("rendered", total, total)
+
+    def film_block(start: int) -> int:
+        rows = slice(start, min(start + _BLOCK, total))
+        time_NF = np.tile(moments_F, (rows.stop - start, 1))
+        noise_seed = world.seed * 1_000_003 + start
+        frames_NFHWC = render.render(world.scenes[rows], time_NF, world.film[rows], noise_seed)
+        strips[rows] = np.concatenate([frames_NFHWC[:, moment] for moment in _STRIP_MOMENTS], axis=2)
+        for row, frames in enumerate(frames_NFHWC, start):
+            write_video(folder / f"{ids[row]}.mp4", frames, FRAMES_A_SECOND, crf=int(world.crf_N[row]))
+        return rows.stop
+
+    with _one_thread_each(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST)) as pool:
+        for done in pool.map(film_block, range(0, total, _BLOCK)):
+            on_stage("rendered", done, total)
     return strips
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Products of torch in one thread while several of them are under way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _reference(encoder: Encoder, seed: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:

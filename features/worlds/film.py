@@ -85,8 +85,8 @@ def view(film: Film, time_NF: Floats) -> tuple[Tensor, Tensor]:
     return x_PHW, y_PHW
 
 
-def develop(picture_NF3HW: Tensor, film: Film, noise: torch.Generator) -> Tensor:
-    """Blur, ghosts of the previous frame, light and noise; uint8."""
+def develop(picture_NF3HW: Tensor, film: Film, noise_NF1HW: Tensor) -> Tensor:
+    """Blur, ghosts of the previous frame, light and (of deviation 1 before) noise; uint8."""
     n, f = picture_NF3HW.shape[:2]
     if film.blur_N.any():
         taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
@@ -98,7 +98,7 @@ def develop(picture_NF3HW: Tensor, film: Film, noise: torch.Generator) -> Tensor
         previous = torch.cat([picture_NF3HW[:, :1], picture_NF3HW[:, :-1]], dim=1)
         picture_NF3HW = torch.lerp(picture_NF3HW, previous, _per_video(film.ghost_N))
     lit = torch.einsum("nij,nfjhw->nfihw", torch.from_numpy(film.tone_N33).float(), picture_NF3HW)
-    lit += _per_video(film.noise_N) * torch.randn(n, f, 1, SIZE, SIZE, generator=noise)
+    lit += _per_video(film.noise_N) * noise_NF1HW
     return (lit.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
