@@ -18,7 +18,7 @@ from ctvr_bench.features.pickles import read_plain_pickle
 from ctvr_bench.features.schema import TEST, TRAIN, Array, Fail
 from ctvr_bench.features.store import StoredStream, create_store
 from ctvr_bench.features.structure import Structure, empty_stream
-from ctvr_bench.features.tables import plain_id, read_json, read_table
+from ctvr_bench.features.tables import plain_id, read_json, read_pairs
 
 _ROLES = {"train": TRAIN, "val": TEST}
 _LICENCE = "ids and captions keep the terms of the files they came from; the CTVR release carries no licence"
@@ -235,11 +235,12 @@ def read_captions(path: Path) -> list[tuple[str, str, bool]]:
 
     if path.suffix.lower() != ".csv":
         return [(plain_id(video), text, asked) for video, text, asked in _json_captions(read_json(path), fail)]
-    found = []
-    for row in read_table(path, "video_id", "sentence"):
-        if not row.cells["video_id"]:
-            row.fail("has no video_id; fill it in or take the line out")
-        found.append((plain_id(row.cells["video_id"]), row.cells["sentence"], True))
+    found, ids = [], dict[str, str]()  # one text for all captions of a video
+    for line, name, text in read_pairs(path, "video_id", "sentence"):
+        video = ids.get(name) or ids.setdefault(name, plain_id(name))
+        if not video:
+            raise InputError(f"{path} line {line}: has no video_id; fill it in or take the line out")
+        found.append((video, text, True))
     return found
 
 

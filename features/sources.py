@@ -17,7 +17,7 @@ from ctvr_bench.features import ctvr
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.schema import ROLES, TEST, TRAIN, VALIDATION, Array
 from ctvr_bench.features.structure import Structure, empty_stream
-from ctvr_bench.features.tables import Row, columns_of, plain_id, read_json, read_table
+from ctvr_bench.features.tables import Row, columns_of, plain_id, read_json, read_pairs, read_table
 
 Segment = tuple[float, float]
 
@@ -125,18 +125,19 @@ def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
     odd: dict[str, str] = {}
     unknown = blank = before = 0
     for part in told:
-        earlier = {video: set(known) for video, known in texts.items()}
+        held = {video: (known, entries[video], frozenset(known)) for video, known in texts.items()}
         for entry, (video, text, is_query) in enumerate(part.entries, before):
-            if video not in texts:
+            if video not in held:
                 unknown += 1
             elif not text:
                 blank += 1
             else:
-                if text not in earlier[video]:
-                    texts[video].append(text)
-                    entries[video].append(entry)
-                if is_query:
-                    query.setdefault(video, text)
+                known, places, earlier = held[video]
+                if text not in earlier:
+                    known.append(text)
+                    places.append(entry)
+                if is_query and video not in query:
+                    query[video] = text
         before += len(part.entries)
         segments |= part.segments
         odd |= part.odd
@@ -215,12 +216,12 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
     """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
     segments: dict[str, Segment] = {}
     odd: dict[str, str] = {}
-    told: Iterator[tuple[Row | Path, str, str]]
+    told: Iterator[tuple[int, str, str]]
     ids = {video: video for video in plan.role_of_video}  # one text for all captions of a video
     if path.suffix.lower() == ".csv":
         if {"video_id", "sentence"} <= set(columns_of(path)):
             return _Told(ctvr.read_captions(path), segments, odd)
-        told = ((row, row.cells["video"], row.cells["caption"]) for row in read_table(path, "video", "caption"))
+        told = read_pairs(path, "video", "caption")
     elif path.suffix.lower() == ".json":
         content = read_json(path)
         if _is_published(content):
@@ -233,22 +234,20 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
             "sentence) or .json; convert it"
         )
     entries = []
-    for place, name, text in told:
-        video = name if name in ids else plain_id(name)
-        if video not in ids:
-            near = difflib.get_close_matches(video, ids, n=1) if len(video) < _NAME else []
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise InputError(
-                f"{_where(place)}: video {video!r} is not in the stream{hint} Take the line out or add the video"
-            )
-        if not text:
-            raise InputError(f"{_where(place)}: the caption of {video!r} is empty; write one or take the line out")
-        entries.append((ids[video], text, False))
+    for line, name, text in told:
+        video = ids.get(name) or ids.get(plain_id(name), "")
+        if not video or not text:
+            _refuse_caption(f"{path} line {line}" if line else str(path), plain_id(name), ids)
+        entries.append((video, text, False))
     return _Told(entries, segments, odd)
 
 
-def _where(place: Row | Path) -> str:
-    return place.where if isinstance(place, Row) else str(place)
+def _refuse_caption(where: str, video: str, ids: Mapping[str, str]) -> NoReturn:
+    if video in ids:
+        raise InputError(f"{where}: the caption of {video!r} is empty; write one or take the line out")
+    near = difflib.get_close_matches(video, ids, n=1) if len(video) < _NAME else []
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise InputError(f"{where}: video {video!r} is not in the stream{hint} Take the line out or add the video")
 
 
 def _is_published(content: Any) -> bool:
@@ -274,7 +273,9 @@ def _first_segments(content: Mapping[str, Any]) -> tuple[dict[str, Segment], dic
     return found, odd
 
 
-def _plain_json(path: Path, content: Any) -> Iterator[tuple[Path, str, str]]:
+def _plain_json(path: Path, content: Any) -> Iterator[tuple[int, str, str]]:
+    """As `read_pairs`; a caption's line is 0, for none."""
+
     def fail() -> NoReturn:
         raise InputError(f"{path}: must be {{video: caption or [captions]}} or a published caption file; write it so")
 
@@ -285,7 +286,7 @@ def _plain_json(path: Path, content: Any) -> Iterator[tuple[Path, str, str]]:
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             fail()
         for text in texts:
-            yield path, video, text.strip()
+            yield 0, video, text.strip()
 
 
 def _assemble(

@@ -7,7 +7,7 @@ import json
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -35,6 +35,23 @@ class Row(NamedTuple):
 
 def read_table(path: Path, *needed: str) -> Iterator[Row]:
     """The rows of a CSV whose first line names at least the columns `needed`, one by one; raises InputError."""
+    lines = _lines(path, needed)
+    _, columns = next(lines)
+    for number, cells in lines:
+        yield Row(path, number, dict(zip(columns, map(str.strip, cells), strict=True)))
+
+
+def read_pairs(path: Path, first: str, second: str) -> Iterator[tuple[int, str, str]]:
+    """Line and stripped cells of two columns of such a CSV, in a fraction of `read_table`'s time: for long files."""
+    lines = _lines(path, (first, second))
+    _, columns = next(lines)
+    one, other = columns.index(first), columns.index(second)
+    for number, cells in lines:
+        yield number, cells[one].strip(), cells[other].strip()
+
+
+def _lines(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The columns, then each line's number and cells, one a column."""
     number = 0
     try:
         check_ordinary(path)
@@ -45,17 +62,19 @@ def read_table(path: Path, *needed: str) -> Iterator[Row]:
                 raise InputError(
                     f"{path}: needs the columns {', '.join(needed)}; its first line lacks {', '.join(missing)}"
                 )
+            yield 0, columns
+            width = len(columns)
             for cells in lines:
                 if not cells:
                     continue
                 number = lines.line_num
-                if len(cells) > len(columns):
-                    Row(path, number, {}).fail(
-                        f"has more than {len(columns)} cells; put quotes round text that holds commas"
-                    )
-                if len(cells) < len(columns):
-                    cells += [""] * (len(columns) - len(cells))
-                yield Row(path, number, dict(zip(columns, map(str.strip, cells))))  # noqa: B905  a third of its time
+                if len(cells) != width:
+                    if len(cells) > width:
+                        Row(path, number, {}).fail(
+                            f"has more than {width} cells; put quotes round text that holds commas"
+                        )
+                    cells += [""] * (width - len(cells))
+                yield number, cells
     except csv.Error as error:
         raise InputError(f"{path}: is no CSV file ({error} in line {lines.line_num}); write it again") from error
     except (OSError, UnicodeDecodeError):
