@@ -49,9 +49,8 @@ class Said:
             return False
         try:
             note = json.loads(read_whole(self._file))
-            holds = note["of"] == _digest_of_command(self._asked) and all(
-                mark_of(Path(path)) == mark for path, mark in note["made_from"].items()
-            )
+            holds = note.pop("digest") == _digest_of_note(note) and note["of"] == _digest_of_command(self._asked)
+            holds = holds and all(mark_of(Path(path)) == mark for path, mark in note["made_from"].items())
             said = [(str(stream), str(text)) for stream, text in note["said"]]
             runs = int(note["runs"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -103,9 +102,14 @@ class Said:
             return
         for place in written:
             self.made_from([place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()])
-        note = {"of": _digest_of_command(self._asked), "runs": self._runs, "made_from": self._marks}
+        note = {
+            "of": _digest_of_command(self._asked),
+            "runs": self._runs,
+            "made_from": self._marks,
+            "said": self._heard,
+        }
         with suppress(InputError):  # a folder that takes no more
-            write_bytes(self._file, json.dumps({**note, "said": self._heard}, indent=1).encode())
+            write_bytes(self._file, json.dumps({**note, "digest": _digest_of_note(note)}, indent=1).encode())
 
 
 def place_of(suite: Path | None, name: str | None, out: Path | None) -> Path | None:
@@ -136,6 +140,10 @@ def mark_of(path: Path) -> str:
         return digest_of_file(path)
     except OSError:
         return ""
+
+
+def _digest_of_note(note: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of_command(asked: Mapping[str, Any]) -> str:

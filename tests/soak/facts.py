@@ -25,12 +25,12 @@ _WORDS = {".md", ".csv", ".tex", ".html", ".txt", ".png", ".svg"}
 
 
 def facts_of(folder: Path) -> dict[str, str]:
-    """A digest for each file by its path; of files for readers (".md", ".html" ...) only that they are there."""
+    """A digest for each file by its path; of files for readers and of what was said only that they are there."""
     return {str(path.relative_to(folder)): _fact(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _fact(path: Path) -> str:
-    if path.suffix in _WORDS:
+    if path.suffix in _WORDS or path.name == "said.json":  # which names the folder
         return "there"
     if path.suffix == ".h5":
         file = hdf5.map_file(path)

@@ -93,6 +93,15 @@ def another(path: Path) -> Iterator[None]:
     path.unlink()
 
 
+@contextmanager
+def another_letter(path: Path) -> Iterator[None]:
+    before = path.read_text()
+    assert "R@1" in before
+    path.write_text(before.replace("R@1", "R@7"))
+    yield
+    path.write_text(before)
+
+
 CHANGES = {
     "the suite file": ("s.toml", other_bytes),
     "the tuned values": ("tuned.toml", other_bytes),
@@ -106,6 +115,7 @@ CHANGES = {
     "a table": ("o/s/report/table.tex", gone),
     "the differences": ("o/s/differences.csv", gone),
     "the note": ("o/s/said.json", gone),
+    "a letter of what the note says": ("o/s/said.json", another_letter),
 }
 
 
