@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ctvr_bench.bench.gate.accept import accept, prepare
+from ctvr_bench.bench.records.record import read_checked
 from tests.stores import small_store
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +49,7 @@ def test_every_method_is_a_test_that_passes_where_nothing_moved(inner: pytest.Py
 
 
 def test_a_metric_that_moved_fails_its_method_and_says_so(inner: pytest.Pytester, baseline: Path) -> None:
-    values = json.loads(baseline.read_text())
+    values = read_checked(baseline)
     run_ = values["rows"][1]["runs"][0]
     run_["metrics"]["bwf/ctvr"] -= 0.5
     (baseline.parent / "moved.json").write_text(json.dumps(values))
@@ -81,7 +82,7 @@ def test_a_file_that_is_no_baseline_is_a_usage_error(inner: pytest.Pytester) -> 
 
 
 def test_another_store_fails_in_one_line(inner: pytest.Pytester, baseline: Path) -> None:
-    values = json.loads(baseline.read_text())
+    values = read_checked(baseline)
     values["store"]["digest"] = "ab" * 32
     (baseline.parent / "store.json").write_text(json.dumps(values))
     result = run(inner, "--ctvr-baseline", baseline.parent / "store.json")
