@@ -78,14 +78,15 @@ class Use:
 
 
 def _cut_off(folder: Path) -> None:
-    """A run that ended while its state was kept: after the third quarter of its calls."""
+    """A run that ended when the state of its last task was whole."""
     with_store(folder)
     log = folder.with_name(f"{folder.name}.calls")
     rehearsal = folder.with_name(f"{folder.name}.rehearsal")
     shutil.copytree(folder, rehearsal)
     assert child.run(_LWF, rehearsal, counting(log)).status == 0
     shutil.rmtree(rehearsal)
-    child.run(_LWF, folder, stopping(len(log.read_text().splitlines()) // 2, True, folder, False))
+    kept = [place for place, call in enumerate(log.read_text().splitlines()) if "/state/.progress" in call]
+    child.run(_LWF, folder, stopping(kept[-1], True, folder, False))
     assert list(folder.rglob("state/*")), "nothing was kept"
 
 

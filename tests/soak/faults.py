@@ -14,11 +14,11 @@ CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
 
 
 def counting(log: Path) -> Callable[[], None]:
-    """Lets everything happen and leaves in `log` which calls there were, one a line."""
+    """Lets everything happen and leaves in `log` which calls there were and of what, one a line."""
 
     def patch() -> None:
         for name in CALLS:
-            _wrap(name, lambda name, real, args, kwargs: (_write(log, name), real(*args, **kwargs))[1])
+            _wrap(name, lambda name, real, args, kwargs: (_write(log, f"{name} {args[0]}"), real(*args, **kwargs))[1])
 
     return patch
 
@@ -106,6 +106,6 @@ def _wrap(name: str, call: Callable[[str, Callable[..., Any], tuple[Any, ...], d
     setattr(os, name, lambda *args, **kwargs: call(name, real, args, kwargs))
 
 
-def _write(log: Path, name: str) -> None:
+def _write(log: Path, call: str) -> None:
     with log.open("a") as file:
-        file.write(f"{name}\n")
+        file.write(f"{call}\n")
