@@ -153,7 +153,8 @@ class PairTable:
 
     @staticmethod
     def _check_finite(values: Tensor, store: FeatureStore, dataset: str) -> None:
-        if not all(bool(torch.isfinite(part).all()) for part in values.split(_CHECKED)):
+        ends = [torch.aminmax(_wide(part)) for part in values.split(_CHECKED) if part.numel()]  # NaN if there is one
+        if not all(bool(torch.isfinite(end)) for pair in ends for end in pair):
             raise InputError(f"{store.path}: {dataset} holds NaN or infinity; see 'features verify' and extract again")
 
     def text(self, index_N: Tensor) -> TextBatch:
