@@ -101,8 +101,9 @@ class StateFolder:
         )
 
     def remove(self) -> None:
-        """Of a run that has ended: nothing is left."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Of a run that has ended: nothing is left. A disk that refuses once is asked again."""
+        for _ in range(2):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _files(self, task: int) -> Mapping[str, str]:
         files: Mapping[str, str] = read_checked(self._folder / f"progress-{task}.json")["files"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -216,3 +218,23 @@ def test_a_kill_while_the_state_of_a_finished_run_is_removed_leaves_nothing(tmp_
     (run / "state/progress-1.json").write_text("{}")
     records = run_suite(suite(tmp_path / "o", "finetune"))
     same_results(unfinished / "whole", tmp_path / "o", records)
+
+
+def test_a_state_file_that_could_not_be_removed_at_first_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").mkdir()
+    for name in ("ranks-0.h5", "progress-0.json"):
+        (tmp_path / "state" / name).touch()
+    refused, unlink = [], os.unlink
+
+    def once(path: Any, *arguments: Any, **named: Any) -> None:
+        if not refused:
+            refused.append(path)
+            raise OSError(errno.EIO, "no answer")
+        unlink(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "unlink", once)
+    state.StateFolder(tmp_path, print).remove()
+    assert refused
+    assert not (tmp_path / "state").exists()
