@@ -132,9 +132,9 @@ def test_only_training_and_validation_rows_are_loaded(tmp_path: Path, monkeypatc
     loaded: list[np.ndarray[Any, Any]] = []
 
     class Watched(PairTable):
-        def __init__(self, store: Any, caption_rows: Any, device: Any = "cpu") -> None:
+        def __init__(self, store: Any, caption_rows: Any, *arguments: Any, **named: Any) -> None:
             loaded.append(caption_rows)
-            super().__init__(store, caption_rows, device)
+            super().__init__(store, caption_rows, *arguments, **named)
 
     monkeypatch.setattr("ctvr_bench.bench.run.jobs.PairTable", Watched)
     searched("finetune", {"lr": Among((1e-3,))}, suite(tmp_path))

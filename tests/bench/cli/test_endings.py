@@ -26,7 +26,7 @@ def test_where_every_run_fails_the_reasons_are_shown(tmp_path: Path, no_figures:
     for json in ((), ("--json",)):
         result = called(*RUN, "--methods", methods, *json, cwd=tmp_path)
         assert result.returncode == 1
-        assert "loss is not finite in epoch 1 of task 1" in result.stderr
+        assert "of epoch 1 of task 1: contrastive nan; lower the lr" in result.stderr
         assert "no run ended well" in result.stderr
         assert "error:" not in result.stderr
         assert result.stdout == ""
