@@ -200,18 +200,19 @@ class Evaluator:
             same = tuple(map(id, parts))
             if same not in joined:
                 rank_N, best_N = (self._by_task(fields) for fields in zip(*parts, strict=True))
-                joined[same] = Ranked(rank_N, self._columns[best_N])
+                joined[same] = Ranked(
+                    rank_N, np.where(best_N < 0, -1, self._columns[best_N])
+                )  # -1: an index found none
             found[key] = joined[same]
         return found
 
     def _ranks_without_matrix(self, method: Method, task: int) -> Ranker | None:
         """Who ranks where no matrix of scores is held: of one vector a side, many or asked for by FAISS."""
-        attends = method.encode_text(self.test.text(torch.arange(1)), task).attend_ND is not None
-        if method.config.scoring != "cosine" or method.uses_shards or attends:
+        large = self.ends[task] ** 2 > _MOST_SCORES
+        if method.config.scoring != "cosine" or method.uses_shards or not (large or self._engine == "faiss"):
             return None
-        if self._engine == "faiss":
-            return "faiss"
-        return "count" if self.ends[task] ** 2 > _MOST_SCORES else None
+        attends = method.encode_text(self.test.text(torch.arange(1)), task).attend_ND is not None
+        return None if attends else "faiss" if self._engine == "faiss" else "count"
 
     def _current_video(self, method: Method, task: int) -> VideoEmbedding:
         """Videos of a task under the current model; those of a method that learns nothing are encoded once."""

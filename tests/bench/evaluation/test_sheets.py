@@ -13,6 +13,7 @@ from ctvr_bench.bench.analysis.contributions import contributions, row_intervals
 from ctvr_bench.bench.analysis.queries import by_video
 from ctvr_bench.bench.audit.tables import faults_of_table
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
+from ctvr_bench.bench.evaluation.search import Ranked
 from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
@@ -75,6 +76,14 @@ def test_each_sheet_gets_the_ranks_that_it_has_alone(name: str, scoring: str, en
             assert ranked.best_N.tolist() == [
                 column[item] for a, b in spans for one in each for item in one.best_N[a:b].tolist()
             ]
+
+
+def test_what_an_index_does_not_find_is_no_video() -> None:
+    first, *further = sheets()
+    size = sum(sizes())
+    nothing = {("indexed", "seen", "t2v"): Ranked(np.full(size, size + 1), np.full(size, -1))}
+    joined = Evaluator(first, sizes(), further=further)._joined([nothing] * SHEETS)
+    assert joined["indexed", "seen", "t2v"].best_N.tolist() == [-1] * (SHEETS * size)
 
 
 def test_a_caption_of_another_video_is_no_other_wording_of_it() -> None:
