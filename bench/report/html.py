@@ -133,6 +133,7 @@ def _figures(results: SuiteResults, images: dict[str, Path], left: float) -> dic
         found[name] = {
             "title": name.replace("_", " "),
             "source": f"data:image/png;base64,{data}" if fits else f"figures/{name}.png",
+            "pdf": f"figures/{name}.pdf" if path.with_suffix(".pdf").is_file() else "",
             "alt": f"{DESCRIPTIONS[name].alt} {_in_words(results) if name == 'accuracy_against_tasks' else ''}".strip(),
             "reading": DESCRIPTIONS[name].reading,
         }

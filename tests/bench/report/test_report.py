@@ -20,7 +20,7 @@ from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.report.latex import Marks, latex_table
-from ctvr_bench.bench.report.report import recompute_metrics, write_report
+from ctvr_bench.bench.report.report import recompute_metrics, report_with_findings, write_report
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import create_store, open_store
 from tests.bench.fake_suite import STORE, write_suite
@@ -153,6 +153,21 @@ def test_figures_come_from_records_alone(suite):
     """The store of this suite never existed, and nothing but run.json, ranks.h5 and metrics.json was written."""
     figures = {path.name for path in (suite[1].parent / "figures").iterdir()}
     assert {"accuracy_against_tasks.png", "forgetting_heat_maps.pdf", "critical_difference.png"} <= figures
+
+
+@pytest.mark.parametrize("pdf", [True, False])
+def test_every_link_of_the_page_leads_to_a_file(suite, tmp_path, monkeypatch, pdf):
+    def drawn(results, folder, kinds):
+        folder.mkdir(parents=True)
+        for kind in kinds:
+            (folder / f"loss_split.{kind}").write_bytes(b"drawn")
+        return {"loss_split": folder / "loss_split.png"}
+
+    monkeypatch.setattr("ctvr_bench.bench.report.plots.save_figures", drawn)
+    index, _ = report_with_findings(suite[0].directory, folder=tmp_path, pdf=pdf)
+    links = [link for link in Page(index.read_text(encoding="utf-8")).anchors if not link.startswith(("#", "http"))]
+    assert [link for link in links if not (index.parent / link).exists()] == []
+    assert ("figures/loss_split.pdf" in links) == pdf
 
 
 def test_lost_queries_are_those_that_were_first_and_are_not_any_more(suite):
