@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.records.environment import git_commit
+from tests.soak import child
 from tests.soak.damage import USES, spoil
 from tests.soak.kills import KINDS, kill
 from tests.soak.scenes import SCENES, Scene
@@ -43,3 +45,22 @@ def test_a_campaign_finds_a_command_that_writes_where_it_wrote_before(
 def test_damaged_files_are_said(tmp_path: Path, use: object) -> None:
     found = {came for _, came in spoil(use, tmp_path, range(4))}  # type: ignore[arg-type]
     assert found <= {"said", "said, or taken as it is written", "made again, or no difference", "not damaged"}
+
+
+def test_a_commit_during_a_campaign_is_no_difference_between_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names_the_commit(*_: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess((), 0, git_commit(), "")
+
+    monkeypatch.setattr("tests.soak.child.called", names_the_commit)
+    git_commit.cache_clear()
+    try:
+        outputs = []
+        for commit in ("before", "after"):
+            found = subprocess.CompletedProcess((), 0, commit, "")
+            monkeypatch.setattr("ctvr_bench.bench.records.environment.subprocess.run", lambda *_, found=found, **__: found)
+            outputs.append(child.run((), tmp_path).output)
+    finally:
+        git_commit.cache_clear()
+    assert outputs == ["before", "before"]

@@ -20,6 +20,7 @@ import pytest
 
 import ctvr_bench
 from ctvr_bench.bench.records.code import DERIVES_METRICS, digests_of
+from ctvr_bench.bench.records.environment import git_commit
 from ctvr_bench.bench.suite.code import MAKES_NUMBERS
 from tests.commands import ROOT, called
 
@@ -79,6 +80,7 @@ def run(
     """
     said, start = cwd.with_name(f"{cwd.name}.said"), time.perf_counter()
     said.write_text("")
+    git_commit()  # of the code that is loaded: a child that asked would name what is committed meanwhile
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
