@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,9 @@ class VideosMissing(InputError):  # noqa: N818 - reads as what it is
     def __init__(self, message: str, videos: dict[str, str]) -> None:
         super().__init__(message)
         self.videos = videos
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideosMissing, (str(self), self.videos), vars(self)
 
 
 class Clip(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -19,6 +20,7 @@ class InputError(ValueError):
 
 _LONGEST = 1500  # letters of a message
 _NAME = 200  # letters of a name that may be a misspelling
+_LINES_AND_COLOURS = re.compile(r"(\n|\x1b\[[0-9;]{0,20}m)")
 
 
 def one_line(text: str) -> str:
@@ -27,8 +29,23 @@ def one_line(text: str) -> str:
     >>> print(one_line("a\\x1b[31mb\\nc"))
     a\\x1b[31mb\\nc
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = _spelled(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 200]} ... {shown[-200:]}"
+
+
+def in_lines(text: str) -> str:
+    """Text of any length as a terminal shows it: line breaks and colours stay, all else is as in `one_line`.
+
+    >>> print(in_lines("a\\x1b]0;title\\x07\\nb"))
+    a\\x1b]0;title\\x07
+    b
+    """
+    parts = enumerate(_LINES_AND_COLOURS.split(text))
+    return "".join(part if place % 2 else _spelled(part) for place, part in parts)
+
+
+def _spelled(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -59,7 +59,9 @@ def test_a_commit_during_a_campaign_is_no_difference_between_its_runs(
         outputs = []
         for commit in ("before", "after"):
             found = subprocess.CompletedProcess((), 0, commit, "")
-            monkeypatch.setattr("ctvr_bench.bench.records.environment.subprocess.run", lambda *_, found=found, **__: found)
+            monkeypatch.setattr(
+                "ctvr_bench.bench.records.environment.subprocess.run", lambda *_, found=found, **__: found
+            )
             outputs.append(child.run((), tmp_path).output)
     finally:
         git_commit.cache_clear()

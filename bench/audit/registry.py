@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
     target = registry / "results" / _path_of(record)
     planned = {run.run_id: run for run in suite.runs}
     config = _of_row(suite.config, planned[record.run_id].position)
-    whole = partial_of(_made(target.parent) / target.name)  # beside it: some disks rename within a folder alone
+    whole = partial_of(target)  # beside it: some disks rename within a folder alone
+    missing = [folder for folder in target.parents if not folder.exists()]  # the innermost first
     try:
         for run in row.runs:
             for name in _RUN_FILES:
@@ -117,6 +119,9 @@ def _submit_row(results: SuiteResults, suite: Suite, row: Row, registry: Path) -
         whole.rename(target)
     finally:
         shutil.rmtree(whole, ignore_errors=True)
+        with suppress(OSError):  # it holds the result
+            for folder in missing:
+                folder.rmdir()
     return target
 
 
@@ -216,11 +221,6 @@ def _of_row(config: Mapping[str, Any], position: int) -> dict[str, Any]:
 
 def _as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "store"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _now() -> str:

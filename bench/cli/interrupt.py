@@ -29,6 +29,9 @@ class Stopped(BaseException):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stopped, (self.number,), vars(self)
+
 
 @contextmanager
 def stoppable() -> Iterator[None]:

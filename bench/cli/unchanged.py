@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ctvr_bench.bench.records.files import write_bytes
-from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.errors import InputError, in_lines
 from ctvr_bench.features.whole import digest_of_file, read_whole
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ class Said:
             holds = holds and all(mark_of(Path(path)) == mark for path, mark in note["made_from"].items())
             said = [(str(stream), str(text)) for stream, text in note["said"]]
             runs = int(note["runs"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return False
         if not holds:
             return False
         if not quiet:
             print(f"all {runs} runs are there, and nothing has changed since the report", file=sys.stderr, flush=True)
         for stream, text in said:
-            (sys.stdout if stream == "out" else sys.stderr).write(text)
+            (sys.stdout if stream == "out" else sys.stderr).write(in_lines(text))
         return True
 
     def tell(self, line: str) -> None:

@@ -148,6 +148,20 @@ def test_a_disk_that_renames_within_a_folder_alone_takes_submissions(
     assert half not in [entry.folder for entry in entries(tmp_path)]
 
 
+def test_a_submission_that_fails_leaves_no_folder_of_its_own(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    (tmp_path / "mine/results").mkdir(parents=True)
+    monkeypatch.setattr("ctvr_bench.bench.audit.registry.write_checked", full)
+    for place in ("new/registry", "mine"):
+        with pytest.raises(InputError, match="the disk is full"):
+            submit(runs, tmp_path / place)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine", tmp_path / "mine/results"]
+
+
 def test_altered_runs_are_not_submitted(runs: Path, tmp_path: Path) -> None:
     assert "holds no results" in called("leaderboard", tmp_path).stderr
     metrics = next(runs.glob("zero_shot-*/metrics.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,27 @@ def test_what_changed_is_seen(folder: Path, first: str, no_runs: None) -> None:
         with change(path):
             assert "asked anew" in called(*RUN, cwd=folder).stderr, what
     assert called(*RUN, cwd=folder).stdout == first  # everything is back as it was
+
+
+@contextmanager
+def forged(path: Path, **values: object) -> Iterator[None]:
+    """A note with other values and the digest that they have, as of one who means it."""
+    before = path.read_text()
+    note = {**json.loads(before), **values}
+    note.pop("digest")
+    path.write_text(json.dumps({**note, "digest": unchanged._digest_of_note(note)}))
+    yield
+    path.write_text(before)
+
+
+def test_what_a_note_says_moves_no_cursor(folder: Path, first: str, no_runs: None) -> None:
+    evil = "\x1b]0;title\x07\x1b[2Ja\r\u202eb\ud800\n\x1b[1mbold\x1b[0m\n"
+    with forged(folder / "o/s/said.json", said=[["out", evil], ["err", "\x1b[1A"]]):
+        again = called(*RUN, cwd=folder)
+    assert again.stdout == "\\x1b]0;title\\x07\\x1b[2Ja\\r\\u202eb\\ud800\n\x1b[1mbold\x1b[0m\n"
+    assert again.stderr.endswith("\\x1b[1A")
+    with forged(folder / "o/s/said.json", runs=float("inf")):
+        assert "asked anew" in called(*RUN, cwd=folder).stderr
 
 
 @pytest.mark.parametrize("what", ["an option", "the screen", "the code", "another suite of the folder", "verbose"])
