@@ -167,18 +167,18 @@ class PairTable:
         mask_NL = torch.arange(width, device=self.device) < length_N.to(self.device)[:, None]
         if len(self.words_TD):
             rows_NL = self.first_word_P[index][:, None] + torch.arange(width, device=self.device)
-            words_NLD = _wide(self.words_TD[rows_NL.clamp(max=len(self.words_TD) - 1)])
+            words_NLD = _wide(_taken(self.words_TD, rows_NL.clamp(max=len(self.words_TD) - 1)))
             words_NLD = words_NLD.masked_fill_(~mask_NL[..., None], 0)  # of a mapped store these may be anything
         else:
             words_NLD = self.pooled_PD.new_zeros(len(index), width, self.pooled_PD.shape[1])
-        return TextBatch(self.pooled_PD[index], words_NLD, mask_NL)
+        return TextBatch(_taken(self.pooled_PD, index), words_NLD, mask_NL)
 
     def video(self, index_N: Tensor) -> VideoBatch:
         """Videos of the pairs `index_N` (int64, on the host)."""
         return self._video(self.positions(index_N)[1])
 
     def _video(self, position: Tensor) -> VideoBatch:
-        return VideoBatch(_wide(self.frames_VFD[position]), self.frame_mask_VF[position])
+        return VideoBatch(_wide(_taken(self.frames_VFD, position)), self.frame_mask_VF[position])
 
     def all_videos(self) -> VideoBatch:
         """Every distinct video once, in the order of `positions`."""
@@ -206,8 +206,8 @@ class PairTable:
     def rows_of(self, index_N: Tensor) -> dict[str, Tensor]:
         """The rows of the pairs `index_N`, by name; those of captions with videos [N, N]."""
         index, position = self.positions(index_N)
-        captions = {name: rows_P[index] for name, rows_P in self.rows.caption.items()}
-        videos = {name: rows_V[position] for name, rows_V in self.rows.video.items()}
+        captions = {name: _taken(rows_P, index) for name, rows_P in self.rows.caption.items()}
+        videos = {name: _taken(rows_V, position) for name, rows_V in self.rows.video.items()}
         return captions | videos | {name: rows_PV[index][:, position] for name, rows_PV in self.rows.pair.items()}
 
     def with_rows(
@@ -255,6 +255,11 @@ class PairTable:
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Index tensors of one epoch in random order, at most `size` long; the last may be shorter."""
         return iter(torch.split(torch.randperm(len(self), generator=generator), size))
+
+
+def _taken(rows: Tensor, index: Tensor) -> Tensor:
+    """rows[index], several times faster on a CPU: `index_select` copies whole rows."""
+    return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
 
 
 def _wide(values: Tensor) -> Tensor:
