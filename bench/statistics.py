@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from ctvr_bench.bench.all_pairs import critical_values
 from ctvr_bench.bench.crossed import ORDERS, spread_of
 from ctvr_bench.bench.quantiles import noncentral_t_sf, t_isf
 
@@ -292,21 +293,20 @@ class Friedman:
 def friedman(score_BM: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
     """Friedman's test and Nemenyi's critical difference; scores are better when higher, ties share their mean rank.
 
+    chi-square = (M - 1) sum_m ( sum_b moved_bm )^2 / sum_bm moved_bm^2, moved: rank_bm - (M + 1) / 2
     CD = q_alpha sqrt( M (M + 1) / (6 B) ), q: studentised range over sqrt(2)          Demsar 2006
     """
-    from scipy import stats  # takes a second, and no other part of a report needs it
-
     score = np.asarray(score_BM, np.float64)
     if score.ndim != 2 or score.shape[0] < 2 or score.shape[1] < 3:
         raise ValueError(f"score_BM needs at least 2 blocks and 3 methods; got shape {score.shape}")
     blocks, methods = score.shape
-    rank_BM = stats.rankdata(-score, axis=1)
-    if (rank_BM == rank_BM[:, :1]).all():
-        statistic, p = 0.0, 1.0
-    else:
-        statistic, p = (float(value) for value in stats.friedmanchisquare(*rank_BM.T))
-    quantile = stats.studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
-    difference = float(quantile * math.sqrt(methods * (methods + 1) / (6 * blocks)))
+    equal_BM = (score[:, :, None] == score[:, None, :]).sum(-1)  # each with itself among them
+    rank_BM = (score[:, :, None] < score[:, None, :]).sum(-1) + (equal_BM + 1) / 2
+    moved_BM = rank_BM - (methods + 1) / 2
+    statistic = float((methods - 1) * (moved_BM.sum(0) ** 2).sum() / max((moved_BM**2).sum(), 0.5))
+    p = float(special.chdtrc(methods - 1, statistic))
+    critical = float(critical_values(methods, math.inf, np.array([alpha]))[0])
+    difference = critical * math.sqrt(methods * (methods + 1) / (6 * blocks))
     return Friedman(tuple(map(float, rank_BM.mean(0))), statistic, p, blocks, alpha, difference)
 
 

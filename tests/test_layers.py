@@ -31,7 +31,7 @@ WINGS = (
 OWNERS = {
     "h5py": {"features/hdf5.py"},
     "faiss": {"bench/evaluation/search.py"},
-    "matplotlib": {"bench/report/plots.py"},
+    "matplotlib": {"bench/report/canvas.py"},
     "pandas": {"bench/api/results.py"},
     "av": {"features/video.py"},
     "tensorboard": {"bench/report/loggers.py"},

@@ -6,7 +6,7 @@ Tables go to standard output, everything else to standard error. Exit codes: see
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,7 +207,6 @@ def run(
         with StageBars(quiet) as stages:
             configs = read_suites(suite, given, stages.show)
     of_versions = versions or is_earlier(configs[0].against or "")
-    read = partial(read_results, versions=of_versions)
     records, reported, written = [], list[Path](), list[Path]()
 
     def tell(line: str) -> None:
@@ -236,15 +235,14 @@ def run(
             continue  # nothing to show but the reasons, which follow
         reported.append(config.directory)
         said.made_from_runs(config, made)
+        read = cache(partial(read_results, versions=of_versions))  # of what is there now
         with said.listening():
             if not json_:
                 show([config.directory], json_, read)
             from ctvr_bench.bench.report.report import report_with_findings  # brings statistics, for which no run waits
 
             against_here = config.against if len(configs) == 1 else None
-            page, found = report_with_findings(
-                config.directory, store=config.store, against=against_here, read=read, pdf=False
-            )  # PDFs take as long as all the rest, and are drawn where `report` asks for them
+            page, found = report_with_findings(config.directory, store=config.store, against=against_here, read=read)
             if not (json_ or quiet):
                 say_findings(found)
             say(f"report: {page}", quiet)

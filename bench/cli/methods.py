@@ -115,8 +115,8 @@ def tune(
     from ctvr_bench.bench.authoring.tune import search as search_method
     from ctvr_bench.bench.authoring.tune_evidence import differs, search_table, settled, write_evidence
     from ctvr_bench.bench.cli.values import parse_searches
+    from ctvr_bench.bench.report.canvas import save_drawing
     from ctvr_bench.bench.report.constants import draw_constants
-    from ctvr_bench.bench.report.plots import save_drawing
     from ctvr_bench.bench.suite.plugins import find_method
     from ctvr_bench.bench.suite.stores import TUNING_WORLDS, store_path
     from ctvr_bench.bench.suite.suite import check_values, make_suite

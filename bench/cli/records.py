@@ -130,7 +130,7 @@ def history(
 
     found = over_commits([read_results(directory) for directory in directories], column_of(metric))
     if plot is not None:
-        from ctvr_bench.bench.report.plots import save_drawing
+        from ctvr_bench.bench.report.canvas import save_drawing
 
         save_drawing(partial(draw_history, found=found), plot)
     print(json.dumps(found, indent=1) if json_ else "\n".join(history_lines(found)))

@@ -48,7 +48,7 @@ def report(
     json_: Json = False,
 ) -> None:
     """Tables and figures of a suite, from its records alone."""
-    from functools import partial
+    from functools import cache, partial
 
     from ctvr_bench.bench.cli.console import say
     from ctvr_bench.bench.records.aggregate import read_results
@@ -61,7 +61,7 @@ def report(
     for fact in across or ():
         if fact != "store":
             raise unknown_name("fact to rank across", fact, ["store"])
-    read = partial(read_results, across_stores=bool(across), versions=versions or is_earlier(against or ""))
+    read = cache(partial(read_results, across_stores=bool(across), versions=versions or is_earlier(against or "")))
     chosen = format_of(format_, out)
     choice = make_choice(methods, columns, label or ()) if methods or columns or label else None
     if choice is not None and chosen in (None, "html"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY, INK = "#8c8c8c", "#222222"
+GREY, INK, TICK = "#8c8c8c", "#222222", "#444444"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -31,19 +31,23 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else it is looked for among the tick labels
     "axes.edgecolor": "#666666",
     "axes.grid": True,
+    "image.composite_image": False,
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "lines.markersize": 5.5,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
+    "xtick.color": TICK,
+    "ytick.color": TICK,
     "hatch.linewidth": 0.6,
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names are shown as they are
 }
 MARKERS = "osD^v<>PXphd"
+_HEAD = 0.32
+"""Inches of a figure's title."""
 HIGHLIGHTED = len(MARKERS)
 """Continual methods drawn in colour: the best by headline. All others are grey."""
 _REFERENCE_LINES = (":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)))
@@ -105,12 +109,34 @@ def caption(results: SuiteResults, note: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def finish(figure: Figure, results: SuiteResults, title: str, note: str) -> None:
-    """Title above and caption below, wrapped to the figure's width."""
-    width = figure.get_figwidth()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+@dataclass(frozen=True)
+class Margins:
+    """Inches at the sides of a figure's axes, for the words there."""
+
+    left: float
+    right: float
+    bottom: float = 0.42
+    top: float = 0.04
+
+
+def finish(figure: Figure, results: SuiteResults, title: str, note: str, margins: Margins) -> None:
+    """Put a title above the figure and a caption below, wrapped to its width; it grows by their height.
+
+    What stands where is known, so that matplotlib need not find out: its layouts take as long as drawing.
+    """
+    width, body = figure.get_size_inches()
     lines = textwrap.fill(caption(results, note), int(width * 18))
-    figure.supxlabel(lines, x=0.01, ha="left", fontsize=7, color="#444444")
+    foot = 0.18 + 0.115 * (lines.count("\n") + 1)
+    height = _HEAD + body + foot
+    figure.set_size_inches(width, height)
+    figure.text(0.09 / width, 1 - 0.05 / height, title, fontsize=11, fontweight="bold", va="top")
+    figure.text(0.09 / width, 0.06 / height, lines, fontsize=7, color=TICK)
+    figure.subplots_adjust(
+        left=margins.left / width,
+        right=1 - margins.right / width,
+        bottom=(foot + margins.bottom) / height,
+        top=1 - (_HEAD + margins.top) / height,
+    )
 
 
 def task_ticks(tasks: int) -> list[int]:
@@ -174,20 +200,17 @@ def label_ends(axes: Axes, rows: Sequence[Row], style: dict[str, Look], height: 
     wanted = [(last(row) - low) / (high - low) for row in ordered]
     placed = spread(wanted, 0.155 / height)
     end = len(rows[0].runs[0].metrics["stages"])
+    left, right = axes.get_xlim()
+    beside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for row, at, to in zip(ordered, wanted, placed, strict=True):
         look = style[row.label]
-        points = [(end, low + at * (high - low)), (1.02, to), (1.045, to), (1.07, to)]
-        axes.annotate(
-            "", points[0], points[1], "data", "axes fraction",
-            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-        drawing = look.drawing | {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.025, 1.09], [to, to], **drawing | {"marker": ""})
-        axes.plot([1.0575], [to], **drawing)
-        axes.annotate(
-            f"{row.label}  {last(row):.2f}", (1.105, to), xycoords="axes fraction", va="center", fontsize=7.5,
+        axes.plot([(end - left) / (right - left), 1.02], [at, to], color=look.colour, linewidth=0.5, **beside)
+        axes.plot([1.025, 1.0575, 1.09], [to, to, to], markevery=[1], **look.drawing, **beside)
+        axes.text(
+            1.105, to, f"{row.label}  {last(row):.2f}", transform=axes.transAxes, va="center", fontsize=7.5,
             color=INK if look.highlighted else "#666666", style="italic" if is_reference(row) else "normal",
         )  # fmt: skip
+    axes.set_xlim(left, right)
     axes.set_ylim(low, high)
 
 
@@ -216,12 +239,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or score > front[-1][1]:
             front.append((cost, score))
     return front
-
-
-def key_of_methods(figure: Figure, axes: Axes, rows: Sequence[Row], style: dict[str, Look]) -> None:
-    """A legend of all methods at the right of the figure."""
-    handles = [axes.plot([], [], label=row.label, **style[row.label].drawing)[0] for row in rows]
-    figure.legend(handles=handles, loc="outside right center", fontsize=7.5, frameon=False, handlelength=3.2)
 
 
 def _top(group: Sequence[float], gap: float) -> float:

@@ -16,23 +16,22 @@ _CODE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("matplotlib", "numpy", "pillow", "scipy")
 
 
-def figures_of(results: SuiteResults, folder: Path, *, pdf: bool = True) -> dict[str, Path]:
-    """The PNG file of each figure by name, all of them in `folder`, with `pdf` beside their PDFs.
+def figures_of(results: SuiteResults, folder: Path) -> dict[str, Path]:
+    """The PNG file of each figure by name, all of them in `folder`; where PDFs lie there, they are drawn anew too.
 
-    A folder that has PDFs keeps having them. drawn.json there holds the digest of what they were drawn from, and of
-    every file.
+    drawn.json there holds the digest of what they were drawn from, and of every file.
     """
     drawn_from, note = _inputs(results), folder / "drawn.json"
     known = _known(note)
-    pdf = pdf or any(name.endswith(".pdf") for name in known["files"])
+    kinds = ("png", "pdf") if any(folder.glob("*.pdf")) else ("png",)
     whole = {name: f"{name}.png" for name in known["figures"]}
-    wanted = [f"{name}.{kind}" for name in whole for kind in (("png", "pdf") if pdf else ("png",))]
+    wanted = [f"{name}.{kind}" for name in whole for kind in kinds]
     if known["drawn_from"] == drawn_from and all(_is_whole(folder / name, known["files"].get(name)) for name in wanted):
         return {name: folder / file for name, file in whole.items()}
     from ctvr_bench.bench.report import plots
 
     note.unlink(missing_ok=True)
-    images = plots.save_figures(results, folder, ("png", "pdf") if pdf else ("png",))
+    images = plots.save_figures(results, folder, kinds)
     if images:
         files = {path.name: digest_of_file(path) for path in sorted(folder.iterdir()) if path.stem in images}
         write_json(note, {"drawn_from": drawn_from, "figures": list(images), "files": files})

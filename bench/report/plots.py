@@ -1,40 +1,29 @@
-"""Figures of a suite, from its records alone; the only file that imports matplotlib.
+"""Figures of a suite, from its records alone.
 
 Every figure says in its caption how its numbers were measured, and whether the features were simulated.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context, rcdefaults, rcParams
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.path import Path as Outline
-from matplotlib.textpath import TextPath
-from PIL import Image
 
 from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference, ranked, references
 from ctvr_bench.bench.analysis.findings import rank_test
 from ctvr_bench.bench.analysis.queries import confusion
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
+from ctvr_bench.bench.report.canvas import Axes, Figure, Numbers, axes_of_pyplot, round_numbers, save, style, widest
 from ctvr_bench.bench.report.drawing import (
     INK,
     STYLE,
+    TICK,
+    Margins,
     finish,
-    key_of_methods,
     label_ends,
     last,
     log_axis,
@@ -44,11 +33,9 @@ from ctvr_bench.bench.report.drawing import (
     task_ticks,
 )
 from ctvr_bench.bench.statistics import indistinct_groups
-from ctvr_bench.features.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-_KINDS = ("png", "pdf", "svg")
 PANELS = 16
 """Heat maps in one figure."""
 _SMALLEST = 2.5
@@ -63,33 +50,20 @@ _GEOMETRY = (
 )
 
 
-@contextmanager
-def _defaults() -> Iterator[None]:
-    """matplotlib's own settings, whatever the user's matplotlibrc says (LaTeX for one, which may not be there)."""
-    with rc_context():
-        rcdefaults()
-        yield
-
-
-@contextmanager
-def _style(more: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
-    """The suite's own settings on top of those."""
-    with _defaults():
-        rcParams.update({**STYLE, **more})
-        yield
-
-
 def accuracy_against_tasks(results: SuiteResults) -> Figure:
     """R@1 over all queries seen so far after every task, one line for each row, band: deviation over runs."""
-    style = looks(results)
-    with _style():
-        height = max(4.2, 0.17 * len(results.rows) + 1.4)
-        figure = Figure((7.6, height), layout="constrained")
+    shown = looks(results)
+    with style():
+        height = max(3.6, 0.17 * len(results.rows) + 0.8)
+        figure = Figure((7.6, height))
         axes = draw_curves(results, HEADLINE, figure.add_subplot())
         axes.set_ylabel("R@1 of all queries seen so far (%)")
-        label_ends(axes, results.rows, style, height - 1.2)
+        label_ends(axes, results.rows, shown, height - 0.45)
         note = "stored galleries, seen scope; line: mean, band: ±1 standard deviation over runs (seeds and orders)"
-        finish(figure, results, "Accuracy against tasks", note)
+        names = widest([f"{row.label}  {last(row):.2f}" for row in results.rows], 7.5)
+        left = _beside(axes)
+        margins = Margins(left, 7.6 - left - (7.6 - left - names - 0.1) / 1.105)  # the names begin at 1.105 of the axes
+        finish(figure, results, "Accuracy against tasks", note, margins)
     return figure
 
 
@@ -98,14 +72,11 @@ def draw_curves(results: SuiteResults, metric: str = HEADLINE, axes: Axes | None
 
     Raises InputError for an unknown metric.
     """
-    if axes is None:
-        from matplotlib import pyplot
-
-        axes = pyplot.figure(layout="constrained").add_subplot()
-    style = looks(results)
+    axes = axes or axes_of_pyplot()
+    shown = looks(results)
     for row in results.rows:
         curve_RT = np.array([run.curve(metric) for run in row.runs])
-        task_T, mean_T, look = np.arange(1, curve_RT.shape[1] + 1), curve_RT.mean(0), style[row.label]
+        task_T, mean_T, look = np.arange(1, curve_RT.shape[1] + 1), curve_RT.mean(0), shown[row.label]
         axes.plot(task_T, mean_T, label=row.label, **look.drawing)
         if len(curve_RT) > 1 and look.highlighted and not is_reference(row):
             std_T = curve_RT.std(0, ddof=1)
@@ -123,29 +94,31 @@ def forgetting_heat_maps(results: SuiteResults) -> Figure:
         f"{row.label}\nBWF {bwf.cell(row).mean_text}": np.mean([run.matrix() for run in row.runs], axis=0)
         for row in rows
     }
-    figure = _heat_maps(panels, "task asked", "after task", "R@1 (%)")
-    note = "R@1 in %, stored galleries, own scope; mean over runs; tasks by their place in the learning order"
-    finish(figure, results, "What each task's queries find after each task", note + omitted)
+    with style():
+        figure = _heat_maps(panels, "task asked", "after task", "R@1 (%)")
+        note = "R@1 in %, stored galleries, own scope; mean over runs; tasks by their place in the learning order"
+        finish(figure, results, "What each task's queries find after each task", note + omitted, Margins(0, 0, 0, 0))
     return figure
 
 
 def cost_against_accuracy(results: SuiteResults) -> Figure:
     """Headline R@1 against training seconds and against trainable parameters, with the Pareto front."""
-    style = looks(results)
+    shown = looks(results)
     free = [row for row in results.rows if is_reference(row) and row.cost("trainable") == 0]
     rows = [row for row in results.rows if row not in free]
-    with _style():
-        figure = Figure((8.8, max(4.0, 0.17 * len(results.rows) + 1.4)), layout="constrained")
+    with style():
+        figure = Figure((8.8, max(3.4, 0.17 * len(results.rows) + 0.8)))
         left, right = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(wspace=0.05)
         for axes, field, name in ((left, "train_s", "training time (s)"), (right, "trainable", "trainable parameters")):
             costs = [row.cost(field) for row in rows]
             for row, cost in zip(rows, costs, strict=True):
                 values = row.values(HEADLINE)
                 spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-                drawing = style[row.label].drawing | {"markersize": 8, "linestyle": "none", "elinewidth": 0.9}
+                drawing = shown[row.label].drawing | {"markersize": 8, "linestyle": "none", "elinewidth": 0.9}
                 axes.errorbar(cost, last(row), spread, **drawing)
             for row in free:
-                axes.axhline(last(row), color=INK, linestyle=style[row.label].line, linewidth=0.9, zorder=1)
+                axes.axhline(last(row), color=INK, linestyle=shown[row.label].line, linewidth=0.9, zorder=1)
             points = [(cost, last(row)) for cost, row in zip(costs, rows, strict=True) if not is_reference(row)]
             if points:
                 x, y = zip(*pareto_front(points), strict=True)
@@ -153,18 +126,18 @@ def cost_against_accuracy(results: SuiteResults) -> Figure:
             log_axis(axes, costs)
             axes.set_xlabel(name)
         left.set_ylabel("R@1 after the last task (%)")
-        key_of_methods(figure, left, [*ranked(results), *references(results)], style)
+        names = _key_of_methods(figure, left, results)
         note = "stored galleries, seen scope; bar: ±1 standard deviation over runs; grey steps: Pareto front"
         note += " of the continual methods" + "; horizontal lines: no training at all" * bool(free)
-        finish(figure, results, "Cost against accuracy", note)
+        finish(figure, results, "Cost against accuracy", note, Margins(_beside(left), names))
     return figure
 
 
 def loss_split(results: SuiteResults) -> Figure:
     """Where the hits of old queries went: gallery growth and query drift stacked, staleness beside them."""
     rows = [*references(results)[::-1], *ranked(results)[::-1]]
-    with _style():
-        figure = Figure((7.6, 0.3 * len(rows) + 1.9), layout="constrained")
+    with style():
+        figure = Figure((7.6, 0.3 * len(rows) + 1.2))
         axes = figure.add_subplot()
         place_R = np.arange(len(rows))
         growth, drift, stale = (
@@ -184,9 +157,10 @@ def loss_split(results: SuiteResults) -> Figure:
         axes.set_yticks(place_R, [row.label for row in rows])
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("R@1 lost by queries of earlier tasks (points)")
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        figure.legend(loc="upper right", fontsize=8, frameon=False)
         note = "stored galleries, seen scope, after the last task, against the end of each query's own task; mean over"
-        finish(figure, results, "Why old queries are lost", f"{note} runs; left of 0: a gain")
+        margins = Margins(left=0.22 + widest([row.label for row in rows], STYLE["font.size"]), right=1.85)
+        finish(figure, results, "Why old queries are lost", f"{note} runs; left of 0: a gain", margins)
     return figure
 
 
@@ -194,17 +168,19 @@ def cross_task_confusion(results: SuiteResults) -> Figure:
     """Which task's gallery takes rank 1 from which task's queries after the last task, one panel for each row."""
     rows, omitted = _panel_rows(results)
     panels = {row.label: confusion(row) for row in rows}
-    figure = _heat_maps(panels, "task of the video at rank 1", "task of the query", "share of queries (%)")
-    note = "in % of a task's queries, stored galleries, seen scope, after the last task; mean over runs; off the"
-    finish(figure, results, "Which task takes rank 1", f"{note} diagonal: taken by another task{omitted}")
+    with style():
+        figure = _heat_maps(panels, "task of the video at rank 1", "task of the query", "share of queries (%)")
+        note = "in % of a task's queries, stored galleries, seen scope, after the last task; mean over runs; off the"
+        note += f" diagonal: taken by another task{omitted}"
+        finish(figure, results, "Which task takes rank 1", note, Margins(0, 0, 0, 0))
     return figure
 
 
 def geometry_over_tasks(results: SuiteResults) -> Figure:
     """Modality gap, drift of both modalities, their disagreement, and ETF error after each task."""
-    style = looks(results)
-    with _style():
-        figure = Figure((9.2, max(5.2, 0.17 * len(results.rows) + 1.4)), layout="constrained")
+    shown = looks(results)
+    with style():
+        figure = Figure((9.2, max(4.6, 0.17 * len(results.rows) + 0.8)))
         panels = figure.subplots(2, 3, sharex=True)
         for axes, (key, title, unit) in zip(panels.flat, _GEOMETRY, strict=True):
             for row in results.rows:
@@ -212,14 +188,16 @@ def geometry_over_tasks(results: SuiteResults) -> Figure:
                 known_T = ~np.isnan(value_RT).all(0)
                 if known_T.any():
                     mean_T = np.nanmean(value_RT[:, known_T], axis=0)
-                    axes.plot(np.flatnonzero(known_T) + 1, mean_T, **style[row.label].drawing | {"markersize": 4})
-            task_axis(axes, "", max(len(run.record.geometry) for row in results.rows for run in row.runs))
+                    axes.plot(np.flatnonzero(known_T) + 1, mean_T, **shown[row.label].drawing | {"markersize": 4})
             axes.set_title(title)
             axes.set_ylabel(unit, fontsize=7.5)
+        task_axis(axes, "", max(len(run.record.geometry) for row in results.rows for run in row.runs))  # shared
         for axes in panels[1]:
             axes.set_xlabel("tasks learned")
-        key_of_methods(figure, panels[0, 0], [*ranked(results), *references(results)], style)
-        finish(figure, results, "Geometry of the embedding space", "pooled embeddings of test pairs; mean over runs")
+        right, left = _key_of_methods(figure, panels[0, 0], results), max(map(_beside, panels.flat))
+        figure.subplots_adjust(wspace=3 * (left + 0.05) / (9.1 - right - 3 * left), hspace=0.2)
+        note = "pooled embeddings of test pairs; mean over runs"
+        finish(figure, results, "Geometry of the embedding space", note, Margins(left, right, top=0.22))
     return figure
 
 
@@ -233,14 +211,14 @@ def critical_difference(results: SuiteResults) -> Figure | None:
     if test is None:
         return None
     by_rank = sorted(zip(test.mean_rank_M, rows, strict=True), key=lambda pair: pair[0])
-    groups, style = indistinct_groups(test.mean_rank_M, test.critical_difference), looks(results)
+    groups, shown = indistinct_groups(test.mean_rank_M, test.critical_difference), looks(results)
     half = math.ceil(len(rows) / 2)
     start = 0.5 + 0.22 * len(groups)
-    with _style():
-        figure = Figure((8.0, 0.24 * (half + start * 2) + 1.6), layout="constrained")
+    with style():
+        figure = Figure((8.0, 0.24 * (half + start * 2) + 1.0))
         axes = figure.add_subplot()
         axes.set_axis_off()
-        axes.set_xlim(0.2 - 0.28 * len(rows), 0.8 + 1.28 * len(rows))
+        axes.set_xlim(0.75, len(rows) + 0.25)
         axes.set_ylim(-start - half - 0.2, 2.2)
         axes.plot([1, len(rows)], [0, 0], color=INK, linewidth=1.2)
         for tick in range(1, len(rows) + 1, math.ceil(len(rows) / 15)):
@@ -254,53 +232,26 @@ def critical_difference(results: SuiteResults) -> Figure | None:
             left = place < half
             low = -start - (place if left else len(rows) - 1 - place) - 0.3
             edge = 0.8 if left else len(rows) + 0.2
-            axes.plot([rank, rank, edge], [0, low, low], color=style[row.label].colour, linewidth=1, zorder=1)
+            axes.plot([rank, rank, edge], [0, low, low], color=shown[row.label].colour, linewidth=1, zorder=1)
             axes.text(edge, low, f" {row.label}  {rank:.2f} ", ha="right" if left else "left", va="center", fontsize=8)
         note = f"mean rank of R@1 (1 is best) over {test.blocks} runs, these test queries; Friedman p = {test.p:.2g};"
         note += " a bar joins methods that Nemenyi's test does not tell apart (5 %)"
-        finish(figure, results, "Critical differences", note)
+        named = [f" {row.label}  {rank:.2f} " for rank, row in by_rank]
+        margins = Margins(0.1 + widest(named[:half], 8), 0.1 + widest(named[half:], 8), 0, 0)
+        finish(figure, results, "Critical differences", note, margins)
     return figure
 
 
-def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png", "pdf")) -> dict[str, Path]:
+def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png",)) -> dict[str, Path]:
     """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for draw in _FIGURES:
-        with _defaults():
-            figure, name = draw(results), draw.__name__
+        figure, name = draw(results), draw.__name__
         if figure is not None:
             files[name] = directory / f"{name}.{kinds[0]}"
-            _save(figure, directory / name, kinds)
+            save(figure, directory / name, kinds)
     return files
-
-
-def save_drawing(draw: Callable[[Figure], None], file: Path) -> None:
-    """Write what `draw` puts into an empty figure of the suite's style, as PNG, PDF or SVG by the file's ending.
-
-    Raises InputError for another ending.
-    """
-    if (kind := file.suffix.lower().removeprefix(".")) not in _KINDS:
-        raise InputError(f"{file}: a figure's name ends in .{', .'.join(_KINDS)}; choose one of them")
-    with _style():
-        figure = Figure(layout="constrained")
-        draw(figure)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _save(figure, file, (kind,))
-
-
-def _save(figure: Figure, file: Path, kinds: Sequence[str]) -> None:
-    with _style():
-        if "png" in kinds:
-            figure.savefig(buffer := io.BytesIO(), dpi=150)
-            quantised = Image.open(buffer).convert("RGB").quantize(256)  # a third of the bytes
-            quantised.save(file.with_suffix(".png"), optimize=True)
-            figure.set_layout_engine("none")  # the layout is done; a second pass would give the same
-        if "pdf" in kinds:
-            figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
-        if "svg" in kinds:
-            with rc_context({"svg.hashsalt": "ctvr"}):
-                figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
 
 
 _FIGURES: tuple[Callable[[SuiteResults], Figure | None], ...] = (
@@ -323,59 +274,73 @@ def _panel_rows(results: SuiteResults) -> tuple[list[Row], str]:
     return [*rows[:room], *below][:PANELS], words if left_out > 0 else ""
 
 
+def _key_of_methods(figure: Figure, axes: Axes, results: SuiteResults) -> float:
+    """A legend of all methods at the right of the figure; returns the inches that it takes."""
+    rows, shown = [*ranked(results), *references(results)], looks(results)
+    handles = [axes.plot([], [], label=row.label, **shown[row.label].drawing)[0] for row in rows]
+    taken = 0.7 + widest([row.label for row in rows], 7.5)
+    at = (1 - (taken - 0.1) / figure.get_figwidth(), 0.5)
+    figure.legend(handles=handles, loc="center left", bbox_to_anchor=at, fontsize=7.5, frameon=False, handlelength=3.2)
+    return taken
+
+
+def _beside(axes: Axes) -> float:
+    """The inches that the numbers and the name of the axis at the left take."""
+    return 0.33 + widest(axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks())), STYLE["font.size"])
+
+
 def _heat_maps(panels: dict[str, Floats], x: str, y: str, bar: str) -> Figure:
-    """Small multiples of square matrices with one scale, the number in every cell where it can be read."""
+    """Small multiples of square matrices with one scale, the number in every cell where it can be read.
+
+    They lie in one axes whose unit is the inch, from the top left: an axes for each panel takes a tenth of a second.
+    """
     tasks = max(len(matrix) for matrix in panels.values())
-    side = 1.9 if tasks <= 6 else 2.6 if tasks <= 12 else 4.4
-    columns = min(len(panels), max(2, int(9.4 / side)))
+    titles = [line for title in panels for line in title.split("\n")]
+    side = max(1.7 if tasks <= 6 else 2.35 if tasks <= 12 else 4.1, min(3.0, widest(titles, 7.5)))
+    columns = min(len(panels), max(2, int(9.0 / (side + 0.2))))
     lines = math.ceil(len(panels) / columns)
+    above = 0.18 + 0.13 * max(title.count("\n") for title in panels)
     top = max(float(np.nanmax(matrix)) for matrix in panels.values())
     low = math.floor(min(float(np.nanmin(matrix)) for matrix in panels.values()))
+    high = max(top, low + 1)
     size = min(7.5, side * 26 / tasks)
-    with _style({"axes.grid": False}):
-        figure = Figure((columns * side + 1.0, lines * (side + 0.3) + 0.9), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        for number, (axes, (title, matrix)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
-            image = axes.imshow(matrix, cmap="Blues", vmin=low, vmax=max(top, low + 1))
-            if size >= _SMALLEST:
-                _write_numbers(axes, matrix, size, dark=low + 0.6 * (top - low), digits=0 if tasks > 6 else 1)
-            ticks = task_ticks(tasks)
-            left, bottom = number % columns == 0, number >= len(panels) - columns
-            axes.set_xticks([tick - 1 for tick in ticks], map(str, ticks) if bottom else [], fontsize=7)
-            axes.set_yticks([tick - 1 for tick in ticks], map(str, ticks) if left else [], fontsize=7)
-            axes.set_title(title, fontsize=7.5)
-            axes.set_ylabel(y if left else "", fontsize=8)
-            axes.set_xlabel(x if bottom else "", fontsize=8)
-        figure.colorbar(
-            image, ax=grid, label=bar, shrink=min(1.0, 2 / lines), aspect=30, fraction=0.05, location="right"
-        )
+    width, height = columns * (side + 0.15) + 1.3, lines * (side + above + 0.1) + 0.28
+    figure = Figure((width, height))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    numbers = Numbers()
+    for place, (title, matrix) in enumerate(panels.items()):
+        left, upper = 0.45 + place % columns * (side + 0.15), place // columns * (side + above + 0.1) + above
+        lower, cell = upper + side, side / len(matrix)
+        extent = (left, left + side, lower, upper)
+        axes.imshow(matrix, cmap="Blues", vmin=low, vmax=high, aspect="auto", extent=extent)
+        axes.plot([left, left, left + side], [upper, lower, lower], color=STYLE["axes.edgecolor"], linewidth=0.8)
+        axes.text(left, upper - 0.05, title, fontsize=7.5)
+        if size >= _SMALLEST:
+            for (row, column), value in np.ndenumerate(matrix):
+                if not np.isnan(value):
+                    ink = "white" if value > low + 0.6 * (top - low) else "black"
+                    at = left + (column + 0.5) * cell, upper + (row + 0.5) * cell
+                    numbers.add(f"{value:.{0 if tasks > 6 else 1}f}", *at, size, ink)
+        for tick in task_ticks(len(matrix)):
+            if place % columns == 0:
+                numbers.add(str(tick), left - 0.1, upper + (tick - 0.5) * cell, 7, TICK)
+            if place >= len(panels) - columns:
+                numbers.add(str(tick), left + (tick - 0.5) * cell, lower + 0.1, 7, TICK)
+        if place % columns == 0:
+            axes.text(left - 0.22, upper + side / 2, y, fontsize=8, rotation=90, ha="right", va="center")
+        if place >= len(panels) - columns:
+            axes.text(left + side / 2, lower + 0.2, x, fontsize=8, ha="center", va="top")
+    _colour_bar(axes, numbers, width - 0.75, low, high, min(3.0, height - 0.6), bar)
+    numbers.draw(axes)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
-def _write_numbers(axes: Axes, matrix: Floats, size: float, dark: float, digits: int) -> None:
-    """The number of every cell in its middle, `size` points high, white on cells above `dark`.
-
-    As outlines of one artist: thousands of text artists take seconds to lay out and draw.
-    """
-    cells = [(place, value) for place, value in np.ndenumerate(matrix) if not np.isnan(value)]
-    numbers = PathCollection(
-        [_outline(f"{value:.{digits}f}", size) for _, value in cells],
-        offsets=[(column, row) for (row, column), _ in cells],
-        offset_transform=axes.transData,
-        facecolors=["white" if value > dark else "black" for _, value in cells],
-        edgecolors="none",
-    )
-    numbers.set_transform(axes.figure.dpi_scale_trans)
-    numbers.set_in_layout(False)  # inside the axes anyway
-    axes.add_collection(numbers, autolim=False)
-
-
-@cache
-def _outline(text: str, size: float) -> Outline:
-    """A number's outline in inches around its middle, in the font of the figures."""
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=STYLE["font.family"]))
-    box = path.get_extents()
-    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-    return Outline((path.vertices - middle) / 72, path.codes)
+def _colour_bar(axes: Axes, numbers: Numbers, left: float, low: float, high: float, length: float, name: str) -> None:
+    """What the colours of heat maps say, at the right of them; all in inches."""
+    upper, shade = 0.3, np.linspace(high, low, 40)[:, np.newaxis]  # each common enough to be one of 256 colours
+    axes.imshow(shade, cmap="Blues", extent=(left, left + 0.16, upper + length, upper), aspect="auto")
+    for value in round_numbers(low, high):
+        numbers.add(f"{value:g}", left + 0.3, upper + length * (high - value) / (high - low), 7, TICK)
+    axes.text(left + 0.45, upper + length / 2, name, fontsize=8, rotation=90, va="center")

@@ -42,7 +42,6 @@ def report_with_findings(
     folder: Path | None = None,
     against: str | None = None,
     read: Read = read_results,
-    pdf: bool = True,
 ) -> tuple[Path, list[str]]:
     """Write the report of a suite; the path of its index.html, and what the runs allow to say.
 
@@ -50,7 +49,6 @@ def report_with_findings(
     recompute: first derive every finished run's metrics.json from its ranks.h5 again.
     store: the feature store of the runs, for the words of queries and the frames of videos.
     against: a row that is compared with every other in the findings. read: what the rows are read with.
-    pdf: draw every figure as PDF too.
     Raises InputError where no run is finished, a record cannot be read, or the store is another than the runs'.
     """
     if recompute:
@@ -63,7 +61,7 @@ def report_with_findings(
     if folder is None:
         folder = results.directory / "report"
         check_below(results.directory, folder)
-    images = figures_of(results, folder / "figures", pdf=pdf)
+    images = figures_of(results, folder / "figures")
     write_json(folder / "metrics.json", report_numbers(results, found))
     write_text(folder / "table.csv", csv_table(results, intervals=[found.intervals]))
     write_text(folder / "table.tex", latex_table(results, marks=[Marks(tuple(found.tied))]))

@@ -188,8 +188,9 @@ def test_no_number_of_runs_replaces_test_queries():
     assert runs_needed(0.0, 1.0, 0.0) is None
 
 
-def test_friedman_agrees_with_scipy_and_nemenyi_with_demsar():
-    score_BM = np.random.default_rng(8).random((6, 5))
+@pytest.mark.parametrize("digits", [6, 1])
+def test_friedman_agrees_with_scipy_and_nemenyi_with_demsar(digits):
+    score_BM = np.random.default_rng(8).random((6, 5)).round(digits)  # of one digit: with ties
     found = friedman(score_BM)
     theirs = stats.friedmanchisquare(*score_BM.T)
     assert (found.statistic, found.p) == pytest.approx((theirs.statistic, theirs.pvalue))

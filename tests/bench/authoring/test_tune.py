@@ -21,8 +21,8 @@ from ctvr_bench.bench.authoring.tune import Candidate, Scores, Search, choose, e
 from ctvr_bench.bench.authoring.tune_evidence import against, chosen_values, evidence_of, read_evidence, search_table
 from ctvr_bench.bench.authoring.validation import SET_ASIDE, asked_rows
 from ctvr_bench.bench.evaluation.protocol import Evaluator
+from ctvr_bench.bench.report.canvas import save_drawing
 from ctvr_bench.bench.report.constants import best_of_neighbours, draw_constants
-from ctvr_bench.bench.report.plots import save_drawing
 from ctvr_bench.bench.suite.plugins import find_method
 from ctvr_bench.bench.suite.stores import TUNING_WORLDS, is_world
 from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite

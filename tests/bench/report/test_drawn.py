@@ -28,12 +28,14 @@ def test_figures_are_drawn_again_where_something_they_show_changed(
     monkeypatch.setattr(plots, "save_figures", draw)
     suite = write_suite(tmp_path / "suite", seeds=1)
     folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "curves.pdf").write_text("of an earlier report")
     first = figures_of(read_results(suite), folder)
     assert first == {"curves": folder / "curves.png"}
     changes: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
         "a figure": lambda: (folder / "curves.png").write_text("scribbled"),
-        "a figure's PDF": (folder / "curves.pdf").unlink,
+        "a figure's PDF": lambda: (folder / "curves.pdf").write_text("scribbled"),
         "the note": lambda: (folder / "drawn.json").write_text("[]"),
         "a run's metrics": lambda: _append_space(next(suite.glob("*/metrics.json"))),
         "the code": lambda: monkeypatch.setattr(drawn, "_CODE", Path(__file__).parent),
@@ -44,7 +46,9 @@ def test_figures_are_drawn_again_where_something_they_show_changed(
     assert (folder / "curves.png").read_text() == "drawn"
 
 
-def test_pdfs_are_drawn_where_they_are_asked_for_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pdfs_are_drawn_where_there_are_some_so_that_none_shows_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds_drawn = []
 
     def draw(results: object, folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
@@ -56,12 +60,15 @@ def test_pdfs_are_drawn_where_they_are_asked_for_and_stay(tmp_path: Path, monkey
 
     monkeypatch.setattr(plots, "save_figures", draw)
     suite, folder = write_suite(tmp_path / "suite", ["lwf"], seeds=1), tmp_path / "figures"
-    for pdf in (False, False, True, False):
-        figures_of(read_results(suite), folder, pdf=pdf)
+    for _ in range(2):
+        figures_of(read_results(suite), folder)
+    (folder / "curves.pdf").write_text("of --format pdf")
+    for _ in range(2):
+        figures_of(read_results(suite), folder)
     assert kinds_drawn == [("png",), ("png", "pdf")]
     _append_space(next(suite.glob("*/metrics.json")))
-    figures_of(read_results(suite), folder, pdf=False)
-    assert (folder / "curves.pdf").read_text() == "3"  # none is left that shows what was
+    figures_of(read_results(suite), folder)
+    assert (folder / "curves.pdf").read_text() == "3"
 
 
 def _append_space(path: Path) -> None:

@@ -152,19 +152,21 @@ def test_recompute_gives_the_metrics_of_the_run_again(suite, tmp_path, no_figure
 def test_figures_come_from_records_alone(suite):
     """The store of this suite never existed, and nothing but run.json, ranks.h5 and metrics.json was written."""
     figures = {path.name for path in (suite[1].parent / "figures").iterdir()}
-    assert {"accuracy_against_tasks.png", "forgetting_heat_maps.pdf", "critical_difference.png"} <= figures
+    assert {"accuracy_against_tasks.png", "forgetting_heat_maps.png", "critical_difference.png"} <= figures
 
 
 @pytest.mark.parametrize("pdf", [True, False])
 def test_every_link_of_the_page_leads_to_a_file(suite, tmp_path, monkeypatch, pdf):
     def drawn(results, folder, kinds):
-        folder.mkdir(parents=True)
         for kind in kinds:
             (folder / f"loss_split.{kind}").write_bytes(b"drawn")
         return {"loss_split": folder / "loss_split.png"}
 
     monkeypatch.setattr("ctvr_bench.bench.report.plots.save_figures", drawn)
-    index, _ = report_with_findings(suite[0].directory, folder=tmp_path, pdf=pdf)
+    (tmp_path / "figures").mkdir()
+    if pdf:
+        (tmp_path / "figures/loss_split.pdf").write_bytes(b"of --format pdf")
+    index, _ = report_with_findings(suite[0].directory, folder=tmp_path)
     links = [link for link in Page(index.read_text(encoding="utf-8")).anchors if not link.startswith(("#", "http"))]
     assert [link for link in links if not (index.parent / link).exists()] == []
     assert ("figures/loss_split.pdf" in links) == pdf
