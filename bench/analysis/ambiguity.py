@@ -30,12 +30,12 @@ class Ambiguity:
     def sentences(self) -> list[str]:
         """What a report says of it."""
         said = [
-            f"Captions fit more than one video: who knows all that they say reaches {self.ceiling:.1f} % R@1 over the "
+            f"Captions fit more than one item: who knows all that they say reaches {self.ceiling:.1f} % R@1 over the "
             "gallery of all tasks."
         ]
         if self.misses_by_label:
             each = ", ".join(f"{label} {share:.0f} %" for label, share in self.misses_by_label.items())
-            said.append(f"Misses whose first video fits the caption as well as its own: {each}.")
+            said.append(f"Misses whose first item fits the caption as well as its own: {each}.")
         return said
 
 

@@ -85,11 +85,11 @@ class Cell:
 
 
 RETRIEVAL = (
-    Column(HEADLINE, "R@1", "%", "queries whose own video comes first", 1, spread=True),
-    Column(T2V + "R@5", "R@5", "%", "queries whose own video is among the first 5", 1),
-    Column(T2V + "R@10", "R@10", "%", "queries whose own video is among the first 10", 1),
-    Column(T2V + "MedR", "MedR", "rank", "median rank of the own video", -1),
-    Column(T2V + "MeanR", "MeanR", "rank", "mean rank of the own video", -1),
+    Column(HEADLINE, "R@1", "%", "queries whose own item comes first", 1, spread=True),
+    Column(T2V + "R@5", "R@5", "%", "queries whose own item is among the first 5", 1),
+    Column(T2V + "R@10", "R@10", "%", "queries whose own item is among the first 10", 1),
+    Column(T2V + "MedR", "MedR", "rank", "median rank of the own item", -1),
+    Column(T2V + "MeanR", "MeanR", "rank", "mean rank of the own item", -1),
     Column(
         BWF, "BWF", "points", "loss since each task was learned: stored, own gallery, by categories", -1, spread=True
     ),
@@ -129,11 +129,11 @@ COSTS = (
     Column(COST + "peak_memory_bytes", "memory", "MB", "highest of the process while it ran", 0, digits=0, scale=1e6),
 )
 INDEXED = (
-    Column("t2v/indexed/seen/R@1", "R@1", "%", "queries whose own video comes first through the index", 1, spread=True),
+    Column("t2v/indexed/seen/R@1", "R@1", "%", "queries whose own item comes first through the index", 1, spread=True),
     Column("t2v/indexed/seen/R@5", "R@5", "%", "through the index: among the first 5", 1),
     Column("t2v/indexed/seen/R@10", "R@10", "%", "through the index: among the first 10", 1),
     Column("index/loss", "R@1 lost", "points", "R@1 of exact search minus that through the index", -1),
-    Column("index/same-first", "same first", "%", "queries that get exact search's first video", 1),
+    Column("index/same-first", "same first", "%", "queries that get exact search's first item", 1),
 )
 GROUPS = (("Retrieval", RETRIEVAL), ("Learning and forgetting", CONTINUAL), ("Cost", COSTS))
 COLUMNS = RETRIEVAL + CONTINUAL + COSTS

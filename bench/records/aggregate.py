@@ -96,7 +96,7 @@ class SuiteResults:
             "stream": ", ".join(sorted({config.stream for config in configs})),
             "options": "; ".join(" ".join(f"{k}={v}" for k, v in option) or "none" for option in sorted(options))
             + (self.smoke_test and f", {self.smoke_test}"),
-            "headline": "R@1 of all queries of tasks 1..T, text to video, stored galleries, seen scope",
+            "headline": "R@1 of all queries of tasks 1..T, text to item, stored galleries, seen scope",
             "selection": ", ".join(sorted({config.selection for config in configs})),
             "recipe": ", ".join(sorted({str(c.config["recipe"]) for c in configs if "recipe" in c.config})) or "none",
             "seeds": ", ".join(map(str, sorted({config.seed for config in configs}))),

@@ -102,7 +102,7 @@ def caption(results: SuiteResults, note: str) -> str:
         "SIMULATED FEATURES" if measured["features"] == "simulated" else "",
         results.smoke_test.upper(),
         note,
-        f"text to video, selection: {measured['selection']}",
+        f"text to item, selection: {measured['selection']}",
         f"seeds {measured['seeds']}; orders {measured['orders']}",
         f"stream {measured['stream']}; store {measured['store']}",
     ]
@@ -272,12 +272,12 @@ DESCRIPTIONS = {
         "A bar to the left of zero is a gain; the vertical mark is the sum.",
     ),
     "cross_task_confusion": Description(
-        "Heat maps, one a method: task of the query (rows) and of the video at rank 1 (columns).",
-        "Off the diagonal another task's video came first; a strong last column: the newest task does it.",
+        "Heat maps, one a method: task of the query (rows) and of the item at rank 1 (columns).",
+        "Off the diagonal another task's item came first; a strong last column: the newest task does it.",
     ),
     "geometry_over_tasks": Description(
         "Line charts over tasks: modality gap, drifts of text and video, their disagreement, ETF errors.",
-        "Drift: queries and videos of earlier tasks since their task ended. Disagreement of 1: in unrelated ways.",
+        "Drift: queries and items of earlier tasks since their task ended. Disagreement of 1: in unrelated ways.",
     ),
     "critical_difference": Description(
         "Critical-difference diagram: mean rank of every continual method over runs.",

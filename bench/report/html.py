@@ -246,8 +246,8 @@ def _explorer(results: SuiteResults, store: FeatureStore | None) -> list[dict[st
     def line(query: LostQuery) -> dict[str, Any]:
         return {
             "caption": store.captions[query.caption] if store else f"caption {query.caption}",
-            "video": store.video_ids[query.video] if store else f"video {query.video}",
-            "thief": store.video_ids[query.thief] if store else f"video {query.thief}",
+            "video": store.video_ids[query.video] if store else f"item {query.video}",
+            "thief": store.video_ids[query.thief] if store else f"item {query.thief}",
             "task": query.task,
             "now": query.now,
             "thief_task": query.thief_task,

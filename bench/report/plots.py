@@ -169,7 +169,7 @@ def cross_task_confusion(results: SuiteResults) -> Figure:
     rows, omitted = _panel_rows(results)
     panels = {row.label: confusion(row) for row in rows}
     with style():
-        figure = _heat_maps(panels, "task of the video at rank 1", "task of the query", "share of queries (%)")
+        figure = _heat_maps(panels, "task of the item at rank 1", "task of the query", "share of queries (%)")
         note = "in % of a task's queries, stored galleries, seen scope, after the last task; mean over runs; off the"
         note += f" diagonal: taken by another task{omitted}"
         finish(figure, results, "Which task takes rank 1", note, Margins(0, 0, 0, 0))

@@ -100,9 +100,9 @@ def report_numbers(results: SuiteResults, found: Evidence) -> dict[str, Any]:
 
 def markdown_report(results: SuiteResults, found: Evidence, figures: list[str]) -> str:
     """The tables, the findings, the figures and what did not finish, as markdown. figures: names of those written."""
-    parts = [f"# {markdown_text(results.name)}: continual text-to-video retrieval", markdown_text(summary(results))]
+    parts = [f"# {markdown_text(results.name)}: continual retrieval", markdown_text(summary(results))]
     if results.measured["features"] == "simulated":
-        parts.append("**Simulated features**: these numbers say nothing about real videos.")
+        parts.append("**Simulated features**: these numbers say nothing about real data.")
     if results.smoke_test:
         parts.append(f"**This is {results.smoke_test}.**")
     parts += [markdown_table(results, found.intervals), *filter(None, [budget_markdown(results)])]

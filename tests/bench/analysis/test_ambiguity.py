@@ -68,5 +68,5 @@ def test_a_miss_counts_as_ambiguous_where_the_top_video_fits_too(results: SuiteR
 
 
 def test_the_report_says_it_only_where_the_store_knows(results: SuiteResults, store: FeatureStore) -> None:
-    assert "Captions fit more than one video" in " ".join(sentences(results, evidence(results, store)))
+    assert "Captions fit more than one item" in " ".join(sentences(results, evidence(results, store)))
     assert "fit more than one" not in " ".join(sentences(results, evidence(results)))

@@ -42,7 +42,7 @@ def test_every_figure_names_every_method_and_how_it_was_measured(results, draw):
     text = words(draw(results))
     assert all(row.label in text for row in results.rows)
     assert "SIMULATED FEATURES" in text
-    for said in ("text to video", "selection: last", "seeds 0, 1, 2", "orders 0, 1", "fake-3"):
+    for said in ("text to item", "selection: last", "seeds 0, 1, 2", "orders 0, 1", "fake-3"):
         assert said in text.replace("\n", " ")
 
 
