@@ -201,17 +201,19 @@ def _gather_captions(paths: Sequence[Path], videos: Iterable[str]) -> _Captions:
     query: dict[str, str] = {}
     unknown = blank = 0
     for path in paths:
-        earlier = {video: set(texts) for video, texts in of_video.items()}
-        for video, text, is_query in read_captions(path):
-            if video not in of_video:
+        told = read_captions(path)
+        held = {video: (texts, frozenset(texts)) for video, texts in of_video.items()}
+        for video, text in zip(told.videos, told.texts, strict=True):
+            if video not in held:
                 unknown += 1
             elif not text:
                 blank += 1
             else:
-                if text not in earlier[video]:
-                    of_video[video].append(text)
-                if is_query:
-                    query.setdefault(video, text)
+                texts, earlier = held[video]
+                if not earlier or text not in earlier:
+                    texts.append(text)
+                if told.asked and video not in query:
+                    query[video] = text
     for video, texts in of_video.items():
         if texts:
             query.setdefault(video, texts[0])
@@ -227,38 +229,48 @@ def _check_queries(split: Split, query: Mapping[str, str]) -> None:
         )
 
 
-def read_captions(path: Path) -> list[tuple[str, str, bool]]:
-    """(video id, stripped text, whether CTVR asks for the video by it) of every caption in a file."""
+class CaptionFile(NamedTuple):
+    """The entries of a caption file: ids and stripped texts. asked: whether CTVR asks for the videos by them."""
+
+    videos: list[str]
+    texts: list[str]
+    asked: bool
+
+
+def read_captions(path: Path) -> CaptionFile:
+    """Every caption of a published file. Raises InputError."""
 
     def fail(message: str) -> NoReturn:
         raise InputError(f"{path}: {message}; give the CTVR caption CSV, query JSON, or MSR-VTT's annotation JSON")
 
-    if path.suffix.lower() != ".csv":
-        return [(plain_id(video), text, asked) for video, text, asked in _json_captions(read_json(path), fail)]
-    found, ids = [], dict[str, str]()  # one text for all captions of a video
-    for line, name, text in read_pairs(path, "video_id", "sentence"):
-        video = ids.get(name) or ids.setdefault(name, plain_id(name))
-        if not video:
+    def check(line: int, name: str, text: str) -> None:
+        if not name:
             raise InputError(f"{path} line {line}: has no video_id; fill it in or take the line out")
-        found.append((video, text, True))
-    return found
 
-
-def _json_captions(content: Any, fail: Fail) -> Iterator[tuple[str, str, bool]]:
+    if path.suffix.lower() == ".csv":
+        return CaptionFile(*read_pairs(path, "video_id", "sentence", plain_id, check), asked=True)
+    content = read_json(path)
     if not isinstance(content, dict):
         fail(f"must be a JSON object; got {type(content).__name__}")
-    if isinstance(content.get("sentences"), list):
-        for number, entry in enumerate(content["sentences"]):
-            match entry:
-                case {"video_id": str(video), "caption": str(text)}:
-                    yield video, text.strip(), False
-                case _:
-                    fail(f"sentences[{number}] needs a video_id and a caption, both text; got {entry!a:.80}")
-        return
+    asked = not isinstance(content.get("sentences"), list)
+    told = list(_queries(content, fail) if asked else _annotations(content["sentences"], fail))
+    return CaptionFile([plain_id(video) for video, _ in told], [text.strip() for _, text in told], asked)
+
+
+def _annotations(sentences: list[Any], fail: Fail) -> Iterator[tuple[str, str]]:
+    for number, entry in enumerate(sentences):
+        match entry:
+            case {"video_id": str(video), "caption": str(text)}:
+                yield video, text
+            case _:
+                fail(f"sentences[{number}] needs a video_id and a caption, both text; got {entry!a:.80}")
+
+
+def _queries(content: Mapping[str, Any], fail: Fail) -> Iterator[tuple[str, str]]:
     for video, entry in content.items():
         match entry:
             case {"sentences": [str(text), *_]}:
-                yield video, text.strip(), True
+                yield video, text
             case _:
                 fail(f"{video!a:.80} needs a list of sentences; got {entry!a:.80}")
 

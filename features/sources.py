@@ -6,8 +6,9 @@ Axes: N videos, M captions, C categories.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -76,14 +77,14 @@ def read_sources(captions: Sequence[Path], *streams: Path, queries: int = 1) -> 
             "a test video is asked for by its caption. Add them"
         )
     tested = [video for each in plans for video, role in each.role_of_video.items() if role == TEST]
-    if few := [video for video in tested if len(set(found.texts[video])) < queries]:
+    if few := [video for video in tested if queries > 1 and len(set(found.texts[video])) < queries]:
         raise InputError(
             f"{where}: {len(few)} test videos have fewer than {queries} different captions to be asked for by, "
             f"{few[0]!r} for one; add some, or ask fewer with --queries"
         )
     structure.check(where)
     entry_M = np.array([entry for entries in found.entries.values() for entry in entries], np.int64)
-    entries = sum(len(part.entries) for part in told)
+    entries = sum(len(part.entries.videos) for part in told)
     odd = {video: what for video, what in found.odd.items() if video in plan.role_of_video}
     return Sources(structure, found.segments, odd, found.unknown, found.blank, entries, entry_M)
 
@@ -98,9 +99,9 @@ class _Plan(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """All entries of a caption file: (video, text, whether the video is asked for by it)."""
+    """What a caption file says."""
 
-    entries: list[tuple[str, str, bool]]
+    entries: ctvr.CaptionFile
     segments: dict[str, Segment]
     odd: dict[str, str]
 
@@ -126,19 +127,20 @@ def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
     unknown = blank = before = 0
     for part in told:
         held = {video: (known, entries[video], frozenset(known)) for video, known in texts.items()}
-        for entry, (video, text, is_query) in enumerate(part.entries, before):
+        pairs = zip(part.entries.videos, part.entries.texts, strict=True)
+        for entry, (video, text) in enumerate(pairs, before):
             if video not in held:
                 unknown += 1
             elif not text:
                 blank += 1
             else:
                 known, places, earlier = held[video]
-                if text not in earlier:
+                if not earlier or text not in earlier:
                     known.append(text)
                     places.append(entry)
-                if is_query and video not in query:
+                if part.entries.asked and video not in query:
                     query[video] = text
-        before += len(part.entries)
+        before += len(part.entries.videos)
         segments |= part.segments
         odd |= part.odd
     return _Gathered(texts, entries, query, segments, odd, unknown, blank)
@@ -216,33 +218,33 @@ def _read_captions(path: Path, plan: _Plan) -> _Told:
     """Published files are read by the reader of `import-ctvr`; the rest here, strictly."""
     segments: dict[str, Segment] = {}
     odd: dict[str, str] = {}
-    told: Iterator[tuple[int, str, str]]
-    ids = {video: video for video in plan.role_of_video}  # one text for all captions of a video
+    roles = plan.role_of_video
+
+    def id_of(name: str) -> str:
+        return name if name in roles else video if (video := plain_id(name)) in roles else ""
+
+    def check(line: int, name: str, text: str) -> None:
+        _refuse_caption(f"{path} line {line}", plain_id(name), roles)
+
     if path.suffix.lower() == ".csv":
         if {"video_id", "sentence"} <= set(columns_of(path)):
             return _Told(ctvr.read_captions(path), segments, odd)
-        told = read_pairs(path, "video", "caption")
+        entries = ctvr.CaptionFile(*read_pairs(path, "video", "caption", id_of, check), asked=False)
     elif path.suffix.lower() == ".json":
         content = read_json(path)
         if _is_published(content):
             segments, odd = _first_segments(content)
             return _Told(ctvr.read_captions(path), segments, odd)
-        told = _plain_json(path, content)
+        entries = _plain_json(path, content, id_of, roles)
     else:
         raise InputError(
             f"{path}: is no kind of caption file that is read: .csv (columns video and caption, or video_id and "
             "sentence) or .json; convert it"
         )
-    entries = []
-    for line, name, text in told:
-        video = ids.get(name) or ids.get(plain_id(name), "")
-        if not video or not text:
-            _refuse_caption(f"{path} line {line}" if line else str(path), plain_id(name), ids)
-        entries.append((video, text, False))
     return _Told(entries, segments, odd)
 
 
-def _refuse_caption(where: str, video: str, ids: Mapping[str, str]) -> NoReturn:
+def _refuse_caption(where: str, video: str, ids: Collection[str]) -> NoReturn:
     if video in ids:
         raise InputError(f"{where}: the caption of {video!r} is empty; write one or take the line out")
     near = difflib.get_close_matches(video, ids, n=1) if len(video) < _NAME else []
@@ -273,20 +275,24 @@ def _first_segments(content: Mapping[str, Any]) -> tuple[dict[str, Segment], dic
     return found, odd
 
 
-def _plain_json(path: Path, content: Any) -> Iterator[tuple[int, str, str]]:
-    """As `read_pairs`; a caption's line is 0, for none."""
-
+def _plain_json(path: Path, content: Any, id_of: Callable[[str], str], ids: Collection[str]) -> ctvr.CaptionFile:
     def fail() -> NoReturn:
         raise InputError(f"{path}: must be {{video: caption or [captions]}} or a published caption file; write it so")
 
     if not isinstance(content, dict):
         fail()
-    for video, told in content.items():
+    entries = ctvr.CaptionFile([], [], asked=False)
+    for name, told in content.items():
         texts = [told] if isinstance(told, str) else told
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             fail()
-        for text in texts:
-            yield 0, video, text.strip()
+        texts = [text.strip() for text in texts]
+        video = id_of(name)
+        if not video or not all(texts):
+            _refuse_caption(str(path), plain_id(name), ids)
+        entries.videos.extend([video] * len(texts))
+        entries.texts.extend(texts)
+    return entries
 
 
 def _assemble(
@@ -308,8 +314,8 @@ def _assemble(
         for row, (video, known) in enumerate(texts.items()):
             stream.role_of_video_N[row] = plan.role_of_video[video]
             if known and plan.role_of_video[video] in (TEST, VALIDATION):
-                asked = dict.fromkeys([query.get(video, known[0]), *known])
-                stream.query_of_video_N[row], *further = [first[video] + known.index(text) for text in asked][:queries]
+                asked = islice(dict.fromkeys([query.get(video, known[0]), *known]), queries)
+                stream.query_of_video_N[row], *further = [first[video] + known.index(text) for text in asked]
                 if plan.role_of_video[video] == TEST:
                     further_NK[row, : len(further)] = further
         streams.append(replace(stream, further_queries_NK=further_NK) if queries > 1 else stream)

@@ -7,7 +7,7 @@ import json
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -41,13 +41,28 @@ def read_table(path: Path, *needed: str) -> Iterator[Row]:
         yield Row(path, number, dict(zip(columns, map(str.strip, cells), strict=True)))
 
 
-def read_pairs(path: Path, first: str, second: str) -> Iterator[tuple[int, str, str]]:
-    """Line and stripped cells of two columns of such a CSV, in a fraction of `read_table`'s time: for long files."""
+def read_pairs(
+    path: Path, first: str, second: str, id_of: Callable[[str], str], check: Callable[[int, str, str], None]
+) -> tuple[list[str], list[str]]:
+    """Two columns of such a CSV, stripped, of all lines, in a fraction of `read_table`'s time: for long files.
+
+    id_of: what stands for a cell of the first column, asked once for each that is not yet known by that name.
+    check: is told line, cell and text of a line of which the id or the text is empty, before any later line is read.
+    """
     lines = _lines(path, (first, second))
     _, columns = next(lines)
     one, other = columns.index(first), columns.index(second)
+    ids: dict[str, str] = {}  # one text for all lines of a video
+    videos: list[str] = []
+    texts: list[str] = []
     for number, cells in lines:
-        yield number, cells[one].strip(), cells[other].strip()
+        name, text = cells[one].strip(), cells[other].strip()
+        video = ids.get(name) or ids.setdefault(name, id_of(name))
+        if not video or not text:
+            check(number, name, text)
+        videos.append(video)
+        texts.append(text)
+    return videos, texts
 
 
 def _lines(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,12 @@ def test_test_videos_may_be_asked_for_by_several_captions(tmp_path: Path) -> Non
 def test_a_test_video_with_too_few_captions_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 test videos have fewer than 2 different captions .*'d' for one; add some"):
         read_sources(*write(tmp_path), queries=2)
+
+
+def test_a_video_of_very_many_captions_takes_no_square_of_their_number(tmp_path: Path) -> None:
+    many = CAPTIONS + "".join(f"b,view {number}\n" for number in range(100_000))
+    start = time.process_time()
+    found = read_sources(*write(tmp_path, captions=many)).structure
+    assert time.process_time() - start < 5  # a minute, were each caption looked for among all
+    assert len(found.captions) == 100_006
+    assert found.captions[found.streams[0].query_of_video_N[1]] == "a ball, thrown"

@@ -88,6 +88,10 @@ def test_captions_stay_asked_where_videos_are_left_out() -> None:
             replace(SMALL, captions=["x\0y", *SMALL.captions[1:]]),
             r"captions/text holds 'x\\x00y', which is no UTF-8 text",
         ),
+        (
+            replace(SMALL, captions=["x"] * 5000 + ["y\ud800", "z"]),
+            r"captions/text holds 'y\\ud800', which is no UTF-8",
+        ),
         (replace(SMALL, captions=["\ud800", *SMALL.captions[1:]]), r"captions/text holds '\\ud800', which is no UTF-8"),
         (replace(SMALL, captions=SMALL.captions[1:]), "captions/text has 27 along M but captions/video has 28"),
         (replace(SMALL, video_ids=[]), "has 12 along N but videos/id has 0"),
