@@ -29,7 +29,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctvr_bench.bench.evaluation.scores import Scores, Stopwatch, cat, chunks
+from ctvr_bench.bench.evaluation.scores import Scores, Stopwatch, cat, chunks, same
 from ctvr_bench.bench.evaluation.search import Ranked, Ranker
 from ctvr_bench.bench.evaluation.sheet import Floats, Ints, Key, Sheet, is_settled
 from ctvr_bench.bench.records.record import Engine, FirstStage, Reencoded
@@ -142,6 +142,7 @@ class Evaluator:
         task = len(self.stored)
         current = [self._current_video(method, j) for j in range(task + 1)]
         self.stored.append(current[task])
+        current = [old if same(old, new) else new for old, new in zip(self.stored, current, strict=True)]  # held once
         dense = self._ranks_without_matrix(method, task)
         self.engine = dense or self.engine
         results = [

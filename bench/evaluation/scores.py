@@ -8,7 +8,7 @@ Axes: N queries, M videos, L words, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -72,17 +72,20 @@ def scores_of(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) 
 
 
 class Grid(NamedTuple):
-    """One evaluation, scores [N, M] of the tasks so far; the matrices are the grid's own and change with the next.
+    """One evaluation of the N queries of the tasks so far, scores combined as they are ranked.
 
-    frozen: of queries as they were embedded when their task ended; None where all still are. own_again: of each task's
-    queries with its own videos under the current model; reencoded_NM: of all with all, combined as they are ranked;
-    both None where no video moved, reencoded_NM also where it was not asked for. text_ND: pooled captions, encoded for
-    the newest gallery's shard.
+    seen_NM: with the stored galleries of all tasks. own: of each task's queries with its own gallery alone. frozen:
+    whether queries score otherwise than they did as they were embedded when their task ended (`ScoreGrid.frozen`).
+    own_again, own_of_seen_again: as `own`, and cut out of scores over all galleries, under the current model (there is
+    the stored gallery of every other task); reencoded_NM: of all with all current videos. None where no video moved,
+    reencoded_NM also where it was not asked for. text_ND: pooled captions, encoded for the newest gallery's shard.
     """
 
-    stored: Scores
-    frozen: Scores | None
-    own_again: list[Scores] | None
+    seen_NM: Tensor
+    own: list[Tensor]
+    frozen: bool
+    own_again: list[Tensor] | None
+    own_of_seen_again: list[Tensor] | None
     reencoded_NM: Tensor | None
     text_ND: Tensor
 
@@ -91,16 +94,16 @@ class ScoreGrid:
     """Makes a `Grid` after every task. ends: last row of each task, plus one.
 
     A block against a stored gallery stays while its captions stay what they were, which their fingerprints tell; one
-    whose captions moved between two tasks is made after every task from then on.
+    whose captions moved between two tasks is made after every task from then on, and not kept. Frozen queries share
+    the blocks that stay: no score is held twice.
     """
 
     def __init__(self, test: PairTable, ends: Sequence[int]) -> None:
         self._test, self._ends = test, ends
-        self._stored: Scores | None = None
-        self._frozen: Scores | None = None  # while None the stored scores are theirs too
+        self._kept: dict[_Block, _Kept] = {}
+        self._moving: set[_Block] = set()
+        self._frozen: dict[_Block, Scores] = {}
         self._frozen_text: dict[int, _Captions] = {}  # by first row
-        self._marks: dict[tuple[int, int], Tensor] = {}
-        self._moving: set[tuple[int, int]] = set()
         self.encoding = Stopwatch()
 
     def make(
@@ -117,42 +120,44 @@ class ScoreGrid:
         newest: chunks of the newest task's captions for its own shard. reencode: make `reencoded_NM` where one moved.
         """
         config, last = method.config, len(stored) - 1
+        alpha, fused = config.alpha, config.scoring == "fused"
         moved = [not same(old, new) for old, new in zip(stored, current, strict=True)]
-        again: list[list[Scores]] = [[] for _ in stored]
-        everywhere_NM: Tensor | None = None
-        pooled = []
+        seen = _Rows(self._ends[last])
+        everywhere = _Rows(self._ends[last])
+        own, own_again, cut_again = ([list[Tensor]() for _ in stored] for _ in range(3))
+        pooled, differs = [], False
         for task in range(len(stored)):
             for number, index in enumerate(chunks(self._rows(task))):
                 rows = slice(int(index[0]), int(index[-1]) + 1)
                 known = newest[number] if task == last else None
-                texts = self._texts(method, index, len(stored), known)
-                for shard, (text, video) in enumerate(zip(texts, stored, strict=True)):
-                    self._bring(rows, shard, text, video, config)
-                assert self._stored is not None
-                if any(moved):
-                    blocks = [self._stored.block(rows, self._rows(shard)) for shard in range(len(stored))]
-                    for shard in range(len(stored)) if reencode else (task,):
-                        if moved[shard]:
-                            blocks[shard] = scores_of(texts[shard].embedding, current[shard], config)
-                    again[task].append(blocks[task])
-                    if reencode:  # combined row by row, so that no part of it is held whole
-                        combined_NM = side_by_side(blocks).combined(config.alpha)
-                        if everywhere_NM is None:
-                            everywhere_NM = combined_NM.new_empty(self._ends[last], self._ends[last])
-                        everywhere_NM[rows] = combined_NM
+                blocks, again = [], dict[int, Scores]()
+                for shard, text in enumerate(self._texts(method, index, len(stored), known)):
+                    block = self._block(rows, shard, text, stored[shard], config)
+                    blocks.append(block)
+                    if any(moved) and (reencode or shard == task):
+                        again[shard] = scores_of(text.embedding, current[shard], config) if moved[shard] else block
                 if task == last:
-                    self._frozen_text[rows.start] = texts[last]
-                pooled.append(texts[-1].embedding.pooled_ND)
-        self._extend_frozen(stored, config)
-        seen = slice(0, self._ends[last])
-        assert self._stored is not None
-        if self._frozen is not None:
-            _write(self._frozen.block(self._rows(last), seen), self._stored.block(self._rows(last), seen))
+                    self._frozen_text[rows.start] = text
+                    self._frozen |= {(rows.start, shard): block for shard, block in enumerate(blocks)}
+                else:
+                    self._extend_frozen(rows.start, last, stored[-1], config)
+                    differs |= any(self._frozen[rows.start, shard] is not block for shard, block in enumerate(blocks))
+                pooled.append(text.embedding.pooled_ND)
+                seen.put(rows, side_by_side(blocks).combined(alpha))
+                own[task].append(blocks[task].combined(alpha))
+                if again:
+                    own_again[task].append(again[task].combined(alpha))
+                    if fused:
+                        cut_again[task].append(_own_of_seen(blocks, again, task, alpha))
+                    if reencode:
+                        everywhere.put(rows, side_by_side(list(again.values())).combined(alpha))
         return Grid(
-            self._stored.block(seen, seen),
-            None if self._frozen is None else self._frozen.block(seen, seen),
-            [stack(blocks) for blocks in again] if any(moved) else None,
-            everywhere_NM,
+            seen.whole(),
+            [torch.cat(parts) for parts in own],
+            differs,
+            [torch.cat(parts) for parts in own_again] if any(moved) else None,
+            [torch.cat(parts) for parts in (cut_again if fused else own_again)] if any(moved) else None,
+            everywhere.whole() if any(moved) and reencode else None,
             torch.cat(pooled),
         )
 
@@ -161,26 +166,32 @@ class ScoreGrid:
 
         For a method that learns nothing and encodes a query once for all galleries.
         """
-        rows = self._rows(task)
-        for index in chunks(rows):
-            text = self._texts(method, index, 1)[0]
-            self._bring(slice(int(index[0]), int(index[-1]) + 1), task, text, video, method.config)
-        assert self._stored is not None
-        return self._stored.block(rows, rows)
+        found = []
+        for index in chunks(self._rows(task)):
+            (text,) = self._texts(method, index, 1)
+            rows = slice(int(index[0]), int(index[-1]) + 1)
+            found.append(self._block(rows, task, text, video, method.config))
+        return stack(found)
 
     def row(self, method: Method, index: Sequence[Tensor], videos: Sequence[VideoEmbedding]) -> Scores:
         """Scores of some chunks of queries against these galleries."""
         rows = []
         for chunk in index:
-            texts = self._texts(method, chunk, len(videos))
-            pairs = zip(texts, videos, strict=True)
+            pairs = zip(self._texts(method, chunk, len(videos)), videos, strict=True)
             rows.append(side_by_side([scores_of(text.embedding, video, method.config) for text, video in pairs]))
         return stack(rows)
 
+    def frozen(self, tasks: int) -> Iterator[Scores]:
+        """Scores of queries as they were embedded when their task ended, a chunk after the other, with all galleries.
+
+        tasks: how many there are.
+        """
+        for task in range(tasks):
+            yield from self._frozen_chunks(task, tasks)
+
     def frozen_row(self, task: int) -> Scores | None:
-        """Scores of a task's queries as they were embedded when it ended, with its and earlier galleries."""
-        scores = self._stored if self._frozen is None else self._frozen
-        return None if scores is None else scores.block(self._rows(task), slice(0, self._ends[task]))
+        """The same of one task with its and earlier galleries; None where no scores are held."""
+        return stack(list(self._frozen_chunks(task, task + 1))) if self._frozen else None
 
     def restore(
         self,
@@ -191,78 +202,100 @@ class ScoreGrid:
         config: MethodConfig,
     ) -> None:
         """Take the frozen queries of a task up again: chunks of their captions and their `frozen_row`."""
+        for first in self._frozen_text:
+            self._extend_frozen(first, task, stored[task], config)
         rows = self._rows(task)
-        if self._frozen is None:
-            self._frozen = self._empty(row)
-        _write(self._frozen.block(rows, slice(0, self._ends[task])), row)
         for index, text in zip(chunks(rows), texts, strict=True):
-            self._frozen_text[int(index[0])] = _Captions(text)
-        self._extend_frozen(stored, config)
+            first = int(index[0])
+            within = slice(first - rows.start, int(index[-1]) + 1 - rows.start)
+            self._frozen_text[first] = _Captions(text)
+            for shard in range(task + 1):
+                self._frozen[first, shard] = row.block(within, self._rows(shard))
 
     def forget(self) -> None:
         """Give up all scores: the galleries have become too large to hold any."""
-        self._stored = self._frozen = None
+        self._kept.clear()
+        self._frozen.clear()
         self._frozen_text.clear()
-        self._marks.clear()
 
     def _rows(self, task: int) -> slice:
         return slice(self._ends[task - 1] if task else 0, self._ends[task])
 
     def _texts(
         self, method: Method, index: Tensor, shards: int, newest: TextEmbedding | None = None
-    ) -> list[_Captions]:
-        """A chunk's captions for each shard; newest: for the last one, where they are known."""
+    ) -> Iterator[_Captions]:
+        """A chunk's captions for each shard, one after the other; newest: for the last one, where they are known."""
         with self.encoding.running():
-            text, last = self._test.text(index), shards - 1
-            if not method.uses_shards:
-                return [_Captions(method.encode_text(text, last) if newest is None else newest)] * shards
-            known = [] if newest is None else [newest]
-            each = [method.encode_text(text, shard) for shard in range(shards - len(known))] + known
-            return [_Captions(embedding) for embedding in each]
+            text = self._test.text(index)
+        captions = None
+        for shard in range(shards):
+            if captions is None or method.uses_shards:
+                at = shard if method.uses_shards else shards - 1
+                captions = None  # one encoding at a time
+                with self.encoding.running():
+                    known = newest if at == shards - 1 else None
+                    captions = _Captions(method.encode_text(text, at) if known is None else known)
+            yield captions
 
-    def _bring(self, rows: slice, shard: int, text: _Captions, video: VideoEmbedding, config: MethodConfig) -> None:
-        """Make the block of a chunk and a stored gallery, unless it is there and the captions are what they were."""
+    def _block(self, rows: slice, shard: int, text: _Captions, video: VideoEmbedding, config: MethodConfig) -> Scores:
+        """Scores of a chunk with a stored gallery: those that are kept, where the captions are what they were."""
         key = rows.start, shard
+        kept = self._kept.get(key)
+        if kept is not None and torch.equal(kept.mark, text.mark):
+            return kept.scores
+        if kept is not None:
+            self._moving.add(key)
+            del self._kept[key]
+        scores = scores_of(text.embedding, video, config)
         if key not in self._moving:
-            before = self._marks.get(key)
-            if before is not None and torch.equal(before, text.mark):
-                return
-            self._marks[key] = text.mark
-            if before is not None:
-                self._moving.add(key)
-                del self._marks[key]
-        if key in self._moving:
-            self._split()
-        block = scores_of(text.embedding, video, config)
-        if self._stored is None:
-            self._stored = self._empty(block)
-        _write(self._stored.block(rows, self._rows(shard)), block)
+            self._kept[key] = _Kept(text.mark, scores)
+        return scores
 
-    def _extend_frozen(self, stored: Sequence[VideoEmbedding], config: MethodConfig) -> None:
-        """Earlier queries meet the newest gallery, in the encoding for their own task's shard."""
-        last = len(stored) - 1
-        columns = self._rows(last)
-        for first, text in self._frozen_text.items():
-            if first >= columns.start:
-                continue
-            now = self._marks.get((first, last))
-            rows = slice(first, first + len(text.embedding.pooled_ND))
-            if now is not None and self._stored is not None and torch.equal(now, text.mark):
-                block = self._stored.block(rows, columns)
-            else:
-                self._split()
-                block = scores_of(text.embedding, stored[-1], config)
-            if self._frozen is not None:
-                _write(self._frozen.block(rows, columns), block)
+    def _extend_frozen(self, first: int, shard: int, video: VideoEmbedding, config: MethodConfig) -> None:
+        """Earlier queries meet a new gallery, in the encoding for their own task's shard."""
+        text, kept = self._frozen_text[first], self._kept.get((first, shard))
+        known = kept is not None and torch.equal(kept.mark, text.mark)
+        self._frozen[first, shard] = kept.scores if kept and known else scores_of(text.embedding, video, config)
 
-    def _split(self) -> None:
-        """Let the frozen queries have scores of their own from here on."""
-        if self._frozen is None and self._stored is not None:
-            self._frozen = Scores(*(None if part is None else part.clone() for part in self._stored))
+    def _frozen_chunks(self, task: int, shards: int) -> Iterator[Scores]:
+        for index in chunks(self._rows(task)):
+            yield side_by_side([self._frozen[int(index[0]), shard] for shard in range(shards)])
 
-    def _empty(self, like: Scores) -> Scores:
-        size = self._ends[-1]
-        return Scores(*(None if part is None else part.new_empty(size, size) for part in like))
+
+_Block = tuple[int, int]
+"""First row of a chunk, and the gallery that it meets."""
+
+
+class _Kept(NamedTuple):
+    """A block's scores, and the fingerprint of its captions."""
+
+    mark: Tensor
+    scores: Scores
+
+
+class _Rows:
+    """A square matrix that comes row by row; there is none before its first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._out_NM: Tensor | None = None
+
+    def put(self, rows: slice, sim_NM: Tensor) -> None:
+        if self._out_NM is None:
+            self._out_NM = sim_NM.new_empty(self._size, self._size)
+        self._out_NM[rows] = sim_NM
+
+    def whole(self) -> Tensor:
+        assert self._out_NM is not None
+        return self._out_NM
+
+
+def _own_of_seen(stored: Sequence[Scores], again: Mapping[int, Scores], task: int, alpha: float) -> Tensor:
+    """A task's own columns: its current videos, fused among the stored galleries of all other tasks."""
+    combined_NM = side_by_side([again[task] if shard == task else block for shard, block in enumerate(stored)])
+    widths = [next(part.shape[1] for part in block if part is not None) for block in stored]
+    first = sum(widths[:task])
+    return combined_NM.combined(alpha)[:, first : first + widths[task]]
 
 
 class _Captions:
@@ -274,12 +307,6 @@ class _Captions:
     @cached_property
     def mark(self) -> Tensor:
         return fingerprint(self.embedding)
-
-
-def _write(target: Scores, source: Scores) -> None:
-    for out, values in zip(target, source, strict=True):
-        if out is not None and values is not None:
-            out.copy_(values)
 
 
 def fingerprint(text: TextEmbedding) -> Tensor:

@@ -6,7 +6,7 @@ Axes: n queries = videos of tasks 1..t, D feature dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
 from ctvr_bench.bench.evaluation.scores import (
-    Grid,
     ScoreGrid,
     Scores,
     cat,
@@ -24,7 +23,6 @@ from ctvr_bench.bench.evaluation.scores import (
     join_texts,
     same,
     scores_of,
-    side_by_side,
     split_texts,
     stack,
     task_chunks,
@@ -88,8 +86,8 @@ class Sheet:
 
     def seen_ranks(self, method: Method, galleries: Sequence[VideoEmbedding]) -> Ints:
         """Ranks of the queries of these galleries' tasks, text to video, among all of their videos."""
-        scores = self._grid.row(method, task_chunks([0, *self._ends[: len(galleries)]]), galleries)
-        return _rank_rows(scores, method.config.alpha).rank_N
+        index = task_chunks([0, *self._ends[: len(galleries)]])
+        return _rank_rows((self._grid.row(method, [chunk], galleries) for chunk in index), method.config.alpha).rank_N
 
     def top(self, method: Method, stored: Sequence[VideoEmbedding], count: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """Positions of the first items of each query, [n, count] or as many as there are, and their scores.
@@ -168,20 +166,15 @@ class Sheet:
         grid = self._grid.make(method, stored, current, self._frozen_text[-1], reencode=everywhere)
         alpha, fused = method.config.alpha, method.config.scoring == "fused"
         spans = [self._rows(j) for j in range(len(current))]
-        seen = _numpy(grid.stored.combined(alpha))
-        own = [_numpy(grid.stored.block(rows, rows).combined(alpha)) for rows in spans]
-        cut = [seen[rows, rows] for rows in spans] if fused else own
-        ranked = _in_scopes("stored", seen, own, cut)
-        if grid.frozen is None:
-            ranked["frozen-query", "seen", "t2v"] = ranked["stored", "seen", "t2v"]
-        else:
-            ranked["frozen-query", "seen", "t2v"] = _rank_rows(grid.frozen, alpha)
-        del seen, cut
-        if grid.own_again is not None:
-            pairs = list(zip(grid.own_again, spans, strict=True))
-            own = [_numpy(again.combined(alpha)) for again, _ in pairs]
-            cut = [_own_of_seen(grid, again, rows, alpha) for again, rows in pairs] if fused else own
+        seen, own = _numpy(grid.seen_NM), [*map(_numpy, grid.own)]
+        ranked = _in_scopes("stored", seen, own, [seen[rows, rows] for rows in spans] if fused else own)
+        ranked["frozen-query", "seen", "t2v"] = (
+            _rank_rows(self._grid.frozen(len(stored)), alpha) if grid.frozen else ranked["stored", "seen", "t2v"]
+        )
+        if grid.own_again is not None and grid.own_of_seen_again is not None:
             again = None if grid.reencoded_NM is None else _numpy(grid.reencoded_NM)
+            own = [*map(_numpy, grid.own_again)]
+            cut = [*map(_numpy, grid.own_of_seen_again)] if fused else own
             ranked |= _in_scopes("re-encoded", again, own, cut)
         return grid.text_ND, ranked
 
@@ -253,13 +246,6 @@ def _in_scopes(gallery: str, seen: Floats | None, own: Sequence[Floats], cut: Se
     return ranked
 
 
-def _own_of_seen(grid: Grid, own: Scores, rows: slice, alpha: float) -> Floats:
-    """A task's own columns, its scores `own` fused among those against the stored galleries of all other tasks."""
-    first, last = slice(0, rows.start), slice(rows.stop, None)
-    parts = [grid.stored.block(rows, first), own, grid.stored.block(rows, last)]
-    return _numpy(side_by_side(parts).combined(alpha)[:, rows])
-
-
 def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:
     """Ranks of the diagonal in each square block, rows asked for 't2v' and columns for 'v2t'; positions run on."""
     rank, best, first = [], [], 0
@@ -271,13 +257,12 @@ def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:
     return Ranked(np.concatenate(rank), np.concatenate(best))
 
 
-def _rank_rows(scores: Scores, alpha: float) -> Ranked:
-    """Ranks of the diagonal, rows asked, combined a few rows at a time and never held whole."""
-    rank, best, size = [], [], max(len(part) for part in scores if part is not None)
-    for index in chunks(slice(0, size)):
-        rows = slice(int(index[0]), int(index[-1]) + 1)
-        sim_NM = _numpy(scores.block(rows, slice(None)).combined(alpha))
-        rank.append(ranks(sim_NM, index.numpy()))
+def _rank_rows(chunked: Iterable[Scores], alpha: float) -> Ranked:
+    """Ranks of the diagonal, rows asked, which come some at a time and are never held whole."""
+    rank, best, first = [], [], 0
+    for scores in chunked:
+        sim_NM = _numpy(scores.combined(alpha))
+        rank.append(ranks(sim_NM, np.arange(first, first := first + len(sim_NM))))
         best.append(_best(sim_NM))
     return Ranked(np.concatenate(rank), np.concatenate(best))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.evaluation import protocol, scores, sheet
+from ctvr_bench.bench.evaluation import protocol, scores
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
@@ -124,7 +124,9 @@ def test_the_recording_with_drift_tells_the_authors_bwf_from_its_neighbours(
 ) -> None:
     if gallery == "all anew":
         gallery, scope = "re-encoded", "own-of-seen"
-        monkeypatch.setattr(sheet, "_own_of_seen", lambda grid, _, rows, alpha: grid.reencoded_NM[rows, rows].numpy())
+        of_stored = scores._own_of_seen
+        anew = lambda _, again, task, alpha: of_stored(list(again.values()), again, task, alpha)  # noqa: E731
+        monkeypatch.setattr(scores, "_own_of_seen", anew)
     arrays, results, evaluator = replay("v3_drift", reencoded="every")
     score_TT = matrix_of(results, evaluator, gallery, scope)
     assert (score_TT[-1] != arrays["acc_matrix_R1"][-1]).any()
