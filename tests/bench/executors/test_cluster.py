@@ -78,12 +78,6 @@ def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "add executor = 'dask'" in fails(tmp_path, *run, "--scheduler", "here:8786")
     with pytest.raises(InputError, match=r"executor: input should be 'local' or 'dask'; got 'ray'"):
         make_suite({"store": "a.h5", "executor": "ray"}, "test")
-    monkeypatch.setattr(cluster, "_START", 0.0)
-    monkeypatch.setattr(cluster, "_AGAIN", 0.0)
-    for scheduler in (tmp_path / "none.json", "tcp://127.0.0.1:1", "nonsense://"):
-        assert "no Dask scheduler answers there" in fails(
-            tmp_path, *run, "--executor", "dask", "--scheduler", scheduler
-        )
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert "pip install 'ctvr-bench[cluster]'" in fails(tmp_path, *run, "--executor", "dask")
     config = make_suite({"store": "a.h5", "seeds": 7, "set": {"lwf": {"lr": 1e-3}}}, "test")
@@ -91,6 +85,17 @@ def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert there == config.model_copy(update={"executor": "dask", "scheduler": "here:8786"})
     with pytest.raises(InputError, match="add executor = 'dask'"):
         placed(config, None, None, tmp_path)
+
+
+def test_where_no_scheduler_answers_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    run = ("run", "--store", small_store().path, "--methods", "zero_shot", "--out", tmp_path / "runs")
+    monkeypatch.setattr(cluster, "_START", 0.0)
+    monkeypatch.setattr(cluster, "_AGAIN", 0.0)
+    for scheduler in (tmp_path / "none.json", "tcp://127.0.0.1:1", "nonsense://"):
+        assert "no Dask scheduler answers there" in fails(
+            tmp_path, *run, "--executor", "dask", "--scheduler", scheduler
+        )
 
 
 def test_the_templates_of_the_docs_can_be_read() -> None:
