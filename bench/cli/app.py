@@ -170,6 +170,7 @@ def run(
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.versions import is_earlier
     from ctvr_bench.bench.suite.controls import that_fit, with_controls
+    from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_unbuilt_world
     from ctvr_bench.bench.suite.suite import check_values, make_suite, read_suites, run_suite
 
     options: dict[str, Any] = {
@@ -200,12 +201,24 @@ def run(
         **parse_variant(variant or []),
     }
     given = {key: value for key, value in options.items() if value is not None}
+
+    def only_named(named: str) -> bool:
+        """Whether a dry run leaves a world out: nobody builds one to hear that nothing of it is done."""
+        if not (dry_run and is_unbuilt_world(named)):
+            return False
+        print(f"{named}: not built, so that none of its runs is there; `run` builds it first, in about a minute")
+        return True
+
     if suite is None:
         check_values(given, "command line")
+        if only_named(str(store or DEFAULT_WORLD)):
+            return
         configs = [make_suite({**given, "store": _store(store, quiet)}, "command line")]
     else:
         with StageBars(quiet) as stages:
-            configs = read_suites(suite, given, stages.show)
+            configs = read_suites(suite, given, stages.show, only_named)
+        if not configs:
+            return
     of_versions = versions or is_earlier(configs[0].against or "")
     records, reported, written = [], list[Path](), list[Path]()
 

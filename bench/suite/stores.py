@@ -35,14 +35,32 @@ def is_embedded(store: FeatureStore) -> bool:
 
 def store_path(name: str | Path, on_stage: OnStage = say_nothing) -> Path:
     """The file of a store; that of a world is built in the cache folder if it is not there."""
-    match = _WORLD.fullmatch(str(name))
-    if match is None:
+    seed = _seed(name)
+    if seed is None:
         return Path(name)
-    if len(match[1]) > _DIGITS:
-        raise InputError(f"the seed of a world has at most {_DIGITS} digits; got {len(match[1]):,}. Choose another")
     from ctvr_bench.features.worlds.build import default_store_path
 
-    return default_store_path(int(match[1]), on_stage)
+    return default_store_path(seed, on_stage)
+
+
+def is_unbuilt_world(name: str | Path) -> bool:
+    """Whether a store is a world that is not in the cache folder, so that no run of it can be there."""
+    seed = _seed(name)
+    if seed is None:
+        return False
+    from ctvr_bench.features.worlds.build import default_world_file
+
+    return not default_world_file(seed).is_file()
+
+
+def _seed(name: str | Path) -> int | None:
+    """Of a world; None for a file. Raises InputError for a number that is no seed."""
+    match = _WORLD.fullmatch(str(name))
+    if match is None:
+        return None
+    if len(match[1]) > _DIGITS:
+        raise InputError(f"the seed of a world has at most {_DIGITS} digits; got {len(match[1]):,}. Choose another")
+    return int(match[1])
 
 
 def short_name(name: str | Path) -> str:

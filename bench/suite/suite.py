@@ -208,11 +208,16 @@ class SuiteConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
         return self.out / self.name
 
 
-def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignore) -> list[SuiteConfig]:
+def read_suites(
+    path: Path,
+    overrides: dict[str, Any],
+    on_stage: OnStage = ignore,
+    leave_out: Callable[[str], bool] = lambda store: False,
+) -> list[SuiteConfig]:
     """The suites of a TOML file: one, or with `stores` in place of `store` one for each, NAME/STORE.
 
     Paths in the file begin where it lies; without a store it is the default one. on_stage: of worlds that must be
-    built first.
+    built first. leave_out: told each store as it is named; the suites of those for which it is true are not returned.
     """
     values = read_toml(path, "a suite")
     stores = values.pop("stores", [values.get("store", DEFAULT_WORLD)])
@@ -225,10 +230,13 @@ def read_suites(path: Path, overrides: dict[str, Any], on_stage: OnStage = ignor
     values = {"name": path.stem, **values, **overrides}
     check_values(values, str(path))
     if "store" in overrides:
+        if leave_out(str(overrides["store"])):
+            return []
         return [make_suite({**values, "store": store_path(overrides["store"], on_stage)}, str(path))]
     names = [values["name"] if len(stores) == 1 else f"{values['name']}/{short_name(store)}" for store in stores]
-    places = [store_path(store if is_world(store) else path.parent / store, on_stage) for store in stores]
-    each = [{**values, "store": place, "name": name} for place, name in zip(places, names, strict=True)]
+    named = [(store, name) for store, name in zip(stores, names, strict=True) if not leave_out(store)]
+    places = [store_path(store if is_world(store) else path.parent / store, on_stage) for store, _ in named]
+    each = [{**values, "store": place, "name": name} for place, (_, name) in zip(places, named, strict=True)]
     return [make_suite(one, str(path)) for one in each]
 
 

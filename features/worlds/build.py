@@ -52,11 +52,16 @@ def default_store_path(seed: int = 0, on_stage: OnStage = say_nothing) -> Path:
 
     Its name holds a digest of generator version, knobs and encoder weights, so that an older one is never used.
     """
-    content = hashlib.sha256(f"{VERSION} {Knobs()} {weights_digest()}".encode()).hexdigest()[:12]
-    path = world_file(seed, content)
+    path = default_world_file(seed)
     if not path.is_file():
         build_world(path, seed, on_stage=on_stage)
     return path
+
+
+def default_world_file(seed: int) -> Path:
+    """Where the store of a world lies or will lie in the user's cache folder."""
+    content = hashlib.sha256(f"{VERSION} {Knobs()} {weights_digest()}".encode()).hexdigest()[:12]
+    return world_file(seed, content)
 
 
 def build_world(

@@ -55,6 +55,19 @@ def test_a_dry_run_says_what_is_there_and_what_would_be_made(tmp_path: Path) -> 
     assert re.search(r"about \d+ s, one after the other", second)
 
 
+def test_a_dry_run_builds_no_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    alone = called("run", "--store", "moving-shapes:77", "--out", tmp_path, "--dry-run")
+    assert alone.stdout.startswith("moving-shapes:77: not built")
+    (tmp_path / "two.toml").write_text(
+        f'stores = ["moving-shapes:77", "{small_store().path}"]\nmethods = ["zero_shot"]\n', encoding="utf-8"
+    )
+    both = called("run", "--suite", tmp_path / "two.toml", "--out", tmp_path, "--dry-run").stdout.splitlines()
+    assert both[0].startswith("moving-shapes:77: not built")
+    assert both[1].endswith("1 of 1 runs would be made")
+    assert not list(tmp_path.rglob("*.h5"))
+
+
 @pytest.mark.parametrize(
     ("also", "words"), [(("--methods", "lwff"), "did you mean 'lwf'"), (("--accept", "--methods", "lwf"), "whole")]
 )
