@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,9 @@ STYLE: dict[Any, Any] = {
 MARKERS = "osD^v<>PXphd"
 _HEAD = 0.32
 """Inches of a figure's title."""
+_NARROWEST = 2.0
+"""Inches that words leave to axes: a figure whose words take more grows."""
+_LONGEST = 40
 HIGHLIGHTED = len(MARKERS)
 """Continual methods drawn in colour: the best by headline. All others are grey."""
 _REFERENCE_LINES = (":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)))
@@ -109,6 +113,19 @@ def caption(results: SuiteResults, note: str) -> str:
     return "; ".join(filter(None, parts))
 
 
+def with_short_names(results: SuiteResults) -> SuiteResults:
+    """The results as figures show them: names of more than 40 letters are cut, and numbered where that makes two alike.
+
+    Tables have the whole names. A row of many changed constants would leave its figure no room.
+    """
+    rows, taken = [], Counter[str]()
+    for row in results.rows:
+        name = row.label if len(row.label) <= _LONGEST else row.label[: _LONGEST - 1].rstrip(" ,") + "…"
+        taken[name] += 1
+        rows.append(replace(row, label=f"{name} ({taken[name]})" if taken[name] > 1 else name))
+    return replace(results, rows=tuple(rows))
+
+
 @dataclass(frozen=True)
 class Margins:
     """Inches at the sides of a figure's axes, for the words there."""
@@ -125,6 +142,7 @@ def finish(figure: Figure, results: SuiteResults, title: str, note: str, margins
     What stands where is known, so that matplotlib need not find out: its layouts take as long as drawing.
     """
     width, body = figure.get_size_inches()
+    width = max(width, margins.left + margins.right + _NARROWEST)
     lines = textwrap.fill(caption(results, note), int(width * 18))
     foot = 0.18 + 0.115 * (lines.count("\n") + 1)
     height = _HEAD + body + foot

@@ -31,6 +31,7 @@ from ctvr_bench.bench.report.drawing import (
     pareto_front,
     task_axis,
     task_ticks,
+    with_short_names,
 )
 from ctvr_bench.bench.statistics import indistinct_groups
 
@@ -245,7 +246,7 @@ def critical_difference(results: SuiteResults) -> Figure | None:
 def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png",)) -> dict[str, Path]:
     """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files, results = {}, with_short_names(results)
     for draw in _FIGURES:
         figure, name = draw(results), draw.__name__
         if figure is not None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.text import Text
 from ctvr_bench.bench.analysis.queries import confusion, rank_table
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.report import canvas, plots
-from ctvr_bench.bench.report.drawing import HIGHLIGHTED, looks, pareto_front, spread
+from ctvr_bench.bench.report.drawing import HIGHLIGHTED, looks, pareto_front, spread, with_short_names
 from tests.bench.fake_suite import write_suite
 
 
@@ -191,6 +192,23 @@ def test_a_saved_picture_has_its_commonest_colours_as_they_are():
         picture[40:].reshape(-1, 3).astype(int), saved[40:].reshape(-1, 3).astype(int), strict=True
     ):
         assert ((pixel - shown) ** 2).sum() == ((pixel - kept) ** 2).sum(1).min()
+
+
+def test_rows_of_many_changed_constants_leave_their_figures_room(results, tmp_path):
+    constants = ", ".join(f"constant{number}={number / 7:.3f}" for number in range(9))
+    long = replace(
+        results, rows=tuple(replace(row, label=f"fake-{n // 2} [{constants}]") for n, row in enumerate(results.rows))
+    )
+    short = with_short_names(long)
+    assert [row.label for row in short.rows[:2]] == [
+        "fake-0 [constant0=0.000, constant1=0.14…",
+        "fake-0 [constant0=0.000, constant1=0.14… (2)",
+    ]
+    assert with_short_names(results) == results
+    assert plots.save_figures(long, tmp_path).keys() == plots.save_figures(results, tmp_path / "plain").keys()
+    for draw in (plots.loss_split, plots.accuracy_against_tasks):  # as a notebook may, with the whole names
+        figure = draw(replace(short, rows=tuple(replace(row, label=9 * row.label) for row in short.rows)))
+        assert (figure.subplotpars.right - figure.subplotpars.left) * figure.get_figwidth() == pytest.approx(2)
 
 
 def test_saved_figures_are_the_same_bytes_each_time(results, tmp_path, monkeypatch):
