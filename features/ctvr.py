@@ -201,18 +201,19 @@ def _gather_captions(paths: Sequence[Path], videos: Iterable[str]) -> _Captions:
     query: dict[str, str] = {}
     unknown = blank = 0
     for path in paths:
-        told = read_captions(path)
+        names, captions, asked = read_captions(path)
         held = {video: (texts, frozenset(texts)) for video, texts in of_video.items()}
-        for video, text in zip(told.videos, told.texts, strict=True):
-            if video not in held:
+        for video, text in zip(names, captions, strict=True):
+            mine = held.get(video)
+            if mine is None:
                 unknown += 1
             elif not text:
                 blank += 1
             else:
-                texts, earlier = held[video]
+                texts, earlier = mine
                 if not earlier or text not in earlier:
                     texts.append(text)
-                if told.asked and video not in query:
+                if asked and video not in query:
                     query[video] = text
     for video, texts in of_video.items():
         if texts:

@@ -127,18 +127,19 @@ def _gather(told: Sequence[_Told], plan: _Plan) -> _Gathered:
     unknown = blank = before = 0
     for part in told:
         held = {video: (known, entries[video], frozenset(known)) for video, known in texts.items()}
-        pairs = zip(part.entries.videos, part.entries.texts, strict=True)
+        pairs, asked = zip(part.entries.videos, part.entries.texts, strict=True), part.entries.asked
         for entry, (video, text) in enumerate(pairs, before):
-            if video not in held:
+            mine = held.get(video)
+            if mine is None:
                 unknown += 1
             elif not text:
                 blank += 1
             else:
-                known, places, earlier = held[video]
+                known, places, earlier = mine
                 if not earlier or text not in earlier:
                     known.append(text)
                     places.append(entry)
-                if part.entries.asked and video not in query:
+                if asked and video not in query:
                     query[video] = text
         before += len(part.entries.videos)
         segments |= part.segments
