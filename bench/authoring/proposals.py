@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from scipy.stats import qmc
 
-from ctvr_bench.bench.authoring.space import Range, Space
+from ctvr_bench.bench.authoring.space import Range, Space, Values
 from ctvr_bench.features.errors import InputError
 
 _AGAIN = 5  # proposals for each that is wanted, where many were tried before
@@ -75,8 +76,12 @@ def likely(space: Space, tried: Sequence[Tried], count: int, seed: int) -> list[
         point = {name: where.tried(drawn[name]) for name, where in space.items()}
         found = _distinct([*found, point], [one.values for one in tried])
         if len(found) == count:
-            break
-    return found
+            return found
+    switches = [where.values for where in space.values() if isinstance(where, Values)]
+    if len(switches) < len(space):
+        return found
+    left = [dict(zip(space, point, strict=True)) for point in product(*switches)]  # what chance never drew
+    return _distinct([*found, *left], [one.values for one in tried])[:count]
 
 
 def _distinct(points: Sequence[dict[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
