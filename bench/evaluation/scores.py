@@ -8,7 +8,7 @@ Axes: N queries, M videos, L words, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ctvr_bench.bench.records.environment import give_back_memory
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.scoring import pooled_similarity
@@ -74,16 +75,14 @@ def scores_of(text: TextEmbedding, video: VideoEmbedding, config: MethodConfig) 
 class Grid(NamedTuple):
     """One evaluation of the N queries of the tasks so far, scores combined as they are ranked.
 
-    seen_NM: with the stored galleries of all tasks. own: of each task's queries with its own gallery alone. frozen:
-    whether queries score otherwise than they did as they were embedded when their task ended (`ScoreGrid.frozen`).
-    own_again, own_of_seen_again: as `own`, and cut out of scores over all galleries, under the current model (there is
-    the stored gallery of every other task); reencoded_NM: of all with all current videos. None where no video moved,
-    reencoded_NM also where it was not asked for. text_ND: pooled captions, encoded for the newest gallery's shard.
+    seen_NM: with the stored galleries of all tasks. own: of each task's queries with its own gallery alone. own_again,
+    own_of_seen_again: as `own`, and cut out of scores over all galleries, under the current model (there is the stored
+    gallery of every other task); reencoded_NM: of all with all current videos. None where no video moved, reencoded_NM
+    also where it was not asked for. text_ND: pooled captions, encoded for the newest gallery's shard.
     """
 
     seen_NM: Tensor
     own: list[Tensor]
-    frozen: bool
     own_again: list[Tensor] | None
     own_of_seen_again: list[Tensor] | None
     reencoded_NM: Tensor | None
@@ -114,10 +113,13 @@ class ScoreGrid:
         newest: Sequence[TextEmbedding],
         *,
         reencode: bool,
+        on_frozen: Callable[[slice, Tensor], None],
     ) -> Grid:
         """Scores of the queries of all tasks that have a gallery, each against the encoding for the gallery's shard.
 
         newest: chunks of the newest task's captions for its own shard. reencode: make `reencoded_NM` where one moved.
+        on_frozen: is given rows of queries which, as they were embedded when their task ended, score otherwise than
+        now, and these scores, combined. After the last task frozen queries are given up as they were asked.
         """
         config, last = method.config, len(stored) - 1
         alpha, fused = config.alpha, config.scoring == "fused"
@@ -125,7 +127,7 @@ class ScoreGrid:
         seen = _Rows(self._ends[last])
         everywhere = _Rows(self._ends[last])
         own, own_again, cut_again = ([list[Tensor]() for _ in stored] for _ in range(3))
-        pooled, differs = [], False
+        pooled = []
         for task in range(len(stored)):
             for number, index in enumerate(chunks(self._rows(task))):
                 rows = slice(int(index[0]), int(index[-1]) + 1)
@@ -136,12 +138,18 @@ class ScoreGrid:
                     blocks.append(block)
                     if any(moved) and (reencode or shard == task):
                         again[shard] = scores_of(text.embedding, current[shard], config) if moved[shard] else block
+                if method.uses_shards:
+                    give_back_memory()  # of as many encodings as galleries, which is more than all scores
                 if task == last:
                     self._frozen_text[rows.start] = text
                     self._frozen |= {(rows.start, shard): block for shard, block in enumerate(blocks)}
                 else:
                     self._extend_frozen(rows.start, last, stored[-1], config)
-                    differs |= any(self._frozen[rows.start, shard] is not block for shard, block in enumerate(blocks))
+                    as_stored = all(self._frozen[rows.start, shard] is block for shard, block in enumerate(blocks))
+                    if not as_stored:
+                        on_frozen(rows, self._frozen_chunk(rows.start, len(stored)).combined(alpha))
+                if len(stored) == len(self._ends):  # nobody asks it again
+                    self._give_up(rows.start)
                 pooled.append(text.embedding.pooled_ND)
                 seen.put(rows, side_by_side(blocks).combined(alpha))
                 own[task].append(blocks[task].combined(alpha))
@@ -154,7 +162,6 @@ class ScoreGrid:
         return Grid(
             seen.whole(),
             [torch.cat(parts) for parts in own],
-            differs,
             [torch.cat(parts) for parts in own_again] if any(moved) else None,
             [torch.cat(parts) for parts in (cut_again if fused else own_again)] if any(moved) else None,
             everywhere.whole() if any(moved) and reencode else None,
@@ -181,17 +188,13 @@ class ScoreGrid:
             rows.append(side_by_side([scores_of(text.embedding, video, method.config) for text, video in pairs]))
         return stack(rows)
 
-    def frozen(self, tasks: int) -> Iterator[Scores]:
-        """Scores of queries as they were embedded when their task ended, a chunk after the other, with all galleries.
-
-        tasks: how many there are.
-        """
-        for task in range(tasks):
-            yield from self._frozen_chunks(task, tasks)
-
     def frozen_row(self, task: int) -> Scores | None:
-        """The same of one task with its and earlier galleries; None where no scores are held."""
-        return stack(list(self._frozen_chunks(task, task + 1))) if self._frozen else None
+        """Scores of a task's queries as they were embedded when it ended, with its and earlier galleries.
+
+        None where no scores are held.
+        """
+        firsts = [int(index[0]) for index in chunks(self._rows(task))]
+        return stack([self._frozen_chunk(first, task + 1) for first in firsts]) if self._frozen else None
 
     def restore(
         self,
@@ -257,9 +260,15 @@ class ScoreGrid:
         known = kept is not None and torch.equal(kept.mark, text.mark)
         self._frozen[first, shard] = kept.scores if kept and known else scores_of(text.embedding, video, config)
 
-    def _frozen_chunks(self, task: int, shards: int) -> Iterator[Scores]:
-        for index in chunks(self._rows(task)):
-            yield side_by_side([self._frozen[int(index[0]), shard] for shard in range(shards)])
+    def _frozen_chunk(self, first: int, shards: int) -> Scores:
+        return side_by_side([self._frozen[first, shard] for shard in range(shards)])
+
+    def _give_up(self, first: int) -> None:
+        """Forget a chunk of frozen queries, and all of its scores."""
+        del self._frozen_text[first]
+        for shard in range(len(self._ends)):
+            del self._frozen[first, shard]
+            self._kept.pop((first, shard), None)
 
 
 _Block = tuple[int, int]

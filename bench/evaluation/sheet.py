@@ -87,7 +87,8 @@ class Sheet:
     def seen_ranks(self, method: Method, galleries: Sequence[VideoEmbedding]) -> Ints:
         """Ranks of the queries of these galleries' tasks, text to video, among all of their videos."""
         index = task_chunks([0, *self._ends[: len(galleries)]])
-        return _rank_rows((self._grid.row(method, [chunk], galleries) for chunk in index), method.config.alpha).rank_N
+        rows = (self._grid.row(method, [chunk], galleries).combined(method.config.alpha) for chunk in index)
+        return _rank_rows(rows).rank_N
 
     def top(self, method: Method, stored: Sequence[VideoEmbedding], count: int) -> tuple[npt.NDArray[np.int32], Floats]:
         """Positions of the first items of each query, [n, count] or as many as there are, and their scores.
@@ -163,14 +164,19 @@ class Sheet:
         self, method: Method, stored: Sequence[VideoEmbedding], current: Sequence[VideoEmbedding], everywhere: bool
     ) -> tuple[Tensor, dict[Key, Ranked]]:
         """Pooled captions, and ranks in every gallery, scope and direction from one matrix for each gallery."""
-        grid = self._grid.make(method, stored, current, self._frozen_text[-1], reencode=everywhere)
-        alpha, fused = method.config.alpha, method.config.scoring == "fused"
-        spans = [self._rows(j) for j in range(len(current))]
+        frozen: list[tuple[slice, Ranked]] = []
+
+        def rank_frozen(rows: slice, sim_NM: Tensor) -> None:
+            frozen.append((rows, _rank_rows([sim_NM], rows.start)))
+
+        newest = self._frozen_text[-1]
+        if len(stored) == len(self._ends):  # the grid gives up the words once they were asked
+            self._frozen_text = [[text._replace(words_NLD=None) for text in task] for task in self._frozen_text]
+        grid = self._grid.make(method, stored, current, newest, reencode=everywhere, on_frozen=rank_frozen)
+        spans, fused = [self._rows(j) for j in range(len(current))], method.config.scoring == "fused"
         seen, own = _numpy(grid.seen_NM), [*map(_numpy, grid.own)]
         ranked = _in_scopes("stored", seen, own, [seen[rows, rows] for rows in spans] if fused else own)
-        ranked["frozen-query", "seen", "t2v"] = (
-            _rank_rows(self._grid.frozen(len(stored)), alpha) if grid.frozen else ranked["stored", "seen", "t2v"]
-        )
+        ranked["frozen-query", "seen", "t2v"] = _with_rows(ranked["stored", "seen", "t2v"], frozen)
         if grid.own_again is not None and grid.own_of_seen_again is not None:
             again = None if grid.reencoded_NM is None else _numpy(grid.reencoded_NM)
             own = [*map(_numpy, grid.own_again)]
@@ -257,11 +263,22 @@ def _rank_blocks(blocks: Sequence[Floats], direction: str) -> Ranked:
     return Ranked(np.concatenate(rank), np.concatenate(best))
 
 
-def _rank_rows(chunked: Iterable[Scores], alpha: float) -> Ranked:
-    """Ranks of the diagonal, rows asked, which come some at a time and are never held whole."""
-    rank, best, first = [], [], 0
-    for scores in chunked:
-        sim_NM = _numpy(scores.combined(alpha))
+def _with_rows(ranked: Ranked, others: Sequence[tuple[slice, Ranked]]) -> Ranked:
+    """These ranks with other ones in some rows; the very same where there are none."""
+    if not others:
+        return ranked
+    found = Ranked(*(field_N.copy() for field_N in ranked))
+    for rows, other in others:
+        for field_N, other_N in zip(found, other, strict=True):
+            field_N[rows] = other_N
+    return found
+
+
+def _rank_rows(chunked: Iterable[Tensor], first: int = 0) -> Ranked:
+    """Ranks of the diagonal, rows asked, which come some at a time and are never held whole; first: the first row."""
+    rank, best = [], []
+    for rows_NM in chunked:
+        sim_NM = _numpy(rows_NM)
         rank.append(ranks(sim_NM, np.arange(first, first := first + len(sim_NM))))
         best.append(_best(sim_NM))
     return Ranked(np.concatenate(rank), np.concatenate(best))

@@ -1,7 +1,8 @@
-"""What a run holds beyond the mapped store: `python -m tests.speed.peak_memory 'finetune[epochs=1]' [TASKS]` (Linux).
+"""What a run holds beyond the mapped store: `python -m tests.speed.peak_memory 'finetune[epochs=1]' [TASKS|STORE]...`
 
 The most anonymous memory during the run, less what the process held after a run of the same method on a small store,
-over the features that the run uses as the store has them. The store is that of `make bench`: simulated, 512-d.
+over the features that the run uses as the store has them. The store is that of `make bench`: simulated, 512-d, unless
+one is named, whose first stream is taken. Linux alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ctvr_bench.bench.cli.values import parse_methods
 from ctvr_bench.bench.records.environment import give_back_memory
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.suite.suite import make_suite, plan
-from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import Stream, make_stream
 from tests.speed.test_speed import msrvtt_sized
 from tests.stores import small_store
@@ -47,7 +48,8 @@ def bytes_used(store: FeatureStore, stream: Stream) -> int:
 
 def run(store: FeatureStore, method: str, tasks: int | None, out: Path) -> Stream:
     """One run of a method with seed 0."""
-    values = {"store": store.path, "methods": parse_methods(method), "seeds": 1, "out": out, "recipe": "fixed"}
+    values = {"store": store.path, "stream": store.stream_names[0], "methods": parse_methods(method), "seeds": 1}
+    values |= {"out": out, "recipe": "fixed"}
     config = make_suite({**values, "limit": {} if tasks is None else {"tasks": tasks}}, "peak_memory")
     (job,) = plan(config, store)
     stream = make_stream(store, job.config.stream, config.stream_options)
@@ -56,10 +58,12 @@ def run(store: FeatureStore, method: str, tasks: int | None, out: Path) -> Strea
     return stream
 
 
-def main(method: str, tasks: int | None = None) -> None:
+def main(method: str, *more: str) -> None:
     """Print what one run held."""
     torch.set_num_threads(1)
-    store, most, ended = msrvtt_sized(), 0, threading.Event()
+    tasks = next((int(word) for word in more if word.isdigit()), None)
+    named = next((Path(word) for word in more if not word.isdigit()), None)
+    store, most, ended = msrvtt_sized() if named is None else open_store(named), 0, threading.Event()
 
     def watch() -> None:
         nonlocal most
@@ -71,7 +75,7 @@ def main(method: str, tasks: int | None = None) -> None:
         gc.collect()
         give_back_memory()
         before = anonymous()
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         stream = run(store, method, tasks, Path(folder) / "large")
         ended.set()
@@ -83,4 +87,4 @@ def main(method: str, tasks: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(*sys.argv[1:])

@@ -22,7 +22,7 @@ def test_ranks_made_a_few_rows_at_a_time_are_those_of_the_whole_matrix(size: int
     room_NM = torch.randn(2, size + 30, size + 30, generator=generator).round(decimals=2)  # with ties
     whole = Scores(room_NM[0], room_NM[1] if parts == "fused" else None).block(slice(0, size), slice(0, size))
     rows = [slice(int(index[0]), int(index[-1]) + 1) for index in chunks(slice(0, size))]
-    rank_N, best_N = _rank_rows((whole.block(part, slice(None)) for part in rows), 0.4)
+    rank_N, best_N = _rank_rows(whole.block(part, slice(None)).combined(0.4) for part in rows)
     expected = _rank_blocks([whole.combined(0.4).numpy()], "t2v")
     np.testing.assert_array_equal(rank_N, expected.rank_N)
     np.testing.assert_array_equal(best_N, expected.best_N)
