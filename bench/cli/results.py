@@ -198,7 +198,7 @@ def check(
     from dataclasses import replace
 
     from ctvr_bench.bench.gate.accept import accept as make_anew
-    from ctvr_bench.bench.gate.accept import prepare
+    from ctvr_bench.bench.gate.accept import check_noise_seeds, prepare
     from ctvr_bench.bench.gate.baseline import read_baseline
     from ctvr_bench.bench.gate.gate import check as compare_with
     from ctvr_bench.bench.gate.measure import measure, suite_of
@@ -206,6 +206,8 @@ def check(
     from ctvr_bench.bench.report.choice import make_choice
     from ctvr_bench.bench.suite.suite import placed
 
+    if noise_seeds is not None:
+        check_noise_seeds(noise_seeds)  # before a world is built
     with StageBars(quiet) as stages:
         if accept:
             prepared = prepare(baseline, suite, store, jobs, stages.show)

@@ -66,11 +66,7 @@ def accept(
             f"{prepared.path}: a baseline asks the whole stream; this suite is a smoke test, leave limit out"
         )
     noise = noise_seeds or (old.noise_seeds if old else max(NOISE_SEEDS, config.seeds))
-    if not max(_FEWEST, config.seeds) <= noise <= MOST:
-        raise InputError(
-            f"--noise-seeds must be at least {_FEWEST}, and the {config.seeds} seeds of the suite, and at most {MOST}; "
-            f"got {noise}"
-        )
+    check_noise_seeds(noise, config.seeds)
     ensure_writable(prepared.path)
     found = measure(config.model_copy(update={"seeds": noise}), on_run=on_run)
     new = make_baseline(config, store_of(config, prepared.path), noise, found, level)
@@ -78,6 +74,14 @@ def accept(
     moved = check(old, found) if old is not None and comparable else None
     write_baseline(prepared.path, new)
     return Accepted(old, new, moved)
+
+
+def check_noise_seeds(noise: int, seeds: int = 1) -> None:
+    """That tolerances can be measured from so many; seeds: of the suite. Raises InputError."""
+    if not max(_FEWEST, seeds) <= noise <= MOST:
+        raise InputError(
+            f"--noise-seeds must be at least {_FEWEST} and not below the suite's own seeds, and at most {MOST}; got {noise}"
+        )
 
 
 def _same_store(old: Baseline, new: Baseline) -> bool:

@@ -37,8 +37,12 @@ LONG = "x" * 300
         (("check", "b.json", "--accept", "--noise-seeds", "1000000000"), "at most 1000"),
     ],
 )
-def test_a_command_ends_in_one_line_before_any_work(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_command_ends_in_one_line_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setenv("CTVR_CACHE", str(tmp_path / "cache"))  # a world there would have been built for nothing
     line = fails(tmp_path, *arguments)
+    assert not (tmp_path / "cache").exists()
     assert said in line
     assert len(line) < 600
 
