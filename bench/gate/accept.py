@@ -80,7 +80,7 @@ def check_noise_seeds(noise: int, seeds: int = 1) -> None:
     """That tolerances can be measured from so many; seeds: of the suite. Raises InputError."""
     if not max(_FEWEST, seeds) <= noise <= MOST:
         raise InputError(
-            f"--noise-seeds must be at least {_FEWEST} and not below the suite's own seeds, and at most {MOST}; got {noise}"
+            f"--noise-seeds must be at least {_FEWEST} and the suite's own {seeds}, and at most {MOST}; got {noise}"
         )
 
 
