@@ -91,7 +91,8 @@ floor:
 	OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -q -W default $(FLOOR_TESTS)
 FLOOR_TOOLS = "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100"
 FLOOR_TESTS = tests/features/test_arrays.py tests/features/test_hostile_files.py tests/features/test_store.py \
-	tests/features/test_video.py tests/features/test_extract.py tests/features/worlds/test_build.py tests/bench/cli/test_start.py tests/bench/test_metrics.py tests/bench/run/test_runner.py
+	tests/features/test_video.py tests/features/test_extract.py tests/features/worlds/test_build.py \
+	tests/bench/cli/test_start.py tests/bench/test_metrics.py tests/bench/run/test_runner.py
 
 # docs/licences.md, from what is installed
 licences: $(VENV)/ready-docs

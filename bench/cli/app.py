@@ -202,7 +202,7 @@ def run(
     }
     given = {key: value for key, value in options.items() if value is not None}
 
-    def only_named(named: str) -> bool:
+    def left_out(named: str) -> bool:
         """Whether a dry run leaves a world out: nobody builds one to hear that nothing of it is done."""
         if not (dry_run and is_unbuilt_world(named)):
             return False
@@ -211,12 +211,12 @@ def run(
 
     if suite is None:
         check_values(given, "command line")
-        if only_named(str(store or DEFAULT_WORLD)):
+        if left_out(str(store or DEFAULT_WORLD)):
             return
         configs = [make_suite({**given, "store": _store(store, quiet)}, "command line")]
     else:
         with StageBars(quiet) as stages:
-            configs = read_suites(suite, given, stages.show, only_named)
+            configs = read_suites(suite, given, stages.show, left_out)
         if not configs:
             return
     of_versions = versions or is_earlier(configs[0].against or "")

@@ -76,12 +76,11 @@ def accept(
     return Accepted(old, new, moved)
 
 
-def check_noise_seeds(noise: int, seeds: int = 1) -> None:
-    """That tolerances can be measured from so many; seeds: of the suite. Raises InputError."""
-    if not max(_FEWEST, seeds) <= noise <= MOST:
-        raise InputError(
-            f"--noise-seeds must be at least {_FEWEST} and the suite's own {seeds}, and at most {MOST}; got {noise}"
-        )
+def check_noise_seeds(noise: int, seeds: int = 0) -> None:
+    """That tolerances can be measured from so many; seeds: of the suite, where they are known. Raises InputError."""
+    if not (least := max(_FEWEST, seeds)) <= noise <= MOST:
+        own = " (the suite's own seeds)" if seeds > _FEWEST else ""
+        raise InputError(f"--noise-seeds must be at least {least}{own} and at most {MOST}; got {noise}")
 
 
 def _same_store(old: Baseline, new: Baseline) -> bool:

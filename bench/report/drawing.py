@@ -52,6 +52,7 @@ _HEAD = 0.32
 _NARROWEST = 2.0
 """Inches that words leave to axes: a figure whose words take more grows."""
 _LONGEST = 40
+"""Letters of a method's name in a figure."""
 HIGHLIGHTED = len(MARKERS)
 """Continual methods drawn in colour: the best by headline. All others are grey."""
 _REFERENCE_LINES = (":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)))
@@ -114,7 +115,7 @@ def caption(results: SuiteResults, note: str) -> str:
 
 
 def with_short_names(results: SuiteResults) -> SuiteResults:
-    """The results as figures show them: names of more than 40 letters are cut, and numbered where that makes two alike.
+    """The results as figures show them: long names are cut, and numbered where that makes two alike.
 
     Tables have the whole names. A row of many changed constants would leave its figure no room.
     """
