@@ -62,7 +62,6 @@ DEFAULT_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("attention_head", {}),
     ("l2p", {}),
     ("structalign", {}),
-    ("structalign_released", {"epochs": 5}),  # as long as the others: its own 20 would be most of the suite's minutes
 )
 
 

@@ -5,6 +5,7 @@ Axes: N captions, M videos, L words, F frames, D feature dimensions; T real word
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from ctvr_bench.methods.shared.base import TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.similarity import mean_weights
 
 _TEXTS, _VIDEOS = 64, 256  # a block of word-frame products stays near the cores: 64 x 10 x 12 x 256 floats are 8 MB
+_ORDERS = 256  # that are remembered, of a chunk of captions each
 
 
 def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
@@ -26,7 +28,9 @@ def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
     if words_NLD is None or mask_NL is None or frames_MFD is None:
         raise ValueError("word-frame scores need embeddings with words and frames; set scoring to word_frame or fused")
     out_NM = words_NLD.new_empty(len(words_NLD), len(frames_MFD))
-    blocks = _caption_blocks(words_NLD, mask_NL)
+    orders = [order.on(words_NLD) for order in _orders(tuple(mask_NL.sum(1).tolist()), mask_NL.shape[1])]
+    words_PD = words_NLD.flatten(0, 1)
+    blocks = [_CaptionBlock(order, words_PD.index_select(0, order.word_T)) for order in orders]
     frame_mask_MF = video.frame_mask_MF
     if frame_mask_MF is None:
         frame_mask_MF = torch.ones(frames_MFD.shape[:2], dtype=torch.bool, device=frames_MFD.device)
@@ -34,17 +38,41 @@ def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
         columns = slice(first, first + _VIDEOS)
         videos = _VideoBlock.of(frames_MFD[columns], frame_mask_MF[columns])
         for block in blocks:
-            out_NM[block.row_N, columns] = _block_scores(block, videos)
+            out_NM[block.order.row_N, columns] = _block_scores(block, videos)
     return out_NM
 
 
-class _CaptionBlock(NamedTuple):
-    """Captions from short to long: their rows, all real words in one matrix, how many captions have which length."""
+class _Order(NamedTuple):
+    """Captions from short to long: their rows, where their real words lie, and how many captions have which length."""
 
     row_N: Tensor
-    words_TD: Tensor
+    word_T: Tensor
     weight_NL: Tensor
     groups: list[tuple[int, int]]
+
+    def on(self, like: Tensor) -> _Order:
+        """Where the words are, and in their dtype."""
+        return _Order(self.row_N.to(like.device), self.word_T.to(like.device), self.weight_NL.to(like), self.groups)
+
+
+class _CaptionBlock(NamedTuple):
+    """Captions in order, all their real words in one matrix."""
+
+    order: _Order
+    words_TD: Tensor
+
+
+@lru_cache(_ORDERS)
+def _orders(lengths: tuple[int, ...], width: int) -> list[_Order]:
+    """Captions of like length share a block. A run asks the same captions after every task, in every shard."""
+    length_N, found = torch.tensor(lengths), []
+    for row_N in torch.split(length_N.argsort(), _TEXTS):
+        sizes, counts = (part.tolist() for part in length_N[row_N].unique_consecutive(return_counts=True))
+        real_NL = torch.arange(max(sizes[-1], 1)) < length_N[row_N, None]
+        word_NL = row_N[:, None] * width + torch.arange(max(sizes[-1], 1))
+        groups = list(zip(sizes, counts, strict=True))
+        found.append(_Order(row_N, word_NL[real_NL], mean_weights(real_NL, torch.float64), groups))
+    return found
 
 
 class _VideoBlock(NamedTuple):
@@ -77,18 +105,18 @@ def _caption_blocks(words_NLD: Tensor, mask_NL: Tensor) -> list[_CaptionBlock]:
 
 def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
     """Scores of a block of captions with a block of videos, from one product."""
-    (N, L), (F, M) = captions.weight_NL.shape, videos.weight_FM.shape
+    (N, L), (F, M) = captions.order.weight_NL.shape, videos.weight_FM.shape
     product_TFM = (captions.words_TD @ videos.frames_KD.T).view(-1, F, M)
     best_frame_NLM = product_TFM.new_zeros(N, L, M)
     best_word_NFM = product_TFM.new_zeros(N, F, M)
     row = word = 0
-    for length, count in captions.groups:
+    for length, count in captions.order.groups:
         if length:
             part_nLFM = product_TFM[word : word + length * count].view(count, length, F, M)
             best_frame_NLM[row : row + count, :length] = part_nLFM.amax(2)
             best_word_NFM[row : row + count] = part_nLFM.amax(1)
         row, word = row + count, word + length * count
-    words_to_video_NM = best_frame_NLM.mul_(captions.weight_NL[..., None]).sum(1)
+    words_to_video_NM = best_frame_NLM.mul_(captions.order.weight_NL[..., None]).sum(1)
     frames_to_text_NM = best_word_NFM.mul_(videos.weight_FM).sum(1)
-    present_NM = (captions.weight_NL[:, :1] > 0) & videos.present_M
+    present_NM = (captions.order.weight_NL[:, :1] > 0) & videos.present_M
     return (words_to_video_NM + frames_to_text_NM) * present_NM / 2

@@ -173,7 +173,7 @@ def test_images_with_their_captions_need_no_words_and_are_items(folder: Path, ar
 
 def test_methods_that_compare_words_say_so_on_a_store_without_them(folder: Path, arrays: Arrays) -> None:
     path, told = bring(folder, write_npz(folder, arrays)), list[str]()
-    assert that_fit(make_suite({"store": path}, "test"), told.append).methods[-1].name == "structalign_released"
+    assert that_fit(make_suite({"store": path}, "test"), told.append).methods[-1].name == "structalign"
     (folder / "arrays.csv").write_text("what,file,key\nframes,all.npz,frames\npooled,all.npz,pooled\n")
     import_arrays(folder / "arrays.csv", [folder / "captions.csv"], folder / "stream.csv", folder / "wordless.h5")
     config = make_suite({"store": folder / "wordless.h5"}, "test")
@@ -181,7 +181,7 @@ def test_methods_that_compare_words_say_so_on_a_store_without_them(folder: Path,
     assert names == ["zero_shot", "finetune", "joint", "lwf", "er", "attention_head", "l2p"]
     assert told == [
         f"left out, since they compare words and {folder / 'wordless.h5'} has none: zero_shot [scoring=word_frame], "
-        "zero_shot [scoring=fused], structalign, structalign_released [epochs=5]"
+        "zero_shot [scoring=fused], structalign"
     ]
     with pytest.raises(
         InputError, match=r"structalign \(proto_caption=words\) compares words .* use --set structalign.p"
