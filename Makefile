@@ -62,7 +62,7 @@ mutants: $(VENV)/ready-extract
 soak: $(VENV)/ready-extract
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000)
 
-# readers under atheris, ten minutes each (Linux, CPython up to 3.13); READERS="pickle csv" some of them
+# readers under atheris, ten minutes of a core each (Linux, CPython up to 3.13); READERS="pickle csv" some of them
 fuzz: $(VENV)/ready-extract
 	$(BIN)/python -m pip install --disable-pip-version-check -q atheris
 	for reader in $(or $(READERS),$$($(BIN)/python -m tests.soak.coverage_guided)); do \

@@ -1,7 +1,7 @@
 """Readers of a stranger's files under atheris, which looks for bytes that reach new code (pip install atheris).
 
 python -m tests.soak.coverage_guided                              names the readers
-python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]
+python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    of a core: a busy machine takes longer, and tries as much
 
 What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in the tests of that reader.
 """
@@ -13,8 +13,10 @@ import inspect
 import json
 import os
 import pickle
+import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,8 @@ from ctvr_bench.features.errors import InputError
 from tests.commands import ROOT, called
 from tests.soak import scenes
 
+_LONGEST = 10.0  # seconds of a core that an input may take
+_HANGS = 200  # seconds, by the clock, after which it will not end
 INSTRUMENTED = (
     *(claims, tune_evidence, validation, baseline, record, suite, array_files, arrays, ctvr, hdf5, pickles, registry),
     *(schema, sources, store, tables, video),
@@ -173,15 +177,34 @@ def read(reader: str, content: bytes, folder: Path) -> None:
             raise AssertionError(f"not one line: {error}") from error
 
 
-def _try(reader: str, content: bytes, folder: Path, corpus: Path) -> None:
-    """Keep what breaks the reader and end at once: the interpreter, ending as it would, takes longer than it may."""
-    try:
-        read(reader, content, folder)
-    except BaseException:
-        (corpus / f"crash-{hashlib.sha256(content).hexdigest()[:16]}").write_bytes(content)
-        traceback.print_exc()
+class Search:
+    """Tries inputs until one breaks the reader, or so many seconds of a core are spent, and says how many there were."""
+
+    def __init__(self, reader: str, folder: Path, corpus: Path, seconds: float) -> None:
+        self._reader, self._folder, self._corpus, self._seconds = reader, folder, corpus, seconds
+        self._inputs, self._begun = 0, time.process_time()
+
+    def attempt(self, content: bytes) -> None:
+        """Keep what breaks the reader. Ends the process at once: the interpreter takes longer than it may to end."""
+        start, self._inputs = time.process_time(), self._inputs + 1
+        try:
+            read(self._reader, content, self._folder)
+            if time.process_time() - start > _LONGEST:
+                raise AssertionError(f"it took over {_LONGEST} s of a core")
+        except BaseException:
+            (self._corpus / f"crash-{hashlib.sha256(content).hexdigest()[:16]}").write_bytes(content)
+            traceback.print_exc()
+            self._end(1)
+        if time.process_time() - self._begun > self._seconds:
+            self._end(0)
+
+    def _end(self, status: int) -> None:
+        came = "broken by the last of" if status else "sound under"
+        print(f"{self._reader}: {came} {self._inputs} inputs, {time.process_time() - self._begun:.0f} s of a core")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(status)
 
 
 def main() -> None:
@@ -199,14 +222,14 @@ def main() -> None:
         for function in (found for owner in owners for found in vars(owner).values()):
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 atheris.instrument_func(function)
-    with tempfile.TemporaryDirectory() as folder:
-        sound = READERS[reader][2](Path(folder))
-        (corpus / "sound").write_bytes(sound)
-        read(reader, sound, Path(folder))
-        line = [sys.argv[0], str(corpus), f"-max_total_time={rest[1] if len(rest) > 1 else 600}"]
-        line += [f"-artifact_prefix={corpus}/", "-rss_limit_mb=3000", "-timeout=10", f"-max_len={4096 + len(sound)}"]
-        atheris.Setup(line, lambda content: _try(reader, content, Path(folder), corpus))
-        atheris.Fuzz()
+    folder = Path(tempfile.mkdtemp())
+    sound = READERS[reader][2](folder)
+    (corpus / "sound").write_bytes(sound)
+    read(reader, sound, folder)
+    line = [sys.argv[0], str(corpus), f"-artifact_prefix={corpus}/", f"-max_len={4096 + len(sound)}"]
+    line += ["-rss_limit_mb=3000", f"-timeout={_HANGS}"]
+    atheris.Setup(line, Search(reader, folder, corpus, float(rest[1] if len(rest) > 1 else 600)).attempt)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
