@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.environment import git_commit
-from tests.soak import child
+from tests.soak import child, coverage_guided
 from tests.soak.damage import USES, spoil
 from tests.soak.kills import KINDS, kill
 from tests.soak.scenes import SCENES, Scene
@@ -66,3 +67,26 @@ def test_a_commit_during_a_campaign_is_no_difference_between_its_runs(
     finally:
         git_commit.cache_clear()
     assert outputs == ["before", "before"]
+
+
+@pytest.mark.parametrize(("step", "status", "said"), [(1, 0, "sound under 3"), (11, 1, "broken by the last of 1")])
+def test_a_search_ends_by_seconds_of_a_core_and_keeps_an_input_that_takes_too_many(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+    status: int,
+    said: str,
+) -> None:
+    def ends(status: int) -> None:
+        raise SystemExit(status)
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(coverage_guided.os, "_exit", ends)
+    monkeypatch.setattr(coverage_guided.time, "process_time", itertools.count(0, step).__next__)
+    search = coverage_guided.Search("json", tmp_path / "work", tmp_path, seconds=7)
+    with pytest.raises(SystemExit) as ended:
+        list(map(search.attempt, [b"{}"] * 9))
+    assert ended.value.code == status
+    assert capsys.readouterr().out.startswith(f"json: {said} inputs")
+    assert [path.read_bytes() for path in tmp_path.glob("*")] == [b"{}"] * status

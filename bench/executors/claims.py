@@ -1,7 +1,9 @@
 """One owner for each run: a claim file says which process makes it, and whoever comes second leaves it alone.
 
 A claim names host, boot, process and its start, and its file is touched every few seconds. It is stale, and taken over,
-where its process is gone, where the host was started again since, or where another host has been silent for long.
+where its process is gone, where the host was started again since, or where another host has been silent for long. A
+clock may be set while runs are made, and no two hosts' clocks agree: how long another host is silent is what this
+process sees of it, by a clock that nobody sets.
 On a shared disk this needs renames and links within one folder to be atomic, as they are on NFS, or, where it has no
 links, that of two who make a file only one succeeds.
 """
@@ -15,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +34,10 @@ from ctvr_bench.features.whole import read_whole
 _RENEWED = 10.0  # seconds between two signs of life
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _SILENT = 180.0  # seconds without one, after which another host's claim is stale
+_CONFIRMED = 3 * _RENEWED  # seconds that are enough where the times of files say so too
+_GIVEN_UP = 0  # time of the file of a claim that somebody has found stale
+_seen: dict[Path, tuple[tuple[str, int], float]] = {}
+"""Claims of other hosts: which sign of life was the last, and since when this process knows of no other."""
 
 
 class Owner(pydantic.BaseModel, frozen=True):
@@ -56,12 +63,18 @@ def claim_file(directory: Path) -> Path:
 
 
 @contextmanager
-def claimed(directories: Sequence[Path]) -> Iterator[Owner | None]:
-    """Own the runs of these folders within the block. Gives None, or who owns one of them, and then none is ours."""
+def claimed(directories: Sequence[Path], patient: bool = False) -> Iterator[Owner | None]:
+    """Own the runs of these folders within the block. Gives None, or who owns one of them, and then none is ours.
+
+    patient: where a claim seems to be left behind, look at it for as long as it takes to be sure.
+    """
     held: list[Path] = []
     mine, other = _myself(), None
     for path in sorted(map(claim_file, directories)):
         other = _take(path, mine)
+        while patient and other is not None and _seems_stale(path, other):
+            time.sleep(1)
+            other = _take(path, mine)
         if other is not None:
             break
         held.append(path)
@@ -79,17 +92,40 @@ def claimed(directories: Sequence[Path]) -> Iterator[Owner | None]:
 
 
 def owner_of(directory: Path) -> Owner | None:
-    """Who owns the run of a folder now; None where nobody does, or only a process that is gone."""
+    """Who owns the run of a folder now; None where nobody does, or only a process that is gone.
+
+    Of another host this is known only to who asks again and again; then everyone may know it.
+    """
     path = claim_file(directory)
     found = _read(path)
-    return None if found is None or _is_stale(path, found) else found
+    if found is None or not _is_stale(path, found):
+        return found
+    if _is_gone(path, found) is None:
+        with suppress(OSError), _alone(path.parent):
+            if _read(path) == found and _last_sign(path) != _GIVEN_UP:
+                _give_up(path)
+    return None
+
+
+def _give_up(path: Path) -> None:
+    try:
+        os.utime(path, (_GIVEN_UP, _GIVEN_UP))  # its owner, should it live after all, takes this back
+    except PermissionError:  # another user's file
+        path.unlink()
+
+
+def shown_owner_of(directory: Path) -> Owner | None:
+    """The same at one look, by the times of files, which a clock that was set makes untrue: to be shown, no more."""
+    path = claim_file(directory)
+    found = _read(path)
+    return None if found is None or _seems_stale(path, found) else found
 
 
 def is_left_behind(directory: Path) -> bool:
-    """Whether a process that is gone left its claim on the run of a folder, as one that is killed does."""
+    """Whether a process that seems to be gone left its claim on the run of a folder, as one that is killed does."""
     path = claim_file(directory)
     found = _read(path)
-    return found is not None and _is_stale(path, found)
+    return found is not None and _seems_stale(path, found)
 
 
 def sweep(folder: Path, finished: Collection[str]) -> None:
@@ -182,17 +218,47 @@ def _read(path: Path) -> Owner | None:
 
 
 def _is_stale(path: Path, owner: Owner) -> bool:
+    """Whether whoever wrote a claim is gone for certain."""
+    gone, sign = _is_gone(path, owner), _last_sign(path)
+    if gone is not None or sign == _GIVEN_UP:
+        return gone is not False
+    last, now = (owner.token, sign), time.monotonic()
+    if path not in _seen or _seen[path][0] != last:
+        _seen[path] = (last, now)
+    return now - _seen[path][1] > (_CONFIRMED if _age(path, sign) > _SILENT else _SILENT)
+
+
+def _seems_stale(path: Path, owner: Owner) -> bool:
+    """The same by the times of files alone."""
+    gone = _is_gone(path, owner)
+    return _age(path, _last_sign(path)) > _SILENT if gone is None else gone
+
+
+def _is_gone(path: Path, owner: Owner) -> bool | None:
+    """None of another host's process, of which only its silence tells."""
     mine = _myself()
     if (owner.host, owner.boot, owner.processes) == (mine.host, mine.boot, mine.processes):
         return _started(owner.pid) != owner.started
+    was_booted = owner.host == mine.host and owner.boot != mine.boot
+    return True if was_booted and _age(path, _last_sign(path)) > time.clock_gettime(time.CLOCK_BOOTTIME) else None
+
+
+def _last_sign(path: Path) -> int:
+    """When a claim was last touched, in ns of the disk's clock."""
     try:
-        seen = path.stat().st_mtime
-        if owner.host == mine.host and owner.boot != mine.boot and seen < _booted():
-            return True
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as now:  # by the clock of the disk
-            return os.fstat(now.fileno()).st_mtime - seen > _SILENT
+        return path.stat().st_mtime_ns
     except FileNotFoundError:
-        return True
+        return _GIVEN_UP
+
+
+def _age(path: Path, sign: int) -> float:
+    """Seconds since then, by the clock of the disk as it is now."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as file:
+            now = os.fstat(file.fileno()).st_mtime_ns
+    except OSError:  # a disk that is only read
+        now = time.time_ns()
+    return (now - sign) / 1e9
 
 
 @contextmanager
@@ -223,15 +289,6 @@ def _machine() -> tuple[str, str, str]:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         processes = str(Path("/proc/self/ns/pid").readlink())
     return socket.gethostname(), boot, processes
-
-
-def _booted() -> float:
-    """When this host was started, in seconds as file times are; 0 where the system does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
-            if line.startswith("btime "):
-                return float(line.split()[1])
-    return 0.0
 
 
 def _started(pid: int) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ctvr_bench.bench.executors.claims import claimed, owner_of, sweep
+from ctvr_bench.bench.executors.claims import claimed, shown_owner_of, sweep
 from ctvr_bench.bench.records.files import check_below, write_bytes
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import RunRecord, read_record
@@ -73,7 +73,7 @@ def standing_of(place: Path) -> Standing:
                 diverged[name] = record.reason
             continue
         left.append(run)
-        if (owner := owner_of(folder / run.run_id)) is not None:
+        if (owner := shown_owner_of(folder / run.run_id)) is not None:
             makers.add(str(owner))
             running[name] = str(owner)
         elif record is None:
@@ -201,7 +201,7 @@ def same_ranks(first: Path, second: Path) -> bool:
 def _copy(source: Path, target: Path) -> None:
     """The files of a run, its record last: without it there is no run. One that is being made is left to its maker."""
     check_below(target.parent, target)
-    with claimed([target]) as owner:
+    with claimed([target], patient=True) as owner:
         if owner is not None:
             raise InputError(f"{target}: {owner} makes this run now; merge when it has ended")
         shutil.rmtree(target, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Readers of a stranger's files under atheris, which looks for bytes that reach new code (pip install atheris).
 
 python -m tests.soak.coverage_guided                              names the readers
-python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    of a core: a busy machine takes longer, and tries as much
+python -m tests.soak.coverage_guided READER [FOLDER] [SECONDS]    of a core, so that a busy machine tries as much
 
 What breaks a reader is kept in FOLDER (build/fuzz) as crash-*; it becomes an example in the tests of that reader.
 """
@@ -178,7 +178,7 @@ def read(reader: str, content: bytes, folder: Path) -> None:
 
 
 class Search:
-    """Tries inputs until one breaks the reader, or so many seconds of a core are spent, and says how many there were."""
+    """Tries inputs until one breaks the reader, or so many seconds of a core are spent, and says how many."""
 
     def __init__(self, reader: str, folder: Path, corpus: Path, seconds: float) -> None:
         self._reader, self._folder, self._corpus, self._seconds = reader, folder, corpus, seconds

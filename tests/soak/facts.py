@@ -47,5 +47,10 @@ def _fact(path: Path) -> str:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key.removeprefix("cost/") not in _PASSING}
+        return {key: _lasting(item) for key, item in value.items() if not _passes(key, item)}
     return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def _passes(key: str, value: Any) -> bool:
+    """Whether it may differ from one making to the next; no time is less than none."""
+    return key.removeprefix("cost/") in _PASSING and not (isinstance(value, int | float) and value < 0)

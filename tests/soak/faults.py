@@ -1,10 +1,14 @@
-"""A file layer that ends the process at its nth call, as a kill or a power cut would, or fails there."""
+"""A file layer that at a call ends the process, as a kill or a power cut would, fails, or sets the clock."""
 
 from __future__ import annotations
 
+import datetime
 import os
+import random
 import stat
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +86,39 @@ def failing(at: int, error: int) -> Callable[[], None]:
 
         for name in CALLS:
             _wrap(name, call)
+
+    return patch
+
+
+def jumping(seed: int) -> Callable[[], None]:
+    """The clock is set at every call, by up to ten hours forward or back; files have their times by it."""
+
+    def patch() -> None:
+        rng, ahead = random.Random(seed), 0.0
+        now, now_ns, touch = time.time, time.time_ns, os.utime
+
+        def call(name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal ahead
+            ahead = rng.uniform(-36_000, 36_000)
+            result = real(*args, **kwargs)
+            if name in ("replace", "rename", "link"):
+                with suppress(OSError):
+                    touch(args[1], (time.time(), time.time()))
+            return result
+
+        class Set(datetime.datetime):
+            @classmethod
+            def now(cls, tz: datetime.tzinfo | None = None) -> Set:
+                return super().now(tz) + datetime.timedelta(seconds=ahead)
+
+        def touched(_: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            real(*args, **(kwargs or {"times": (time.time(), time.time())} if len(args) == 1 else kwargs))
+
+        for name in CALLS:
+            _wrap(name, call)
+        _wrap("utime", touched)
+        time.time, time.time_ns = lambda: now() + ahead, lambda: now_ns() + int(ahead * 1e9)
+        datetime.datetime = Set  # type: ignore[misc]
 
     return patch
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from tests.soak import child
 from tests.soak.facts import facts_of
-from tests.soak.faults import counting, failing, stopping
+from tests.soak.faults import counting, failing, jumping, stopping
 from tests.soak.ledger import Ledger
 from tests.soak.scenes import SCENES, Scene
 
 Kinds = tuple[str, ...]
-KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment", "a call fails")
+KINDS: Kinds = ("before a call", "after a call", "power cut", "any moment", "a call fails", "the clock jumps")
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 _MISSED = "had ended before the kill"
 SOUND = "as if nothing had been"
@@ -30,6 +30,8 @@ def kill(
 ) -> Iterator[tuple[str, str]]:
     """End a command once for each number, each time in a fresh folder; yields how, and what came of it.
 
+    Where the clock jumps it does so in both lives: before the end, which comes at a call, and when it is gone on with.
+
     'as if nothing had been': the same command then ends with 0 and leaves every file, and every bit of every result,
     that it leaves where nothing ends it. Else what differs. Equal numbers are equal kills, but those at any moment: a
     SIGKILL of the process group from outside.
@@ -38,31 +40,32 @@ def kill(
     ready.mkdir(parents=True)
     scene.prepare(ready)
     shutil.copytree(ready, made, symlinks=True)
-    whole = child.run(scene.arguments, made, _both(scene, counting(log)))
+    whole = child.run(scene.arguments, made, _all(scene.patch, counting(log)))
     assert whole.status == 0, whole.output
     expected, calls = facts_of(made), len(log.read_text().splitlines())
     for number in numbers:
         kind, rng = kinds[number % len(kinds)], np.random.default_rng([seed, number])
         place = folder / str(number)
         shutil.copytree(ready, place, symlinks=True)
+        clock = jumping(number) if kind == "the clock jumps" else child.nothing
         if kind == "any moment":
             cut = child.run(scene.arguments, place, scene.patch, kill_after=rng.uniform(0, whole.cpu))
             kind = kind if cut.status is None else _MISSED
         elif kind == "a call fails":
             fault = failing(int(rng.integers(calls)), _ERRORS[int(rng.integers(len(_ERRORS)))])
-            cut = child.run(scene.arguments, place, _both(scene, fault))
+            cut = child.run(scene.arguments, place, _all(scene.patch, fault))
         else:
             fault = stopping(int(rng.integers(calls)), kind == "after a call", place, kind == "power cut")
-            cut = child.run(scene.arguments, place, _both(scene, fault))
-        again = child.run(scene.arguments, place, scene.patch)
+            cut = child.run(scene.arguments, place, _all(scene.patch, clock, fault))
+        again = child.run(scene.arguments, place, _all(scene.patch, clock))
         yield kind, _what_came(cut, again, expected, place)
         shutil.rmtree(place)
 
 
-def _both(scene: Scene, fault: child.Patch) -> child.Patch:
+def _all(*patches: child.Patch) -> child.Patch:
     def patch() -> None:
-        scene.patch()
-        fault()
+        for each in patches:
+            each()
 
     return patch
 

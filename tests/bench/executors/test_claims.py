@@ -77,21 +77,86 @@ def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> No
     [
         ({}, 10_000, True),  # this process lives, however silent
         ({"started": "1"}, 0, False),  # its number was given out again
-        ({"host": "elsewhere"}, 0, True),
-        ({"host": "elsewhere"}, 100, True),
-        ({"host": "elsewhere"}, 400, False),
         ({"boot": "before"}, 1e9, False),  # the host was started again since
         ({"boot": "before"}, 0, True),  # another machine of that name
-        ({"processes": "pid:[1]"}, 0, True),  # another container, whose numbers say nothing
-        ({"processes": "pid:[1]"}, 400, False),
+        ({"host": "elsewhere"}, 0, True),
+        ({"host": "elsewhere"}, 10_000, True),  # says a clock, perhaps since it was set
+        ({"processes": "pid:[1]"}, 10_000, True),  # another container, whose numbers say nothing
     ],
 )
-def test_when_a_claim_is_stale(tmp_path: Path, changes: dict[str, str], age: float, owned: bool) -> None:
+def test_when_a_claim_is_stale_at_one_look(tmp_path: Path, changes: dict[str, str], age: float, owned: bool) -> None:
     path = write_claim(tmp_path / "a", **changes)
     os.utime(path, (time.time() - age, time.time() - age))
     assert (owner_of(tmp_path / "a") is not None) == owned
     with claimed([tmp_path / "a"]) as other:
         assert (other is not None) == owned
+
+
+class Clock:
+    """The clock that nobody sets, as a test sets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1e6
+        monkeypatch.setattr(claims.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(claims.time, "sleep", self.wait)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("age", "patience"), [(10_000, 30), (100, 180), (-10_000, 180)])
+def test_another_hosts_claim_is_stale_when_it_was_seen_to_be_silent_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, patience: float
+) -> None:
+    """A day between two looks would do as well as many looks; then who looks for the first time knows it too."""
+    clock, path = Clock(monkeypatch), write_claim(tmp_path / "a", host="elsewhere")
+    seen = time.time() - age
+    for renewal in range(20):  # its clock is set back by hours in the middle
+        seen += 10 - 40_000 * (renewal == 10)
+        os.utime(path, (seen, seen))
+        clock.wait(10)
+        assert owner_of(tmp_path / "a") is not None
+    os.utime(path, (time.time() - age, time.time() - age))
+    assert owner_of(tmp_path / "a") is not None
+    clock.wait(patience)
+    assert owner_of(tmp_path / "a") is not None
+    clock.wait(1)
+    assert owner_of(tmp_path / "a") is None
+    claims._seen.clear()
+    with claimed([tmp_path / "a"]) as other:
+        assert other is None
+
+
+def test_a_claim_that_was_given_up_by_mistake_is_its_owners_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = Clock(monkeypatch), write_claim(tmp_path / "a", host="elsewhere")
+    assert owner_of(tmp_path / "a") is not None
+    clock.wait(200)
+    assert owner_of(tmp_path / "a") is None
+    os.utime(path)
+    assert owner_of(tmp_path / "a") is not None
+
+
+def test_who_is_patient_waits_until_it_is_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, path = Clock(monkeypatch), write_claim(tmp_path / "a", host="elsewhere")
+    with claimed([tmp_path / "a"], patient=True) as other:
+        assert (other is None, clock.now) == (False, 1e6), "it is being made: nothing to wait for"
+    os.utime(path, (1, 1))
+    with claimed([tmp_path / "a"], patient=True) as other:
+        assert (other is None, clock.now) == (True, 1e6 + 31)
+
+
+def test_a_folder_that_is_only_read_can_be_asked_for_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    path = write_claim(tmp_path / "a", host="elsewhere")
+    monkeypatch.setattr(claims.tempfile, "NamedTemporaryFile", refuses)
+    assert claims.shown_owner_of(tmp_path / "a") is not None
+    os.utime(path, (time.time() - 400, time.time() - 400))
+    assert claims.shown_owner_of(tmp_path / "a") is None
+    assert owner_of(tmp_path / "a") is not None
 
 
 @pytest.mark.parametrize("content", ["", "{", json.dumps({"host": 3})])
