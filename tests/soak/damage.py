@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from tests.commands import ROOT
 from tests.soak import child
 from tests.soak.facts import facts_of
 from tests.soak.faults import counting, stopping
@@ -23,6 +26,7 @@ from tests.soak.scenes import (
     baseline,
     finished,
     published,
+    submitted,
     toy_encoder,
     with_store,
 )
@@ -90,6 +94,37 @@ def _cut_off(folder: Path) -> None:
     assert list(folder.rglob("state/*")), "nothing was kept"
 
 
+def _packed(folder: Path) -> None:
+    """The arrays as PyTorch and NumPy pack them."""
+    arrays(folder)
+    frames, pooled, words = (np.load(folder / f"{name}.npy") for name in ("frames", "pooled", "words"))
+    torch.save({"frames": torch.from_numpy(frames), "pooled": torch.from_numpy(pooled)}, folder / "videos.pt")
+    np.savez(folder / "captions.npz", words=words)
+    (folder / "arrays.csv").write_text("what,file\nframes,videos.pt\npooled,videos.pt\nwords,captions.npz\n")
+
+
+def _in_json(folder: Path) -> None:
+    published(folder)
+    lines = (folder / "sentences.csv").read_text().splitlines()[1:]
+    sentences = [dict(zip(("video_id", "caption"), line.split(","), strict=True)) for line in lines]
+    (folder / "sentences.json").write_text(json.dumps({"sentences": sentences}))
+
+
+def _suite(folder: Path) -> None:
+    """A suite and its tuned values, by a store that is not damaged."""
+    with_store(folder)
+    (folder / "tuned.toml").write_text("[finetune]\nlr = 1e-3\nepochs = 2\n")
+    (folder / "suite.toml").write_text(
+        'store = "store.h5"\ntuned = "tuned.toml"\nseeds = 2\nshots = 4\n'
+        'methods = ["zero_shot", "finetune", {name = "lwf", set = {epochs = 1}}]\n'
+    )
+
+
+def _claims(folder: Path) -> None:
+    for suffix in ("toml", "csv"):
+        shutil.copy(ROOT / f"results/claims/structalign_dose.{suffix}", folder / f"claims.{suffix}")
+
+
 _LWF = (*RUN, "--methods", "lwf[epochs=1]", "--seeds", "1", "--ensemble", "off")
 _SHOWN = (*RUN, "--methods", "finetune[epochs=1],zero_shot", "--seeds", "1")
 USES = (
@@ -110,6 +145,23 @@ USES = (
     Use("a baseline", baseline, "b.json", CHECK),
     Use("arrays", arrays, "*.npy", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
     Use("tables", arrays, "*.csv", ("features", "import-arrays", *IMPORT, "--out", "store.h5"), judged=False),
+    Use(
+        "arrays, packed",
+        _packed,
+        "[vc]*s.[np]*",
+        ("features", "import-arrays", *IMPORT, "--out", "s.h5"),
+        judged=False,
+    ),
+    Use(
+        "captions in JSON",
+        _in_json,
+        "sentences.json",
+        ("features", "import-ctvr", "split.pkl", "--captions", "sentences.json", "--out", "s.h5"),
+        judged=False,
+    ),
+    Use("a suite", _suite, "*.toml", ("run", "--suite", "suite.toml", "--dry-run"), judged=False),
+    Use("claims", _claims, "claims.*", ("claims", "claims.toml", "claims.csv"), judged=False),
+    Use("a registry", submitted, "registry/**/*", ("verify", "registry")),
 )
 """What is damaged, and how it is used."""
 

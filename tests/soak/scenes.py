@@ -74,7 +74,7 @@ def _to_be_merged(folder: Path) -> None:
     _made(folder, ("features", "import-arrays", *IMPORT, "--out", "filled.h5"), lambda _: None)
 
 
-def _submitted(folder: Path) -> None:
+def submitted(folder: Path) -> None:
     _made(folder, ("submit", "runs/default", "--to", "registry"), finished)
 
 
@@ -143,7 +143,7 @@ SCENES = (
     Scene("build-world", ("features", "build-world", "3", "--out", "world.h5"), patch=_tiny_world),
     Scene("merge", ("merge", "runs/default", "--into", "joined"), finished),
     Scene("submit", ("submit", "runs/default", "--to", "registry"), finished),
-    Scene("leaderboard", ("leaderboard", "registry"), _submitted),
+    Scene("leaderboard", ("leaderboard", "registry"), submitted),
     Scene(
         "features card",
         ("features", "card", "store.h5", "--url", "file:///store.h5", "--creator", "me", "--date", "2026-01-01"),
