@@ -161,12 +161,13 @@ def _source(store: Listed, mirror: str, done: int) -> Iterator[tuple[IO[bytes], 
     if mirror and not mirror.startswith(("http://", "https://")):
         path = Path(mirror) / store.file
         try:
-            with path.open("rb") as local:
-                yield local, local.seek(done)
+            local = path.open("rb")
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror or error}); name the folder of a mirror"
             ) from error
+        with local:
+            yield local, local.seek(done)
         return
     address = f"{mirror.rstrip('/')}/{store.file}" if mirror else store.url
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})

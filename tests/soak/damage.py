@@ -100,7 +100,9 @@ def _packed(folder: Path) -> None:
     frames, pooled, words = (np.load(folder / f"{name}.npy") for name in ("frames", "pooled", "words"))
     torch.save({"frames": torch.from_numpy(frames), "pooled": torch.from_numpy(pooled)}, folder / "videos.pt")
     np.savez(folder / "captions.npz", words=words)
-    (folder / "arrays.csv").write_text("what,file\nframes,videos.pt\npooled,videos.pt\nwords,captions.npz\n")
+    (folder / "arrays.csv").write_text(
+        "what,file,key\nframes,videos.pt,frames\npooled,videos.pt,pooled\nwords,captions.npz,\n"
+    )
 
 
 def _in_json(folder: Path) -> None:

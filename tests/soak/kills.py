@@ -55,7 +55,9 @@ def kill(
             fault = failing(int(rng.integers(calls)), _ERRORS[int(rng.integers(len(_ERRORS)))])
             cut = child.run(scene.arguments, place, _all(scene.patch, fault))
         else:
-            fault = stopping(int(rng.integers(calls)), kind == "after a call", place, kind == "power cut")
+            at, power_cut = int(rng.integers(calls)), kind == "power cut"
+            after = kind == "after a call" or (power_cut and at == calls - 1)
+            fault = stopping(at, after, place, power_cut)
             cut = child.run(scene.arguments, place, _all(scene.patch, clock, fault))
         again = child.run(scene.arguments, place, _all(scene.patch, clock))
         yield kind, _what_came(cut, again, expected, place)

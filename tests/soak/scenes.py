@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import shutil
 from collections.abc import Callable
@@ -91,6 +92,17 @@ def _tiny_world() -> None:
     build.load_encoder, build._REFERENCES = ToyEncoder, 8
 
 
+def _listed(folder: Path) -> None:
+    """A mirror of one store, and the registry that lists it."""
+    (folder / "mirror").mkdir()
+    content = small_store().path.read_bytes()
+    (folder / "mirror/a.h5").write_bytes(content)
+    (folder / "stores.toml").write_text(
+        f'[[store]]\nname = "a"\nurl = "https://a.invalid/a.h5"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\n'
+        f'size = {len(content)}\nlicence = "CC0"\ncard = "https://a.invalid"\n'
+    )
+
+
 _TUNE = ("--store", "store.h5", "--seeds", "1", "--jobs", "1", "--out", "evidence", "--runs", "runs", "--quiet")
 
 
@@ -149,6 +161,7 @@ SCENES = (
         ("features", "card", "store.h5", "--url", "file:///store.h5", "--creator", "me", "--date", "2026-01-01"),
         with_store,
     ),
+    Scene("features pull", ("features", "pull", "a", "--mirror", "mirror"), _listed),
     Scene("new-method", ("new-method", "my_method"), lambda folder: None),
     Scene("synth", ("features", "synth", "--out", "made.h5", *_SMALL)),
     Scene("tune", ("tune", "finetune", "--trials", "3", "--search", "lr=1e-3:1e-2", *_TUNE), with_store),
