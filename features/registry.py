@@ -14,6 +14,7 @@ The file is TOML, one table a store:
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import urllib.error
 import urllib.request
@@ -113,6 +114,8 @@ def pull(
         with part.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _fetch(store, mirror, file, on_stage)
+            file.flush()
+            os.fsync(file.fileno())  # before it has its name: a power cut would leave a part under it
     except BlockingIOError as error:
         raise InputError(f"{part}: another process fetches {name!r} there; wait for it") from error
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:

@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference
 from ctvr_bench.bench.audit.rerun import Rerun, rerun
-from ctvr_bench.bench.audit.verify import verify
+from ctvr_bench.bench.audit.verify import Fault, Verified, verify
 from ctvr_bench.bench.records.aggregate import AGAINST_OTHERS, Row, SuiteResults, read_results
 from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.record import RunRecord, read_checked, write_checked
@@ -83,6 +83,17 @@ def folders(registry: Path) -> list[Path]:
     """Those of a registry's results, each a folder of runs; none where it is no registry."""
     found = (registry / "results").glob("*/*/*/*/result.json")
     return sorted(path.parent for path in found if not path.parent.name.startswith("."))  # those are being written
+
+
+def check(folder: Path) -> Verified:
+    """What `verify` finds of a result's runs, and whether its result.json is what was written and says what they do."""
+    found, path = verify(folder), folder / "result.json"
+    try:
+        values = _values(path)
+        wrong = "" if found.faults else _unlike_its_runs(folder, values)
+    except InputError as error:
+        wrong = str(error).partition(": ")[2]
+    return replace(found, faults=(*found.faults, Fault("", path.name, wrong))) if wrong else found
 
 
 def record_rerun(folder: Path, found: Sequence[Rerun]) -> bool:
@@ -152,20 +163,33 @@ def _result(row: Row) -> dict[str, Any]:
     }
 
 
-def _entry(path: Path) -> Entry:
+def _values(path: Path) -> dict[str, Any]:
     try:
         values = read_checked(path)
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']!r}, and this version reads {SCHEMA!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(values["metrics"], dict) or not isinstance(values["runs"], list):
+            raise ValueError("it has no metrics or no runs")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as a result ({error}); submit it again") from error
+    return values
+
+
+def _unlike_its_runs(folder: Path, values: Mapping[str, Any]) -> str:
+    """What a result says that its runs, which are sound, do not; empty where it is right."""
+    claimed = {key: value for key, value in values["metrics"].items() if key not in AGAINST_OTHERS}
+    same = all(_result(row)["metrics"] == claimed for row in read_results(folder).rows[:1])
+    return "" if same else "its metrics are not those of its runs"
+
+
+def _entry(path: Path) -> Entry:
+    values = _values(path)
     folder, row = path.parent, tuple[Row, ...]()
     try:
         faults = [str(fault) for fault in verify(folder).faults]
         row = read_results(folder).rows if not faults else ()
-        claimed = {key: value for key, value in values["metrics"].items() if key not in AGAINST_OTHERS}
-        if row and _result(row[0])["metrics"] != claimed:
-            faults.append("result.json: its metrics are not those of its runs")
+        if not faults and (wrong := _unlike_its_runs(folder, values)):
+            faults.append(f"result.json: {wrong}")
     except InputError as error:
         faults = [str(error)]
     if row and (limit := row[0].runs[0].record.config.limit):

@@ -33,7 +33,7 @@ def verify(
     import json
     from dataclasses import asdict
 
-    from ctvr_bench.bench.audit.registry import folders, record_rerun, rerun_entries
+    from ctvr_bench.bench.audit.registry import check, folders, record_rerun, rerun_entries
     from ctvr_bench.bench.audit.rerun import rerun as make_again
     from ctvr_bench.bench.audit.verify import verify as look
 
@@ -45,8 +45,9 @@ def verify(
         if not all(each.same for _, runs in made for each in runs):
             raise typer.Exit(1)
         return
+    found = {each: check(each) for place in directories for each in folders(place)}
     directories = [each for place in directories for each in folders(place) or [place]]
-    found = {directory: look(directory) for directory in directories}
+    found = {each: found.get(each) or look(each) for each in directories}
     if json_:
         print(json.dumps({str(place): asdict(each) for place, each in found.items()}, indent=1))
     else:

@@ -164,6 +164,8 @@ def _staged(site: Site, stage: Path) -> Path:
             if not path.is_file() and site.store.is_file():
                 partial = path.with_name(f".{path.name}.partial")
                 shutil.copyfile(site.store, partial)
+                with partial.open("rb+") as done:
+                    os.fsync(done.fileno())
                 partial.replace(path)
     except OSError as error:
         raise InputError(f"{socket.gethostname()}: {stage}: the store cannot be copied there "

@@ -14,7 +14,7 @@ import pytest
 
 from ctvr_bench.bench.analysis.columns import COLUMNS
 from ctvr_bench.bench.audit.leaderboard import _table, write_leaderboard
-from ctvr_bench.bench.audit.registry import _result, entries, submit
+from ctvr_bench.bench.audit.registry import _result, check, entries, submit
 from ctvr_bench.bench.audit.verify import verify
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.summary import HEADLINE
@@ -63,8 +63,14 @@ def test_results_are_made_again_shown_with_their_state_and_found_out(registry: P
     path.write_text(path.read_text().replace(str(mine.values["metrics"][HEADLINE]["mean"]), "99.5"))
     with pytest.raises(InputError, match=r"result\.json: cannot be read as a result \(it is not what was written"):
         entries(registry)
+    told = f"FAULT {mine.folder}/result.json: cannot be read as a result (it is not what was written"
+    assert told in called("verify", registry).stdout
     values = json.loads(path.read_text())
     del values["digest"]
+    path.write_text(json.dumps(values))
+    assert [fault.what for fault in check(mine.folder).faults] == ["its metrics are not those of its runs"]
+    path.write_text(json.dumps({"schema": values["schema"]}))
+    assert "cannot be read as a result" in check(mine.folder).faults[0].what
     path.write_text(json.dumps(values))
     assert states(registry) == {"mine": "as sent", "zero_shot": "rerun"}
     page = write_leaderboard(registry).read_text()
