@@ -19,7 +19,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding
-from ctvr_bench.methods.shared.ranges import Count
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, swapped_weights, weights_of
@@ -29,6 +29,7 @@ from ctvr_bench.methods.shared.weights import set_weights, swapped_weights, weig
 class AdapterPerTaskConfig(FinetuneConfig):
     """rank: width of each task's adapters."""
 
+    lr: NotNegative = 7e-4
     rank: Count = 64
 
 

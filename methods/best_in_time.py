@@ -19,7 +19,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, ParameterGroup
-from ctvr_bench.methods.shared.ranges import Among, Search, Share
+from ctvr_bench.methods.shared.ranges import Among, NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import set_weights, weights_of
@@ -29,6 +29,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class BestInTimeConfig(FinetuneConfig):
     """average, weight: how a task's weights enter the average. over_tasks: how lr falls from task to task."""
 
+    lr: NotNegative = 2e-3
     average: Literal["exponential", "uniform"] = "exponential"
     weight: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.5
     over_tasks: Annotated[Literal["rsqrt", "cosine", "constant"], Among(("rsqrt", "cosine", "constant"))] = "rsqrt"

@@ -31,6 +31,7 @@ from ctvr_bench.methods.shared.similarity import normalise
 class CCLIPConfig(TrainedConfig):
     """rank: of A and B, scaled by lora_alpha / rank. merge: share of a task's map that stays. ckc: weight of L_ckc."""
 
+    lr: NotNegative = 2e-3
     rank: Count = 16
     lora_alpha: Positive = 32.0
     merge: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.25

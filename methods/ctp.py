@@ -29,7 +29,7 @@ from ctvr_bench.methods.shared.losses import (
     symmetric_contrastive,
     topology_preserving,
 )
-from ctvr_bench.methods.shared.ranges import Count, Search, Share
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.views import MeanWords, teacher_text, teacher_video, with_teacher
@@ -40,6 +40,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class CTPConfig(FinetuneConfig):
     """first_momentum, momentum: m in the first task and later. queue: keys kept of each modality."""
 
+    lr: NotNegative = 7e-4
     first_momentum: Share = 0.995
     momentum: Annotated[Share, Search(0.5, 1.0, "linear")] = 0.9
     queue: Count = 1024

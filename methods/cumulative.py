@@ -6,9 +6,19 @@ reach that forgets nothing because it keeps everything; unlike `joint` it does n
 
 from __future__ import annotations
 
-from ctvr_bench.methods.finetune import Finetune
+from dataclasses import dataclass
+
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
+
+
+@dataclass(frozen=True)
+class CumulativeConfig(FinetuneConfig):
+    """Fields of TrainedConfig; the rate is the one at which this method itself was best."""
+
+    lr: NotNegative = 7e-4
 
 
 @register()
@@ -21,3 +31,4 @@ class Cumulative(MeanWords, Finetune):
     idea = "Keep all data and train on all of it whenever a task arrives."
     stores_samples = "the training pairs of all tasks seen"
     sees = "seen"
+    Config = CumulativeConfig

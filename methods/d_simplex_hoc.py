@@ -34,6 +34,7 @@ class DSimplexHOCConfig(FinetuneConfig):
     scoring: pooled features alone, since those are classified and held.
     """
 
+    lr: NotNegative = 1e-4
     scoring: Literal["cosine"] = "cosine"
     learning: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.1
     mu: Annotated[Positive, Search(1.0, 100.0)] = 10.0

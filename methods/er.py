@@ -17,7 +17,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
-from ctvr_bench.methods.shared.ranges import Count
+from ctvr_bench.methods.shared.ranges import Count, NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 
@@ -30,6 +30,7 @@ class ERConfig(FinetuneConfig):
         do; with `task_end` only earlier tasks are.
     """
 
+    lr: NotNegative = 7e-4
     buffer: Count = 320
     replay: Count | None = None
     filled: Literal["task_end", "stream"] = "stream"

@@ -21,7 +21,7 @@ from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TrainedConfig
 from ctvr_bench.methods.shared.heads import layer_norm
 from ctvr_bench.methods.shared.linear import ChangedWeights, WeightChange
-from ctvr_bench.methods.shared.ranges import Count, Search, Share
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search, Share
 from ctvr_bench.methods.shared.registry import register
 
 
@@ -33,6 +33,7 @@ class InfLoRAConfig(TrainedConfig):
     dropout: not used.
     """
 
+    lr: NotNegative = 7e-4
     rank: Count = 10
     threshold: Annotated[Share, Search(0.8, 1.0, "linear")] = 0.95
     threshold_end: Share = 1.0

@@ -6,9 +6,19 @@ after it.
 
 from __future__ import annotations
 
-from ctvr_bench.methods.finetune import Finetune
+from dataclasses import dataclass
+
+from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
+from ctvr_bench.methods.shared.ranges import NotNegative
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
+
+
+@dataclass(frozen=True)
+class JointConfig(FinetuneConfig):
+    """Fields of TrainedConfig; the rate is the one at which this method itself was best."""
+
+    lr: NotNegative = 2e-3
 
 
 @register()
@@ -21,3 +31,4 @@ class Joint(MeanWords, Finetune):
     idea = "Train on all tasks together; what a continual method could reach without forgetting."
     stores_samples = "the training pairs of all tasks"
     sees = "all"
+    Config = JointConfig

@@ -33,6 +33,7 @@ class MASConfig(FinetuneConfig):
     importance when a task is added to the mean.
     """
 
+    lr: NotNegative = 2e-3
     strength: Annotated[NotNegative, Search(1.0, 1e4)] = 100.0
     over_tasks: Literal["mean", "sum"] = "mean"
     keep: Share = 0.5

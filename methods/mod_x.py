@@ -32,6 +32,7 @@ class ModXConfig(FinetuneConfig):
     reduction: over the rows of a batch.
     """
 
+    lr: NotNegative = 7e-4
     weight: Annotated[NotNegative, Search(0.5, 500.0)] = 20.0
     relation_scale: Positive | None = 1.0
     reduction: Literal["mean", "sum"] = "sum"

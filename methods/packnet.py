@@ -20,7 +20,7 @@ from torch import Tensor
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo, TextEmbedding, VideoEmbedding, total_steps
-from ctvr_bench.methods.shared.ranges import PartOf, Search, Share
+from ctvr_bench.methods.shared.ranges import NotNegative, PartOf, Search, Share
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 from ctvr_bench.methods.shared.weights import gradient_of, set_gradient, set_weights, swapped_weights, weights_of
@@ -36,6 +36,7 @@ class PackNetConfig(FinetuneConfig):
     prune_last: whether the stream's last task gives weights back too, for tasks that will not come.
     """
 
+    lr: NotNegative = 7e-4
     prune: Annotated[PartOf, Search(0.0, 0.95, "linear")] = 0.7
     prune_at: Share = 0.5
     prune_last: bool = True

@@ -27,6 +27,7 @@ from ctvr_bench.methods.shared.views import KeepsLaterTeacher, teacher_video
 class RACTConfig(FinetuneConfig):
     """weight: of the compatibility term. negatives: nearest other videos of a caption, as many stored as new."""
 
+    lr: NotNegative = 7e-4
     weight: Annotated[NotNegative, Search(0.05, 20.0)] = 1.0
     negatives: Count = 10
 

@@ -28,6 +28,7 @@ class SDLoRAConfig(TrainedConfig):
     dropout: not used.
     """
 
+    lr: NotNegative = 7e-4
     rank: Count = 10
     start: Annotated[Positive, Search(0.1, 3.0)] = 0.8
     magnitude_rate: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0

@@ -30,6 +30,7 @@ class SIConfig(FinetuneConfig):
     The authors' 0.1 and 0.1 do nothing here: weights move by about 0.01 in a task, and xi must not drown that squared.
     """
 
+    lr: NotNegative = 2e-3
     strength: Annotated[NotNegative, Search(0.01, 100.0)] = 1.0
     damping: Annotated[Positive, Search(1e-5, 1e-1)] = 1e-3
 

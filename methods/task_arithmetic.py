@@ -26,6 +26,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TaskArithmeticConfig(FinetuneConfig):
     """merge: factor on the sum of the tasks' weight changes."""
 
+    lr: NotNegative = 2e-3
     merge: Annotated[NotNegative, Search(0.05, 1.5)] = 0.2
 
 

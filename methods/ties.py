@@ -27,6 +27,7 @@ from ctvr_bench.methods.shared.weights import set_weights, weights_of
 class TIESConfig(FinetuneConfig):
     """keep: share of a task's weight changes that is not trimmed. merge: factor on the merged change."""
 
+    lr: NotNegative = 7e-4
     keep: Annotated[Share, Search(0.02, 1.0)] = 0.5
     merge: Annotated[NotNegative, Search(0.1, 3.0)] = 1.0
 

@@ -29,6 +29,7 @@ from ctvr_bench.methods.shared.views import KeepsTeacher, teacher_video, with_te
 class VRLwFConfig(FinetuneConfig):
     """weight: of the distillation. temperature: T. sentences: reference captions replayed in a step."""
 
+    lr: NotNegative = 7e-4
     weight: Annotated[NotNegative, Search(0.1, 30.0)] = 3.0
     temperature: Annotated[Positive, Search(0.5, 8.0)] = 2.0
     sentences: Count = 128

@@ -36,6 +36,7 @@ class ZSCLConfig(FinetuneConfig):
     release's, in which the captions' side is not held. average_every: steps between two averages (0: none).
     """
 
+    lr: NotNegative = 7e-4
     weight: Annotated[NotNegative, Search(0.1, 30.0)] = 1.0
     temperature: Annotated[Positive, Search(0.5, 8.0)] = 2.0
     references: Count = 128

@@ -97,8 +97,8 @@ class TrainedConfig(MethodConfig):
     recipe: fixed takes lr, steps and epochs as they are given here. auto finds lr and steps for each run on the
         training videos of its first task (bench.run.recipe); `run` asks for it on every store that the defaults were
         not made for.
-    Defaults of epochs and lr were chosen by joint training on moving-shapes worlds that no table reports
-    (results/README.md); every method of the same head keeps them.
+    Defaults: epochs by joint training, each method's lr by what the method itself makes of the stream at the same few
+        rates for all, on moving-shapes worlds that no table reports (results/README.md, results/tuning/rates).
     clip_norm: limit of the gradient's norm. epsilon: AdamW's. warmup: share of a task's steps over which lr rises
         linearly. later_warmup: that share from the second task on; none: the same.
     schedule: lr after warm-up. cosine falls to 0; constant; cosine_back falls to 0 at half time and rises again.
@@ -110,7 +110,7 @@ class TrainedConfig(MethodConfig):
     steps: Some = 0
     recipe: Literal["fixed", "auto"] = "fixed"
     batch_size: Count = 32
-    lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2e-3
+    lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2.6e-4
     weight_decay: NotNegative = 0.05
     clip_norm: Positive = 1.0
     epsilon: Positive = 1e-8

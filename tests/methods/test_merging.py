@@ -74,24 +74,24 @@ def test_ties_elects_signs_and_averages_who_agrees() -> None:
 
 
 def test_ties_merges_what_each_task_changed_from_the_start() -> None:
-    method = make("ties", keep=0.5)
+    method = make("ties", keep=0.5, lr=1e-3)
     assert isinstance(method, TIES)
     start_P = weights_of(method.head).detach()
     learn(method, 0, 1)
     for task in (0, 1):
-        assert_close(method.trimmed_TP[task], trim(head_weights("finetune", task) - start_P, 0.5))
+        assert_close(method.trimmed_TP[task], trim(head_weights("finetune", task, lr=1e-3) - start_P, 0.5))
     assert_close(weights_of(method.head).detach(), start_P + elect_and_average(method.trimmed_TP))
 
 
 def test_task_arithmetic_adds_changes_of_tasks_trained_apart() -> None:
-    method = make("task_arithmetic", merge=0.4)
+    method = make("task_arithmetic", merge=0.4, lr=1e-3)
     assert isinstance(method, TaskArithmetic)
     start_P = weights_of(method.head).detach()
     learn(method, 0)
     first_P = method.sum_P
-    assert_close(first_P, head_weights("finetune", 0) - start_P)
+    assert_close(first_P, head_weights("finetune", 0, lr=1e-3) - start_P)
     learn(method, 1)
-    assert_close(method.sum_P - first_P, head_weights("finetune", 1) - start_P, rtol=0, atol=1e-6)
+    assert_close(method.sum_P - first_P, head_weights("finetune", 1, lr=1e-3) - start_P, rtol=0, atol=1e-6)
     assert_close(weights_of(method.head).detach(), start_P + 0.4 * method.sum_P)
 
 
@@ -113,9 +113,9 @@ def test_zscl_ends_with_the_mean_of_the_start_and_every_kth_step() -> None:
 
 
 def test_zscl_without_averages_ends_where_training_ends() -> None:
-    alone = head_weights("finetune", 0, dropout=0.0)
-    assert_close(head_weights("zscl", 0, average_every=0, weight=0.0, dropout=0.0), alone)
-    assert not torch.equal(head_weights("zscl", 0, weight=0.0, dropout=0.0), alone)
+    alone = head_weights("finetune", 0, dropout=0.0, lr=1e-3)
+    assert_close(head_weights("zscl", 0, average_every=0, weight=0.0, dropout=0.0, lr=1e-3), alone)
+    assert not torch.equal(head_weights("zscl", 0, weight=0.0, dropout=0.0, lr=1e-3), alone)
 
 
 # --- PackNet

@@ -70,7 +70,8 @@ def test_rates_fall_over_tasks(over_tasks: str, factors: list[float]) -> None:
 
 
 def test_at_a_constant_rate_it_is_wise_ft() -> None:
-    mine, wise_ft = make("best_in_time", over_tasks="constant", weight=0.3), make("wise_ft", mix=0.3)
+    mine = make("best_in_time", over_tasks="constant", weight=0.3, lr=1e-3)
+    wise_ft = make("wise_ft", mix=0.3, lr=1e-3)
     for method in (mine, wise_ft):
         learn(method, 0, 1)
     assert torch.equal(weights_of(mine.head), weights_of(wise_ft.head))  # type: ignore[arg-type]
