@@ -42,7 +42,7 @@ class ProofConfig(TrainedConfig):
     """
 
     scoring: Literal["cosine"] = "cosine"
-    lr: NotNegative = 2.6e-4
+    lr: NotNegative = 1e-4
     context: Count = 3
     width: Count = 128
     heads: Count = 4

@@ -20,7 +20,7 @@ def test_a_suite_takes_tuned_values_and_its_own_are_stronger(tmp_path: Path) -> 
     (config,) = read_suites(tmp_path / "s.toml", {})
     jobs = plan(config, small_store())
     taken = [(job.config.config["lr"], job.config.config.get("weight")) for job in jobs]
-    assert taken == [(5e-4, 3.0), (5e-4, 2.0), (2e-3, None)]
+    assert taken == [(5e-4, 3.0), (5e-4, 2.0), (2.6e-4, None)]
     assert [job.config.config["recipe"] for job in jobs] == ["fixed", "fixed", "auto"]  # a rate was given
     assert [job.label for job in jobs[:2]] == ["lwf [lr=0.0005, weight=3.0]", "lwf [lr=0.0005, weight=2.0]"]
 
