@@ -87,26 +87,27 @@ class FileWriter:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self._path, self._file = path, file
         self._reserved = 0
+        self._groups: dict[str, h5py.Group] = {}
         self._reserve(0)
 
     def __setitem__(self, name: str, values: Array | Sequence[str]) -> None:
         if isinstance(values, np.ndarray):
             self._reserve(values.nbytes)
-            self._file.create_dataset(name, data=np.ascontiguousarray(values))
+            self._create(name, data=np.ascontiguousarray(values))
             return
         encoded = [value.encode() for value in values]
         longest, total = max((1, *map(len, encoded))), sum(map(len, encoded))
         if longest * len(encoded) <= _RATIO * total + _UNPACKED:
             self._reserve(longest * len(encoded))
-            self._file.create_dataset(name, data=np.array(encoded, f"S{longest}"))
+            self._create(name, data=np.array(encoded, f"S{longest}"))
         else:  # one text is far longer than the others
             self._reserve(2 * total + 64 * len(encoded))
-            self._file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
+            self._create(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> h5py.Dataset:
         """A dataset to be filled in slices, for arrays that do not fit into memory."""
         self._reserve(math.prod(shape) * np.dtype(dtype).itemsize)
-        return self._file.create_dataset(name, shape, dtype)
+        return self._create(name, shape=shape, dtype=dtype)
 
     def map_content(self) -> MappedFile:
         """What has been written so far, as `map_file` would show it."""
@@ -120,6 +121,13 @@ class FileWriter:
 
     def set_digest(self, name: str, digest: str) -> None:
         self._file[name].attrs["digest"] = _stored(digest)
+
+    def _create(self, name: str, **given: Any) -> h5py.Dataset:
+        """A dataset in its group, which is looked up once: h5py looks for every part of the path again each time."""
+        group, _, last = name.rpartition("/")
+        if group not in self._groups:
+            self._groups[group] = self._file.require_group(group) if group else self._file
+        return self._groups[group].create_dataset(last, **given)
 
     def _reserve(self, size: int) -> None:
         """Make sure of room for `size` bytes more; raises InputError where there is none."""

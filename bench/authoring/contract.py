@@ -6,6 +6,7 @@ simulated store, and watched.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -103,9 +104,10 @@ def _unit_norms(entry: Entry) -> None:
 )
 def _finite(entry: Entry) -> None:
     cases = {"one pair": (1, 4), "one category": (6, 4), "captions of one word": (6, 1), "a caption of no word": (6, 4)}
+    trained = tryout.make(entry, scoring=tryout.scorings(entry)[-1])
+    tryout.learn(trained, 0)
     for case, (pairs, words) in cases.items():
-        method = tryout.make(entry, scoring=tryout.scorings(entry)[-1])
-        tryout.learn(method, 0)
+        method = copy.deepcopy(trained)
         method.begin_task(TaskInfo(1, 8, (0,)))
         batch = tryout.random_batch(pairs, words, category=0)
         if case == "a caption of no word":

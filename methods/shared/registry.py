@@ -6,11 +6,11 @@ import importlib
 import math
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, cast
 
 import pydantic
 
@@ -48,7 +48,7 @@ class Entry:
                 raise unknown_name(f"field of {self.name}", key, fields)
         values = {**self.preset, **(overrides or {})}
         try:
-            config: MethodConfig = pydantic.TypeAdapter(self.method.Config).validate_python(values)
+            config = _adapter(cast("Hashable", self.method.Config)).validate_python(values)
         except pydantic.ValidationError as error:
             raise InputError(_said(self.name, error.errors()[0])) from error
         for key in fields:
@@ -58,6 +58,12 @@ class Entry:
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{self.name}.{key} must be a finite number; got {value!r}")
         return replace(config)
+
+
+@lru_cache(256)
+def _adapter(config: Any) -> pydantic.TypeAdapter[MethodConfig]:
+    """What reads a Config of this class; making it takes a hundredth of a second, and a suite asks often."""
+    return pydantic.TypeAdapter(config)
 
 
 def _said(name: str, first: Mapping[str, Any]) -> str:
