@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -131,9 +133,18 @@ def _write_run(
     folder = directory / config.run_id
     write_json(folder / "run.json", record.model_dump())
     if not diverged:
-        table = rank_table(0.15 * position * trained, order, seed, tasks, queries)
-        table.save(folder / "ranks.h5")
-        write_json(folder / "metrics.json", metrics_of(table))
+        for name, content in _files(0.15 * position * trained, order, seed, tasks, queries).items():
+            (folder / name).write_bytes(content)
+
+
+@lru_cache(500)
+def _files(skill: float, order: int, seed: int, tasks: int, queries: int) -> dict[str, bytes]:
+    """What a run leaves beside its record, made once for all suites that have such a run."""
+    table = rank_table(skill, order, seed, tasks, queries)
+    with TemporaryDirectory() as folder:
+        table.save(Path(folder) / "ranks.h5")
+        write_json(Path(folder) / "metrics.json", metrics_of(table))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def _geometry(position: int, task: int) -> dict[str, float | None]:

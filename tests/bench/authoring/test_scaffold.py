@@ -9,7 +9,7 @@ import pytest
 from ctvr_bench.bench.authoring.scaffold import write_method
 from ctvr_bench.bench.suite.plugins import find_method
 from ctvr_bench.features.errors import InputError
-from tests.commands import ROOT, called, command, python
+from tests.commands import ROOT, called, python
 from tests.stores import small_store
 
 
@@ -38,7 +38,7 @@ def test_from_new_method_to_a_row_in_the_table(tmp_path: Path, no_figures: None)
 def test_check_method_says_what_is_wrong(tmp_path: Path) -> None:
     method, _ = write_method("tilt", tmp_path)
     text = method.read_text()
-    sound = command("check-method", "tilt.py", "--set", "weight=0", cwd=tmp_path)
+    sound = called("check-method", "tilt.py", "--set", "weight=0", cwd=tmp_path)
     assert sound.returncode == 0, sound.stdout
     assert sound.stdout.endswith("tilt keeps the contract\n")
     method.write_text(text.replace("moved_N.mean()", "moved_N.var() / 0"))

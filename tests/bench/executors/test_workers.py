@@ -14,11 +14,9 @@ import pytest
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.records.record import read_record
-from ctvr_bench.bench.run.jobs import Job, Watch
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.bench.suite.unfinished import lost_runs
-from ctvr_bench.features.store import FeatureStore
-from ctvr_bench.features.streams import Stream
+from tests.bench.executors.dying import dies_if_asked
 from tests.bench.run.test_runner import suite
 from tests.commands import ROOT
 from tests.stores import small_store
@@ -73,14 +71,6 @@ def test_the_workers_of_a_suite_that_is_killed_stop_at_once(tmp_path: Path) -> N
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, "a worker outlives its suite"
-
-
-def dies_if_asked(
-    job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch
-) -> tuple[str, str]:
-    if job.label == "finetune [epochs=1]":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return job.label, "done"
 
 
 def test_a_job_whose_process_is_killed_is_tried_again_and_then_counted_as_lost(tmp_path: Path) -> None:

@@ -307,13 +307,13 @@ def test_a_clear_difference_is_claimed_and_a_small_one_is_not(suite, tmp_path):
 
 
 def test_with_three_orders_what_holds_for_these_alone_is_said_apart(tmp_path):
-    labels = ["zero_shot", "lwf", *(f"filler_{i}" for i in range(12)), "er"]
-    results = read_results(write_suite(tmp_path / "wide", labels, seeds=5, orders=3, queries=30, tasks=2))
+    labels = ["zero_shot", "lwf", *(f"filler_{i}" for i in range(6)), "er"]
+    results = read_results(write_suite(tmp_path / "wide", labels, seeds=3, orders=3, queries=30, tasks=2))
     found = evidence(results)
     assert all(comparison.p_here is not None for comparison in found.against_best)
     here = [comparison.second for comparison in found.against_best if comparison.differs_here]
     said = " ".join(sentences(results, found))
-    assert here == ["filler_9"]  # 9.7 points, p 0.052 for orders in general, 0.041 for these
+    assert here == ["filler_4"]  # p 0.16 for orders in general, 0.02 for these
     assert f"On these 3 task orders alone it is also ahead of {here[0]}" in said
     (weakest,) = (comparison for comparison in found.against_best if comparison.second == "lwf")
     assert weakest.here.low > weakest.difference.low  # both p-values are at the smallest that is told
