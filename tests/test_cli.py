@@ -31,14 +31,16 @@ def test_help_names_every_command_without_loading_torch() -> None:
     assert all(word in result.stdout for word in ("run", "report", "methods", "features"))
 
 
-def test_a_run_prints_the_table_and_says_where_the_report_lies(tmp_path: Path) -> None:
+def test_a_run_prints_the_table_and_says_where_the_report_lies(tmp_path: Path, no_figures: None) -> None:
+    """With its figures, from a process of its own; the report that is made again has none."""
     arguments = ("run", "--store", small_store().path, "--methods", "zero_shot,finetune[epochs=1]", "--seeds", 1)
-    result = command(*arguments, "--out", "o", cwd=tmp_path)
+    result = command(*arguments, "--jobs", 1, "--out", "o", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "finetune" in result.stdout
     assert "simulated" in result.stdout
     report = Path(result.stderr.strip().splitlines()[-1].removeprefix("report: "))
     assert (tmp_path / report).is_file()
+    assert list((tmp_path / report).parent.glob("figures/*.png"))
     assert called("report", "o/default", "--recompute", cwd=tmp_path).returncode == 0
 
 
@@ -147,7 +149,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_not_run(tmp_path: Path) -> None
 
 def test_streams_as_published_are_imported_filled_inspected_and_verified(tmp_path: Path) -> None:
     *pickles, captions = release.msrvtt(tmp_path, release.MSRVTT_TEST)
-    result = command("features", "import-ctvr", *pickles, "--captions", captions, "--out", "structure.h5", cwd=tmp_path)
+    result = called("features", "import-ctvr", *pickles, "--captions", captions, "--out", "structure.h5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     knobs = ("--knob", "dim=32", "--knob", "latent_dim=16", "--knob", "frames=2", "--captions-per-train-video", 1)
     result = called("features", "synth", "--structure", "structure.h5", *knobs, "--out", "filled.h5", cwd=tmp_path)
@@ -165,7 +167,7 @@ def test_streams_as_published_are_imported_filled_inspected_and_verified(tmp_pat
 
 
 def test_the_card_of_a_method_shows_its_fields() -> None:
-    result = command("methods", "structalign")
+    result = called("methods", "structalign")
     assert result.returncode == 0
     assert "crp = 10.0" in result.stdout
     assert "L_SCL" in result.stdout

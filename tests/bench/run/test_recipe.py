@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,19 @@ def found(name: str = "finetune", **values: Any) -> Recipe:
     return recipe.find_recipe(entry, entry.config(values), spec, small_store(), small_stream().tasks[0], "cpu")
 
 
+@cache
+def found_once(name: str = "finetune") -> Recipe:
+    """The same, found once for all tests that change nothing by which it is found."""
+    return found(name)
+
+
 def changes(made: Recipe) -> dict[tuple[float, int], float]:
     return {(trial.lr, trial.steps): math.inf if trial.change is None else trial.change for trial in made.trials}
 
 
 @pytest.mark.parametrize("name", ["finetune", "joint"])
 def test_the_trial_of_least_loss_is_chosen_and_lies_inside_what_was_tried(name: str) -> None:
-    made = found(name)
+    made = found_once(name)
     tried = changes(made)
     chosen = min(tried, key=lambda trial: tried[trial])
     tasks = len(small_stream().tasks)
@@ -55,7 +62,7 @@ def test_the_trial_of_least_loss_is_chosen_and_lies_inside_what_was_tried(name: 
 
 
 def test_it_repeats_and_every_training_video_of_the_first_task_is_held_out_once() -> None:
-    first, second = found(), found()
+    first, second = found(), found_once()
     assert first.model_dump(exclude={"seconds"}) == second.model_dump(exclude={"seconds"})
     store, task = small_store(), small_stream().tasks[0]
     assert first.videos == len(np.unique(store.caption_video_M[task.train]))
@@ -105,7 +112,7 @@ def test_the_loss_is_that_of_a_plain_loop() -> None:
 
 
 def test_a_rate_that_breaks_what_was_learned_is_not_chosen() -> None:
-    made = found()
+    made = found_once()
     assert changes(made)[0.1, 4] > min(changes(made).values()) + 0.1
 
 
@@ -145,7 +152,7 @@ def test_a_run_trains_by_what_was_found_and_says_it(tmp_path: Path) -> None:
         {"store": small_store().path, "methods": ["finetune"], "seeds": 2, "jobs": 1, "out": tmp_path}, "t"
     )
     records = run_suite(config)
-    made = found()
+    made = found_once()
     for record in records:
         assert record.recipe is not None
         assert (record.recipe.lr, record.recipe.steps) == (made.lr, made.steps)
@@ -211,7 +218,7 @@ def test_who_asks_for_a_recipe(tmp_path: Path) -> None:
 
 
 def test_a_hopeless_trial_learns_one_fold_and_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = found()
+    made = found_once()
     half = [trial for trial in made.trials if trial.videos < made.videos]
     assert half
     assert {trial.videos for trial in half} == {made.videos // 2}

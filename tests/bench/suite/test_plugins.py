@@ -60,13 +60,20 @@ def refusal(name: str | Path) -> str:
     return str(refused.value)
 
 
-def test_a_method_of_a_file_runs_in_worker_processes_and_is_recorded(file: Path, tmp_path: Path) -> None:
-    first, second = run(tmp_path / "o", f"{file}:Scaled", jobs=2, seeds=2)
-    assert (first.status, second.status) == ("done", "done")
-    assert first.config.method == "scaled"
+def test_methods_of_a_file_and_of_a_package_run_in_worker_processes_and_are_recorded(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes for both, which find the package where this one does."""
+    install(tmp_path, "scaled = scaled_package:Scaled", monkeypatch)
+    assert {"scaled", "lwf"} <= set(all_methods())
+    file.write_text(SOURCE.replace('"scaled"', '"of_a_file"'))
+    first, package = run(tmp_path / "o", f"{file}:Scaled", "scaled", jobs=2)
+    assert (first.status, package.status) == ("done", "done")
+    assert (first.config.method, package.config.method) == ("of_a_file", "scaled")
     assert first.config.config["factor"] == 2.0
     assert first.source == f"{file}:Scaled"
     assert read_record(tmp_path / "o/default" / first.run_id).config.code == first.config.code
+    assert len(package.config.code) == 64
 
 
 def test_an_edited_file_is_another_method(file: Path, tmp_path: Path) -> None:
@@ -165,14 +172,6 @@ def install(folder: Path, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "entry_points.txt").write_text(f"[ctvr_bench.methods]\n{point}\n")
     (folder / "scaled_package.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(folder)
-
-
-def test_an_installed_package_brings_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "scaled = scaled_package:Scaled", monkeypatch)
-    assert {"scaled", "lwf"} <= set(all_methods())
-    first, _ = run(tmp_path / "o", "scaled", jobs=2, seeds=2)
-    assert first.status == "done"
-    assert len(first.config.code) == 64
 
 
 def test_a_broken_entry_point_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,15 +38,15 @@ def test_a_run_learns_in_a_stack_what_it_learns_alone(name: str, numbers: bool) 
     """
     default = asdict(find_method(name).config())
     scaled = [field for field, value in default.items() if numbers and isinstance(value, float) and field != "epsilon"]
-    runs = [{field: default[field] * (1 - 0.1 * s) for field in scaled} for s in range(3)]
-    alone, together = ([make(name, s, epochs=2, **runs[s]).double() for s in range(3)] for _ in range(2))
+    runs = [{field: default[field] * (1 - 0.1 * s) for field in scaled} for s in range(2)]
+    alone, together = ([make(name, s, epochs=2, **runs[s]).double() for s in range(2)] for _ in range(2))
     for task in (0, 1):
         assert all(result.together == 1 for result in learn(alone, task, stacked=False))
-        assert all(result.together == 3 for result in learn(together, task, stacked=True))
+        assert all(result.together == 2 for result in learn(together, task, stacked=True))
     for first, second in zip(alone, together, strict=True):
         for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
             torch.testing.assert_close(other, value, rtol=1e-9, atol=1e-11, msg=lambda m, key=key: f"{key}: {m}")
-    assert not torch.allclose(*(weights(method) for method in together[:2]))
+    assert not torch.allclose(*(weights(method) for method in together))
 
 
 def test_a_stack_makes_the_steps_of_a_run_alone() -> None:
