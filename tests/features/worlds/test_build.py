@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ from ctvr_bench.features.worlds.truth import fitting_videos
 from ctvr_bench.features.worlds.world import Knobs, make_world
 
 TINY = Knobs(train=2, validation=1, test=2, captions=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_references() -> Iterator[None]:
+    """Fifty pictures in the reference bank, which otherwise are half of what is encoded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_REFERENCES", 50)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -98,9 +98,10 @@ def test_saved_weights_are_read_back_to_half_precision(tmp_path: Path) -> None:
 
 
 def test_a_few_steps_of_training_lower_the_loss_and_are_repeatable() -> None:
-    pairs = pretrain.make_pairs(seed=0, pictures=300, captions_each=2, rarity=0.5)
-    config = pretrain.Config(steps=40, batch=64, warm_up=4)
+    """R@10 of 64 pictures is 14 untrained, 81 and 97 after 20 steps with the seeds 0 and 1."""
+    pairs = pretrain.make_pairs(seed=0, pictures=64, captions_each=2, rarity=0.5)
+    config = pretrain.Config(steps=20, batch=32, warm_up=4)
     first, again = pretrain.train(pairs, config, 0), pretrain.train(pairs, config, 0)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert pretrain.retrieval(first, pairs)["R@10"] > 1.5 * pretrain.retrieval(untrained(), pairs)["R@10"]
+    assert pretrain.retrieval(first, pairs)["R@10"] > 3 * pretrain.retrieval(untrained(), pairs)["R@10"]
