@@ -91,18 +91,6 @@ class _VideoBlock(NamedTuple):
         return _VideoBlock(frames_MFD.transpose(0, 1).flatten(0, 1), weight_FM, mask_MF.any(1))
 
 
-def _caption_blocks(words_NLD: Tensor, mask_NL: Tensor) -> list[_CaptionBlock]:
-    """Captions of like length share a block."""
-    length_N, blocks = mask_NL.sum(1), []
-    for row_N in torch.split(length_N.argsort(), _TEXTS):
-        lengths, counts = (part.tolist() for part in length_N[row_N].unique_consecutive(return_counts=True))
-        parts = zip(torch.split(row_N, counts), lengths, strict=True)
-        words_TD = torch.cat([words_NLD[rows, :length].flatten(0, 1) for rows, length in parts])
-        weight_NL = mean_weights(mask_NL[row_N, : max(lengths[-1], 1)], words_NLD.dtype)
-        blocks.append(_CaptionBlock(row_N, words_TD, weight_NL, list(zip(lengths, counts, strict=True))))
-    return blocks
-
-
 def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
     """Scores of a block of captions with a block of videos, from one product."""
     (N, L), (F, M) = captions.order.weight_NL.shape, videos.weight_FM.shape
