@@ -230,14 +230,14 @@ def test_a_search_finds_the_best_rate_within_its_budget_and_takes_the_best_mean(
 
 
 def test_a_range_grows_once_where_the_best_lies_at_its_edge() -> None:
-    tried, space, _ = explored("finetune", {"lr": Where(1e-3, 1e-2)}, far_from(3.5e-4))
+    tried, space, _ = explored("joint", {"lr": Where(1e-3, 1e-2)}, far_from(3.5e-4))
     grown = space["lr"]
     assert isinstance(grown, Range)
     assert (grown.low, grown.high, grown.grown) == (pytest.approx(10**-3.5, rel=1e-2), 1e-2, ("low",))
     assert min(each.values["lr"] for each in tried) < 6e-4
     assert grown.where(choose(tried).values["lr"]) in ("inside", "at the edge")
-    _, kept, _ = explored("finetune", {"lr": Where(1e-4, 1e-2)}, far_from(1e-3))
-    assert kept == space_of(find_method("finetune"), {"lr": Where(1e-4, 1e-2)})
+    _, kept, _ = explored("joint", {"lr": Where(1e-4, 1e-2)}, far_from(1e-3))
+    assert kept == space_of(find_method("joint"), {"lr": Where(1e-4, 1e-2)})
 
 
 def test_a_range_ends_where_its_field_does() -> None:
