@@ -35,6 +35,7 @@ def verify(
 
     from ctvr_bench.bench.audit.registry import check, folders, record_rerun, rerun_entries
     from ctvr_bench.bench.audit.rerun import rerun as make_again
+    from ctvr_bench.bench.audit.verify import Verified
     from ctvr_bench.bench.audit.verify import verify as look
 
     if again and len(directories) == 1 and (directories[0] / "results").is_dir():
@@ -45,9 +46,9 @@ def verify(
         if not all(each.same for _, runs in made for each in runs):
             raise typer.Exit(1)
         return
-    found = {each: check(each) for place in directories for each in folders(place)}
-    directories = [each for place in directories for each in folders(place) or [place]]
-    found = {each: found.get(each) or look(each) for each in directories}
+    found: dict[Path, Verified] = {}
+    for place in directories:
+        found |= {each: check(each) for each in folders(place)} or {place: look(place)}
     if json_:
         print(json.dumps({str(place): asdict(each) for place, each in found.items()}, indent=1))
     else:

@@ -68,8 +68,9 @@ def _orders(lengths: tuple[int, ...], width: int) -> list[_Order]:
     length_N, found = torch.tensor(lengths), []
     for row_N in torch.split(length_N.argsort(), _TEXTS):
         sizes, counts = (part.tolist() for part in length_N[row_N].unique_consecutive(return_counts=True))
-        real_NL = torch.arange(max(sizes[-1], 1)) < length_N[row_N, None]
-        word_NL = row_N[:, None] * width + torch.arange(max(sizes[-1], 1))
+        place_L = torch.arange(max(sizes[-1], 1))
+        real_NL = place_L < length_N[row_N, None]
+        word_NL = row_N[:, None] * width + place_L
         groups = list(zip(sizes, counts, strict=True))
         found.append(_Order(row_N, word_NL[real_NL], mean_weights(real_NL, torch.float64), groups))
     return found
