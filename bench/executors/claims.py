@@ -148,7 +148,9 @@ def _take(path: Path, mine: Owner) -> Owner | None:
         while not _create(path, mine):
             with _alone(path.parent):
                 found = _read(path)
-                if found is not None and not _is_stale(path, found):
+                if found is None:  # whoever looked before removed it, and somebody's new one may be there by now
+                    continue
+                if not _is_stale(path, found):
                     return found
                 path.unlink(missing_ok=True)
     except OSError as error:
@@ -195,7 +197,7 @@ def _write_through(path: Path, mode: Literal["w", "x"], mine: Owner) -> None:
 
 def _release(paths: Sequence[Path], mine: Owner) -> None:
     for path in paths:
-        with suppress(OSError):
+        with suppress(OSError), _alone(path.parent):
             if _read(path) == mine:
                 path.unlink()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -59,6 +60,43 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(got) == [False] * 7 + [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_made_while_another_looks_for_a_stale_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between "there is a claim" and a look at it the stale one is removed, and right after the look a new one is made."""
+    path, read = write_claim(tmp_path / "a", pid=2**22 - 1, started="1"), claims._read
+
+    def gone_at_the_look(looked: Path) -> Owner | None:
+        monkeypatch.setattr(claims, "_read", read)
+        path.unlink()
+        found = read(looked)
+        write_claim(tmp_path / "a")
+        return found
+
+    monkeypatch.setattr(claims, "_read", gone_at_the_look)
+    with claimed([tmp_path / "a"]) as other:
+        assert other == read(path) is not None
+
+
+def test_a_claim_that_was_taken_over_is_not_released_by_who_had_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at its claim under the lock that whoever takes claims over needs."""
+    with claimed([tmp_path / "a"]) as other:
+        assert other is None
+        read = claims._read
+
+        def locked(looked: Path) -> Owner | None:
+            handle = os.open(tmp_path, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(handle)
+            return read(looked)
+
+        monkeypatch.setattr(claims, "_read", locked)
     assert list(tmp_path.iterdir()) == []
 
 
