@@ -58,9 +58,12 @@ gpu: $(VENV)/ready-extract
 mutants: $(VENV)/ready-extract
 	$(BIN)/python tests/mutants.py --jobs $(or $(JOBS),1) $(ONLY)
 
-# kills and damages at length, about an hour; KILLS=50 DAMAGES=200 for a look
+# kills, damages and an hour of bytes for every reader (atheris: Linux, CPython up to 3.13), some hours of a core in all;
+# KILLS=50 DAMAGES=200 MINUTES=5 for a look
 soak: $(VENV)/ready-extract
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000)
+	-$(BIN)/python -m pip install --disable-pip-version-check -q atheris
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak \
+		--kills $(or $(KILLS),500) --damages $(or $(DAMAGES),2000) --minutes $(or $(MINUTES),60)
 
 # readers under atheris, ten minutes of a core each (Linux, CPython up to 3.13); READERS="pickle csv" some of them
 fuzz: $(VENV)/ready-extract

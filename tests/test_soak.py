@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.environment import git_commit
-from tests.soak import child, coverage_guided
+from tests.soak import child, coverage_guided, searches
 from tests.soak.damage import USES, spoil
 from tests.soak.kills import KINDS, kill
+from tests.soak.ledger import Ledger
 from tests.soak.scenes import SCENES, Scene
 
 IMPORT, *_ = SCENES
@@ -90,3 +91,53 @@ def test_a_search_ends_by_seconds_of_a_core_and_keeps_an_input_that_takes_too_ma
     assert ended.value.code == status
     assert capsys.readouterr().out.startswith(f"json: {said} inputs")
     assert [path.read_bytes() for path in tmp_path.glob("*")] == [b"{}"] * status
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "error", "expected"),
+    [
+        (0, "json: sound under 3 inputs, 8 s of a core", "#3 NEW", (True, 3, 8)),
+        (1, "json: broken by the last of 5 inputs, 2 s of a core", "Traceback", (False, 5, 2)),
+        (70, "", "==1== ERROR: libFuzzer: timeout", (False, 0, 0)),
+        (-9, "", "", (False, 0, 0)),
+    ],
+)
+def test_what_a_search_came_to_is_read_from_its_last_line(
+    status: int, out: str, error: str, expected: tuple[bool, int, int]
+) -> None:
+    *found, last = searches.ended(subprocess.CompletedProcess((), status, out, error))
+    assert tuple(found) == expected
+    assert last in (out, error, "ended without a word")
+    assert last
+
+
+def test_minutes_of_bytes_are_shared_out_and_a_broken_reader_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searches, "READERS", ("json", "csv", "pt"))
+    monkeypatch.setattr(searches, "find_spec", lambda name: name)
+    asked: list[tuple[str, float]] = []
+
+    def search(reader: str, corpus: Path, seconds: float) -> searches.Ended:
+        assert corpus == tmp_path
+        asked.append((reader, seconds))
+        return reader != "csv", 100, round(seconds), "a fault"
+
+    searches.campaign(3, tmp_path, Ledger(tmp_path / "ledger.json"), search)
+    assert asked == [("json", 60), ("csv", 60), ("pt", 60)]
+    again = Ledger(tmp_path / "ledger.json")
+    searches.campaign(4.5, tmp_path, again, search)
+    assert asked[3:] == [("json", 30), ("csv", 30), ("pt", 30)], "it goes on from what the ledger says"
+    assert [again.done(searches.SECONDS, reader) for reader in searches.READERS] == [90, 90, 90]
+    assert again.done(searches.INPUTS, "json") == 200
+    assert again.broken == ["bytes 0 of csv (atheris): a fault", "bytes 100 of csv (atheris): a fault"]
+    asked.clear()
+    searches.campaign(9, tmp_path, Ledger(), search)
+    assert asked == [("json", 60), ("csv", 60), ("pt", 60), ("json", 60), ("pt", 60), ("json", 60), ("pt", 60)]
+
+
+def test_a_campaign_says_that_nothing_looked_for_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "find_spec", lambda name: None)
+    ledger = Ledger()
+    searches.campaign(60, tmp_path, ledger)
+    assert [tried.came for tried in ledger.counts] == ["not tried: atheris is not installed"]

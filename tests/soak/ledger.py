@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Tried(NamedTuple):
-    """kind: 'kill' or 'damage'. of: a command or use. which: kind of kill, or suffix of the file. came: of it."""
+    """kind: 'kill', 'damage' or 'bytes'. of: a command, use or reader. which: kind of kill or file. came: of it."""
 
     kind: str
     of: str
@@ -43,8 +43,9 @@ class Ledger:
         """How many of a command or use were tried; the next one has this number."""
         return sum(times for tried, times in self.counts.items() if (tried.kind, tried.of) == (kind, of))
 
-    def add(self, tried: Tried, number: int, sound: bool) -> None:
-        self.counts[tried] += 1
+    def add(self, tried: Tried, number: int, sound: bool, times: int = 1) -> None:
+        """Count what came. number: the first of these times, named where it broke something."""
+        self.counts[tried] += times
         if not sound:
             self.broken.append(f"{tried.kind} {number} of {tried.of} ({tried.which}): {tried.came}")
 

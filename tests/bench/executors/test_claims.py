@@ -66,7 +66,7 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
 def test_a_claim_made_while_another_looks_for_a_stale_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between "there is a claim" and a look at it the stale one is removed, and right after the look a new one is made."""
+    """Between "there is a claim" and a look at it the stale one is removed, and right after it a new one is made."""
     path, read = write_claim(tmp_path / "a", pid=2**22 - 1, started="1"), claims._read
 
     def gone_at_the_look(looked: Path) -> Owner | None:
