@@ -113,9 +113,14 @@ def pull(
         out.parent.mkdir(parents=True, exist_ok=True)
         with part.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                raise BlockingIOError  # it had its right name before it was ours to write to
             _fetch(store, mirror, file, on_stage)
             file.flush()
             os.fsync(file.fileno())  # before it has its name: a power cut would leave a part under it
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # HDF5 takes such a one too
+            _check_pulled(part, store, registry)
+            part.rename(out)
     except BlockingIOError as error:
         raise InputError(f"{part}: another process fetches {name!r} there; wait for it") from error
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
@@ -123,19 +128,21 @@ def pull(
         raise InputError(
             f"{store.url}: cannot be fetched ({reason}); what has come is kept, the same command goes on"
         ) from error
-    if part.stat().st_size != store.size or _digest(part) != store.sha256:
-        part.unlink()
-        raise InputError(
-            f"{name}: what came is not the file that {registry} lists (size or SHA-256 differ); nothing was kept. "
-            "Ask whoever wrote the registry"
-        )
+    return store, True
+
+
+def _check_pulled(part: Path, store: Listed, registry: Path) -> None:
+    """Remove what came and raise InputError where it is not the listed file, or no store."""
     try:
+        if part.stat().st_size != store.size or _digest(part) != store.sha256:
+            raise InputError(
+                f"{store.name}: what came is not the file that {registry} lists (size or SHA-256 differ); nothing was "
+                "kept. Ask whoever wrote the registry"
+            )
         open_store(part)
     except InputError:
         part.unlink()
         raise
-    part.rename(out)
-    return store, True
 
 
 def _fetch(store: Listed, mirror: str, file: IO[bytes], on_stage: OnStage) -> None:

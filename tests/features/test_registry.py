@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ctvr_bench.features import registry
 from ctvr_bench.features.card import Publication, write_card
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.registry import pull, read_registry
@@ -81,41 +82,73 @@ def left_over(folder: Path) -> list[str]:
 
 
 def test_a_listed_store_is_pulled_once(server: Server, tmp_path: Path) -> None:
-    registry, out = listed(tmp_path, f"{server.address}/a/small.h5"), tmp_path / "small.h5"
-    assert [pull("small", registry, out)[1] for _ in range(2)] == [True, False]
+    written, out = listed(tmp_path, f"{server.address}/a/small.h5"), tmp_path / "small.h5"
+    assert [pull("small", written, out)[1] for _ in range(2)] == [True, False]
     assert out.read_bytes() == CONTENT
     assert server.asked == [None]
     assert left_over(tmp_path) == ["small.h5"]
     out.write_bytes(b"mine")
     with pytest.raises(InputError, match="is there already and is not 'small'"):
-        pull("small", registry, out)
+        pull("small", written, out)
     assert out.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_was_cut_off_goes_on(server: Server, tmp_path: Path, ranges: bool) -> None:
-    registry, out = listed(tmp_path, f"{server.address}/small.h5"), tmp_path / "small.h5"
+    written, out = listed(tmp_path, f"{server.address}/small.h5"), tmp_path / "small.h5"
     server.most = 1000
     with pytest.raises(InputError, match="the same command goes on"):
-        pull("small", registry, out)
+        pull("small", written, out)
     assert not out.exists()
     server.most, server.ranges = len(CONTENT), ranges
     told: list[int] = []
-    pull("small", registry, out, on_stage=lambda stage, done, total: told.append(done))
+    pull("small", written, out, on_stage=lambda stage, done, total: told.append(done))
     assert server.asked == [None, "bytes=1000-"]
     assert (told[0], told[-1]) == (1000, len(CONTENT))
     assert out.read_bytes() == CONTENT
     assert left_over(tmp_path) == ["small.h5"]
 
 
+def test_of_two_who_pull_at_once_the_second_is_told_to_wait(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it comes while the first fetches, or opens the first's file and may write only once that has its name."""
+    written, out = listed(tmp_path, f"{server.address}/small.h5"), tmp_path / "small.h5"
+    lock, fetch = registry.fcntl.flock, registry._fetch
+    met: list[int] = []
+
+    def first_comes_between(file: Any, kind: int) -> None:
+        monkeypatch.setattr(registry.fcntl, "flock", lock)
+        assert pull("small", written, out)[1]
+        lock(file, kind)
+        met.append(kind)
+
+    monkeypatch.setattr(registry.fcntl, "flock", first_comes_between)
+    with pytest.raises(InputError, match="another process fetches 'small' there; wait for it"):
+        pull("small", written, out)
+    assert met
+    assert left_over(tmp_path) == ["small.h5"]
+    assert not pull("small", written, out)[1]
+    out.unlink()
+
+    def second_comes_meanwhile(*arguments: Any) -> None:
+        with pytest.raises(InputError, match="another process fetches 'small' there; wait for it"):
+            pull("small", written, out)
+        fetch(*arguments)
+
+    monkeypatch.setattr(registry, "_fetch", second_comes_meanwhile)
+    assert pull("small", written, out)[1]
+    assert out.read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     "content", [CONTENT[:-1] + b"x", CONTENT + b"more", CONTENT[:-1]], ids=["other", "more", "less"]
 )
 def test_what_is_not_the_listed_file_is_refused_and_removed(server: Server, tmp_path: Path, content: bytes) -> None:
-    registry, out = listed(tmp_path, f"{server.address}/small.h5"), tmp_path / "small.h5"
+    written, out = listed(tmp_path, f"{server.address}/small.h5"), tmp_path / "small.h5"
     server.content = content
     with pytest.raises(InputError, match="nothing was kept"):
-        pull("small", registry, out)
+        pull("small", written, out)
     assert left_over(tmp_path) == []
 
 
