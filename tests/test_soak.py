@@ -123,17 +123,17 @@ def test_minutes_of_bytes_are_shared_out_and_a_broken_reader_is_left_alone(
         asked.append((reader, seconds))
         return reader != "csv", 100, round(seconds), "a fault"
 
-    searches.campaign(3, tmp_path, Ledger(tmp_path / "ledger.json"), search)
-    assert asked == [("json", 60), ("csv", 60), ("pt", 60)]
+    searches.campaign(15, tmp_path, Ledger(tmp_path / "ledger.json"), search)
+    assert asked == [("json", 300), ("csv", 300), ("pt", 300)]
     again = Ledger(tmp_path / "ledger.json")
-    searches.campaign(4.5, tmp_path, again, search)
-    assert asked[3:] == [("json", 30), ("csv", 30), ("pt", 30)], "it goes on from what the ledger says"
-    assert [again.done(searches.SECONDS, reader) for reader in searches.READERS] == [90, 90, 90]
+    searches.campaign(22.5, tmp_path, again, search)
+    assert asked[3:] == [("json", 150), ("csv", 150), ("pt", 150)], "it goes on from what the ledger says"
+    assert [again.done(searches.SECONDS, reader) for reader in searches.READERS] == [450, 450, 450]
     assert again.done(searches.INPUTS, "json") == 200
     assert again.broken == ["bytes 0 of csv (atheris): a fault", "bytes 100 of csv (atheris): a fault"]
     asked.clear()
-    searches.campaign(9, tmp_path, Ledger(), search)
-    assert asked == [("json", 60), ("csv", 60), ("pt", 60), ("json", 60), ("pt", 60), ("json", 60), ("pt", 60)]
+    searches.campaign(45, tmp_path, Ledger(), search)
+    assert asked == [("json", 300), ("csv", 300), ("pt", 300), ("json", 300), ("pt", 300), ("json", 300), ("pt", 300)]
 
 
 def test_a_campaign_says_that_nothing_looked_for_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
