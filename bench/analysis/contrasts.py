@@ -56,7 +56,7 @@ def contrasts(results: Sequence[SuiteResults], against: str, key: str) -> list[C
     if against not in labels:
         raise unknown_name("row to compare with", against, labels)
     one = len(results) == 1
-    tested = differences(suite_answers(results[0], key)) if one else _over_stores(results, labels, key)
+    tested = differences(suite_answers(results[0], key)) if one else pairs_over_stores(results, labels, key)
     found = []
     for label in labels:
         if (label, against) not in tested:
@@ -72,7 +72,7 @@ def contrast_table(results: Sequence[SuiteResults], against: str) -> Table:
     """R@1 and BWF differences for a terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == _COLUMNS[0] else "right")
+        table.add_column(column, justify="left" if column == _COLUMNS[0] else "right", overflow="fold")
     for line in _lines(results, against):
         table.add_row(escape(one_line(line[0])), *line[1:])
     table.caption = escape(_note(results, against))
@@ -119,10 +119,10 @@ def _singles(result: SuiteResults, label: str, against: str, key: str) -> list[f
     return [one - other for _, one, other in met]
 
 
-def _over_stores(
+def pairs_over_stores(
     results: Sequence[SuiteResults], labels: Iterable[str], key: str
 ) -> dict[tuple[str, str], PairDifference]:
-    """All pairs with a value for each store: the mean over the runs that all of its rows have."""
+    """All pairs of rows with a value for each store: the mean over the runs that all of its rows have."""
     value_by_label: dict[str, dict[tuple[int, int], Floats]] = {label: {} for label in labels}
     for number, result in enumerate(results):
         places = [{place_of(run) for run in row.runs} for row in result.rows if is_drawn(row)]

@@ -114,18 +114,23 @@ def evidence(results: SuiteResults, store: FeatureStore | None = None) -> Eviden
     pairs = _Pairs(results)
     rows, below = ranked(results), references(results)
     keys = [column.key for column in (*RETRIEVAL, *CONTINUAL)]
-    baseline = {_scoring(row): row.label for row in reversed(below) if not is_drawn(row)}
-    baseline |= {_scoring(row): row.label for row in below if row.runs[0].record.config.method == "zero_shot"}
-    trained = [row for row in [*rows, *below] if is_drawn(row) and _scoring(row) in baseline]
     return Evidence(
         intervals={row.label: row_intervals(row, keys) for row in results.rows},
         against_best=[pairs.compare(rows[0].label, row.label) for row in rows[1:]],
-        against_zero_shot=[pairs.compare(row.label, baseline[_scoring(row)]) for row in trained],
+        against_zero_shot=[pairs.compare(row.label, other) for row, other in untrained_beside(results)],
         ranks=rank_test(rows),
         ranked_labels=tuple(row.label for row in rows),
         compare=pairs.compare,
         ambiguity=ambiguity(results, [*rows, *below], store),
     )
+
+
+def untrained_beside(results: SuiteResults) -> list[tuple[Row, str]]:
+    """Every trained row with the label of the one that is not and scores alike, `zero_shot` where there are several."""
+    rows, below = ranked(results), references(results)
+    baseline = {_scoring(row): row.label for row in reversed(below) if not is_drawn(row)}
+    baseline |= {_scoring(row): row.label for row in below if row.runs[0].record.config.method == "zero_shot"}
+    return [(row, baseline[_scoring(row)]) for row in (*rows, *below) if is_drawn(row) and _scoring(row) in baseline]
 
 
 def against(results: SuiteResults, label: str, found: Evidence | None = None) -> list[Comparison]:
@@ -167,7 +172,7 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
             too = " also" if behind else ""
             said.append(f"{_where(results, here[0])} it is{too} ahead of {listed([c.second for c in here])}.")
         said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
-        said += _smallest(found.against_best)
+        said += smallest_told([c.difference for c in found.against_best], "These runs and queries")
     gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
     for verdict, chosen in (
         ("Training helps beyond noise in", [c for c in gains if c.differs]),
@@ -196,9 +201,8 @@ def _where(results: SuiteResults, c: Comparison) -> str:
     return "Of the models that were trained here, one run each, and for other queries but no other seed,"
 
 
-def _smallest(comparisons: Sequence[Comparison]) -> list[str]:
-    """The differences that the runs could have told, at 80 % power."""
-    known = [c.difference for c in comparisons]
+def smallest_told(known: Sequence[PairDifference], what: str) -> list[str]:
+    """The differences that what was run could have told, at 80 % power, each pair one of the best row."""
     one, every = (
         (
             [value for value in values if value is not None]
@@ -210,7 +214,7 @@ def _smallest(comparisons: Sequence[Comparison]) -> list[str]:
     if not one:
         return []
     return [
-        f"These runs and queries tell a true difference to the best of about {np.median(every):.1f} points in four "
+        f"{what} tell a true difference to the best of about {np.median(every):.1f} points in four "
         f"suites of five ({np.median(one):.1f} points, had only one pair been planned)."
     ]
 

@@ -26,6 +26,7 @@ from ctvr_bench.bench.cli.results import (
     say_others,
     show,
     show_contrasts,
+    show_over_stores,
 )
 from ctvr_bench.bench.cli.search import search
 from ctvr_bench.bench.cli.unchanged import Said, place_of
@@ -266,6 +267,8 @@ def run(
             show(reported, json_, read)
         if configs[0].against is not None and reported and not json_:
             written += show_contrasts(reported, configs[0].against, read)
+        if len(reported) > 1 and not json_:
+            written += show_over_stores(reported, read)
     unfinished = [record for record in records if record.status != "done"]
     for record in unfinished:
         say(f"{record.label} (order {record.config.options['order']}, seed {record.config.seed}): {record.reason}")

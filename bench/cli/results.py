@@ -22,7 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Numbers as JSON instead of t
 def report(
     directories: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a suite, or one of the files under its suites/; several for one table."),
+        typer.Argument(
+            help="Folder of a suite, or one of the files under its suites/; several for a table over stores."
+        ),
     ],
     format_: Annotated[
         str | None, typer.Option("--format", help="html, md, latex, csv, png or pdf (default: the whole report).")
@@ -47,7 +49,7 @@ def report(
     recompute: Annotated[bool, typer.Option("--recompute", help="Derive metrics from ranks.h5 again.")] = False,
     json_: Json = False,
 ) -> None:
-    """Tables and figures of a suite, from its records alone."""
+    """Tables and figures of a suite, from its records alone; of several stores' folders, the table over stores."""
     from functools import cache, partial
 
     from ctvr_bench.bench.cli.console import say
@@ -70,8 +72,12 @@ def report(
         )
     if against is not None and chosen not in (None, "md", "latex"):
         raise InputError(f"--against speaks in the whole report, and marks rows of md and latex; not of {chosen}")
-    if len(directories) > 1 and chosen in (None, "html"):
-        raise InputError("a whole report is of one folder; put several side by side with --format md, latex or csv")
+    if len(directories) > 1 and chosen == "html":
+        raise InputError(
+            "a page is of one folder; leave --format out for a table over stores, or name md, latex or csv"
+        )
+    if len(directories) > 1 and chosen is None and (out is not None or json_):
+        raise InputError("a table over stores lies beside their folders, as text; leave --out and --json out")
     if chosen is not None and json_:
         raise InputError("--json prints numbers in place of a format; give one of the two")
     for directory in directories if recompute else ():
@@ -88,6 +94,11 @@ def report(
     elif chosen is not None:
         out = out or directories[0] / "report" / "figures"
         write_figures(directories, chosen, out, choice, read)
+    elif len(directories) > 1:
+        if against is not None:
+            show_contrasts(directories, against, read)
+        show_over_stores(directories, read)
+        return
     else:
         out, said = report_with_findings(directories[0], store=store, folder=out, against=against, read=read)
         show(directories[:1], json_, read)
@@ -312,4 +323,32 @@ def show_contrasts(directories: list[Path], against: str, read: Read | None = No
     write_text(files[1], contrast_csv(results, against))
     Console().print(contrast_table(results, against))
     say(f"differences: {files[0]}")
+    return files
+
+
+def show_over_stores(directories: list[Path], read: Read | None = None) -> list[Path]:
+    """Print the table over all stores of a suite and what they tell, and write it beside their folders.
+
+    Returns the files. Raises InputError where two folders are of one store.
+    """
+    from rich.console import Console
+
+    from ctvr_bench.bench.analysis.over_stores import (
+        over_stores,
+        store_csv,
+        store_markdown,
+        store_sentences,
+        store_table,
+    )
+    from ctvr_bench.bench.cli.console import say
+    from ctvr_bench.bench.records.aggregate import read_results
+    from ctvr_bench.bench.records.record import write_text
+
+    found = over_stores([(read or read_results)(directory) for directory in directories])
+    files = [directories[0].parent / "stores.md", directories[0].parent / "stores.csv"]
+    write_text(files[0], store_markdown(found))
+    write_text(files[1], store_csv(found))
+    Console().print(store_table(found))
+    say_findings(store_sentences(found))
+    say(f"over stores: {files[0]}")
     return files

@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench.analysis.contrasts import contrast_csv, contrast_markdown, contrast_table, contrasts
+from ctvr_bench.bench.analysis.over_stores import over_stores, store_markdown
 from ctvr_bench.bench.analysis.pairing import differences, suite_answers
 from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_results
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
@@ -157,6 +158,14 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     (contrast,) = contrasts(found, "finetune [epochs=1]", HEADLINE)
     assert contrast.runs == 4
     assert contrast_markdown(found, "finetune [epochs=1]") == (tmp_path / "o/two/differences.md").read_text()
+    over = (tmp_path / "o/two/stores.md").read_text()
+    assert over == store_markdown(over_stores(found))
+    assert "over 2 stores" in result.stdout
+    (tmp_path / "o/two/stores.md").unlink()
+    remade = called("report", "o/two/small", "o/two/other", cwd=tmp_path)
+    assert remade.returncode == 0, remade.stderr
+    assert (tmp_path / "o/two/stores.md").read_text() == over
+    assert called("report", "o/two/small", "o/two/other", "--json", cwd=tmp_path).returncode == 2
 
 
 def test_a_suite_with_an_unknown_reference_is_refused_before_it_runs(tmp_path: Path) -> None:
