@@ -9,7 +9,7 @@ run: $(VENV)/ready
 	$(BIN)/python run_benchmark.py
 
 test: $(VENV)/ready-extract
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/ready-extract
 	$(BIN)/ruff format --check .
@@ -92,7 +92,7 @@ floor:
 	$(PYTHON) -m venv $(VENV)-floor
 	$(VENV)-floor/bin/python -m pip install --disable-pip-version-check -q -c constraints-floor.txt -e . $(FLOOR_TOOLS)
 	OMP_NUM_THREADS=1 $(VENV)-floor/bin/python -m pytest -q -W default $(FLOOR_TESTS)
-FLOOR_TOOLS = "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100"
+FLOOR_TOOLS = "pytest>=8.4" "pytest-benchmark>=4" "pytest-xdist>=3.5" "hypothesis>=6.100"
 FLOOR_TESTS = tests/features/test_arrays.py tests/features/test_hostile_files.py tests/features/test_store.py \
 	tests/features/test_video.py tests/features/test_extract.py tests/features/worlds/test_build.py \
 	tests/bench/cli/test_start.py tests/bench/test_metrics.py tests/bench/run/test_runner.py

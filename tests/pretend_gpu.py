@@ -12,8 +12,9 @@ What it cannot show: missing kernels, sums in another order, speed.
 from __future__ import annotations
 
 import collections
-import traceback
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -82,9 +83,12 @@ class OnGpu(torch.Tensor):
 
 
 def _where() -> tuple[str, int]:
-    for frame in reversed(traceback.extract_stack(limit=60)):
-        if frame.filename != __file__ and "/torch/" not in frame.filename:
-            return Path(frame.filename).name, frame.lineno or 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name != __file__ and "/torch/" not in name:
+            return Path(name).name, frame.f_lineno
+        frame = frame.f_back
     return "?", 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -44,9 +45,10 @@ OWNERS = {
 NUMPY_ONLY = ("bench/metrics.py", "bench/forgetting.py", "bench/geometry.py", "features/geometry.py")
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Names of all absolute imports of a file, also those inside functions; not those for type checkers alone."""
-    names = set()
+    names = set[str]()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
@@ -58,12 +60,13 @@ def imports(path: Path) -> set[str]:
             assert node.module, f"{path}: imports are written in full"
             assert node.level == 0, f"{path}: imports are written in full"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-def own_imports(path: Path) -> set[Path]:
+@cache
+def own_imports(path: Path) -> frozenset[Path]:
     """Files and folders of the repository that a file imports."""
-    found = set()
+    found = set[Path]()
     for name in imports(path):
         top, *rest = name.split(".")
         if top == "ctvr_bench":
@@ -75,7 +78,7 @@ def own_imports(path: Path) -> set[Path]:
                     if p.exists()
                 )
             )
-    return found
+    return frozenset(found)
 
 
 def sources() -> list[Path]:

@@ -16,7 +16,7 @@ from tests.stores import small_store
 def test_both_files_run_at_once(tmp_path: Path) -> None:
     method, test = write_method("my_method", tmp_path / "new")
     assert find_method(f"{method}:MyMethod").name == "my_method"
-    result = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
+    result = python(tmp_path, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", test)
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
     for linter in (("check", "--ignore", "D103,I001"), ("format", "--check")):

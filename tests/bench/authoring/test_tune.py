@@ -40,6 +40,17 @@ from tests.stores import redigest, small_store, small_stream
 
 LEARNING = sorted(name for name, entry in known_methods().items() if learns(entry.method))
 TUNED = sorted((ROOT / "results/tuning").glob("*.json"))
+SMALL_RIDGE = """
+from dataclasses import dataclass
+from ctvr_bench.methods.ridge import Ridge, RidgeConfig
+
+@dataclass(frozen=True)
+class SmallConfig(RidgeConfig):
+    features: int = 200
+
+class Small(Ridge):
+    name, Config = "small_ridge", SmallConfig
+"""
 RATES = {path.stem: path for path in sorted((ROOT / "results/tuning/rates").glob("*.json"))}
 
 
@@ -119,7 +130,8 @@ def test_poisoned_test_rows_change_nothing(tmp_path: Path) -> None:
             file["captions/pooled"][row] = 100 * noise.standard_normal(file["captions/pooled"].shape[1])
             file["captions/words"][first:last] = 100 * noise.standard_normal((last - first, 32))
     redigest(path)
-    for name in ("er", "structalign", "ridge"):
+    (tmp_path / "small.py").write_text(SMALL_RIDGE)
+    for name in ("er", "structalign", f"{tmp_path / 'small.py'}:Small"):
         space = space_of(find_method(name))
         clean, poisoned = (
             search(find_method(name), space, suite(tmp_path / out, store=store), [store], trials=1)

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("check")
     shutil.copy(small_store().path, folder / "store.h5")
     (folder / "suite.toml").write_text(SUITE)
-    arguments = ("--accept", "--suite", "suite.toml", "--store", "store.h5", "--noise-seeds", 8, "--jobs", 1)
+    arguments = ("--accept", "--suite", "suite.toml", "--store", "store.h5", "--noise-seeds", 5, "--jobs", 1)
     result = called("check", "baselines/b.json", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "finetune" in result.stdout

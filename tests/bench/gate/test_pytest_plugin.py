@@ -36,9 +36,13 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 
 
 def run(inner: pytest.Pytester, *arguments: object, apart: bool = False) -> pytest.RunResult:
-    """apart: in a process of its own, as a user would; without it only pytest is new, which spares the imports."""
+    """apart: in a process of its own, as a user would; without it only pytest is new, which spares the imports.
+
+    Such a process leaves assertions plain: where the suite is installed, pytest would rewrite each of its modules.
+    """
     run_ = inner.runpytest_subprocess if apart else inner.runpytest_inprocess
-    return run_(*PLUGIN, "-p", "no:cacheprovider", *map(str, arguments))
+    plain = ["--assert=plain"] if apart else []
+    return run_(*PLUGIN, *plain, "-p", "no:cacheprovider", *map(str, arguments))
 
 
 def test_every_method_is_a_test_that_passes_where_nothing_moved(inner: pytest.Pytester, baseline: Path) -> None:

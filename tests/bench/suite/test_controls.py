@@ -64,7 +64,19 @@ def test_a_method_in_a_file_of_its_own_may_name_a_control(tmp_path: Path) -> Non
 
 
 def test_run_says_that_a_control_joins(tmp_path: Path, no_figures: None) -> None:
-    given = ("--methods", "l2p[epochs=1]", "--seeds", "1", "--jobs", "1", "--out", tmp_path, "--json")
+    given = (
+        "--methods",
+        "l2p[epochs=1]",
+        "--recipe",
+        "fixed",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        tmp_path,
+        "--json",
+    )
     result = called("run", "--store", small_store().path, *given)
     assert result.returncode == 0, result.stderr
     assert "attention_head joins the suite" in result.stderr
