@@ -124,8 +124,7 @@ def _finite(entry: Entry) -> None:
 
 @promise("the loss is a pure function of the prepared batch", _trained)
 def _pure(entry: Entry) -> None:
-    method = tryout.make(entry)
-    tryout.learn(method, 0)
+    method = tryout.after(entry, 0)
     method.begin_task(TaskInfo(1, 8, tryout.small_stream().tasks[1].categories))
     batch = method.prepare(tryout.train_pairs(1).pairs(torch.arange(10)), generator_for(0, "draws"))
     before = tryout.state_digest(method)
@@ -138,8 +137,7 @@ def _pure(entry: Entry) -> None:
 
 @promise("what `view` makes once for a task changes no loss", lambda entry: entry.method.view is not Method.view)
 def _view(entry: Entry) -> None:
-    method = tryout.make(entry)
-    tryout.learn(method, 0)
+    method = tryout.after(entry, 0)
     data = tryout.in_double(tryout.train_pairs(1))
     method.begin_task(TaskInfo(1, len(data), tryout.small_stream().tasks[1].categories))
     method.double()
@@ -183,8 +181,7 @@ def _moves(entry: Entry) -> None:
 
 @promise("saved and loaded between two tasks it continues to the same bits")
 def _resumes(entry: Entry) -> None:
-    method = tryout.make(entry)
-    tryout.learn(method, 0)
+    method = tryout.after(entry, 0)
     saved = loaded(save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}))
     again = tryout.make(entry)
     load_tensors(again, saved)
@@ -259,9 +256,7 @@ def _past_rows(entry: Entry) -> None:
 
 @promise("a query's and a video's encoding does not depend on what stands beside it, so never on the query's task")
 def _query_alone(entry: Entry) -> None:
-    method = tryout.make(entry)
-    for task in (0, 1):
-        tryout.learn(method, task)
+    method = tryout.after(entry, 0, 1)
     test, beside = tryout.query_pairs(), tryout.poison(tryout.query_pairs())
     asked = torch.arange(0, len(test), 3)
     for row in asked.tolist():
@@ -291,9 +286,7 @@ def _query_alone(entry: Entry) -> None:
 
 @promise("only a method that declares `uses_shards` asks which gallery a query is compared with")
 def _shards(entry: Entry) -> None:
-    method = tryout.make(entry)
-    for task in (0, 1):
-        tryout.learn(method, task)
+    method = tryout.after(entry, 0, 1)
     captions = tryout.train_pairs(0).text(torch.arange(6))
     with torch.no_grad():
         first, second = (method.encode_text(captions, shard).pooled_ND for shard in (0, 1))
@@ -303,8 +296,7 @@ def _shards(entry: Entry) -> None:
 
 @promise("all that it keeps from call to call is saved, and so counted")
 def _saved(entry: Entry) -> None:
-    method = tryout.make(entry)
-    tryout.learn(method, 0)
+    method = tryout.after(entry, 0)
     hidden = list(tryout.unsaved_tensors(method))
     if hidden:
         raise ContractError(

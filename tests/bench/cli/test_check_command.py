@@ -15,6 +15,7 @@ import pytest
 from tests.commands import ROOT, called, fails, hear_ctrl_c
 from tests.stores import small_store
 
+pytestmark = pytest.mark.set_up_once
 SUITE = 'seeds = 1\nmethods = [{name = "zero_shot"}, {name = "finetune", set = {epochs = 1}}]\n'
 
 

@@ -31,6 +31,7 @@ from ctvr_bench.methods.lwf import LwF
 from ctvr_bench.methods.shared.base import TrainedConfig
 from tests.stores import small_store
 
+pytestmark = pytest.mark.set_up_once
 LABELS = ("zero_shot", "finetune [epochs=2]", "lwf [epochs=2]")
 Patch = pytest.MonkeyPatch
 Measured = Callable[..., Measurement]

@@ -25,6 +25,7 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import create_store, open_store
 from tests.bench.fake_suite import STORE, write_suite
 
+pytestmark = pytest.mark.set_up_once
 VOID = {"meta", "img", "link", "br", "hr", "input", "wbr"}
 
 

@@ -11,6 +11,7 @@ from ctvr_bench.bench.suite.suite import make_suite, run_suite
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
 
+pytestmark = pytest.mark.set_up_once
 STRUCTURE = generated_structure(10, 5, train_per_category=16, test_per_category=40, captions_per_train_video=8, seed=3)
 KNOBS = SyntheticConfig(
     dim=64, frames=4, latent_dim=30, category_dimension=10, category_flips=1, category_angle=15, common_angle=40

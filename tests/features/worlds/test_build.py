@@ -14,6 +14,7 @@ from ctvr_bench.features.worlds.scene import CATEGORIES
 from ctvr_bench.features.worlds.truth import fitting_videos
 from ctvr_bench.features.worlds.world import Knobs, make_world
 
+pytestmark = pytest.mark.set_up_once
 TINY = Knobs(train=1, validation=1, test=2, captions=2)
 
 
