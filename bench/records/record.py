@@ -316,14 +316,18 @@ def read_checked(path: Path) -> dict[str, Any]:
     """The values of such a file. Raises OSError, or ValueError and its like where they are not what was written."""
     values: dict[str, Any] = json.loads(read_whole(path).decode())
     written = values.pop("digest", None)
-    if written is not None and written != digest_of_values(values):
+    if written not in (None, digest_of_values(values)):
         raise ValueError("it is not what was written")
     return values
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, whatever their layout and order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of JSON values, whatever their layout and order. Raises ValueError for a number that is not finite."""
+    try:
+        text = json.dumps(values, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("it holds a number that is not finite") from error
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finished_record(directory: Path, keep: Keep = NOTHING) -> RunRecord | None:

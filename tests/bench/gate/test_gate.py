@@ -298,7 +298,7 @@ def test_a_baseline_that_cannot_be_compared_is_refused(
     [
         ('"t2v/stored/seen/R@1":', '"t2v/stoqed/seen/R@1":', "seed 1 of lwf [epochs=2] lacks t2v/stored/seen/R@1"),
         ('"steps":', '"stepr":', "input should be"),
-        ('"tolerance": ', '"tolerance": 1e999, "was": ', "finite number"),
+        ('"tolerance": ', '"tolerance": 1e999, "was": ', "not finite"),
     ],
 )
 def test_a_baseline_with_a_flipped_letter_is_refused(
@@ -307,7 +307,7 @@ def test_a_baseline_with_a_flipped_letter_is_refused(
     path = tmp_path / "other.json"
     before, found, after = baseline_file.read_text().rpartition(was)
     path.write_text(before + found.replace(was, became) + after)
-    with pytest.raises(InputError, match="is not what was written"):
+    with pytest.raises(InputError, match=r"is not what was written|holds a number that is not finite"):
         read_baseline(path)
     without_digest, _, _ = path.read_text().rpartition(',\n "digest"')
     path.write_text(without_digest + "}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -76,6 +77,22 @@ def test_a_run_in_a_folder_of_another_name_is_refused(run: Path) -> None:
     other = Path(shutil.copytree(run, run.with_name("finetune-o0-s1-0000000000")))
     with pytest.raises(InputError, match="it is of another run"):
         read_record(other)
+
+
+def test_a_record_with_an_infinite_number_is_one_line_whether_it_has_a_digest_or_not(run: Path) -> None:
+    """1e999 is JSON, and read as infinity, which no record can hold when it is written again."""
+    path = run / "run.json"
+    values = json.loads(path.read_text())
+    values["config"]["config"]["lr"] = 12345.5
+    del values["digest"]
+    for digest in ("", hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()):
+        text = json.dumps({**values, **({"digest": digest} if digest else {})}).replace("12345.5", "1e999")
+        path.write_text(text)
+        with pytest.raises(
+            InputError, match=r"run\.json: cannot be read as a run \(it holds a number that is not finite"
+        ) as error:
+            read_record(run)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_metrics_that_other_code_derived_are_derived_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
