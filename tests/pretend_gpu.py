@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import collections
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend(rename="gpu")
@@ -124,8 +124,26 @@ def _refuse(func: Any, args: Any, on_gpu: list[Any], plain: list[Any], generator
             _wait("CPU index of a GPU tensor")
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in lists, tuples and dicts, the only ones in what operations take and return."""
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _changed(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists, tuples and dicts with each of their leaves changed; torch's tree_map takes ten times as long."""
+    if isinstance(value, dict):
+        return {name: _changed(change, part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_changed(change, part) for part in value])
+    return change(value)
+
+
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    flat, _ = tree_flatten((args, kwargs))
+    flat = list(_leaves((args, kwargs)))
     on_gpu = [x for x in flat if isinstance(x, OnGpu)]
     plain = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu)]
     device = kwargs.get("device")
@@ -151,7 +169,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return x.held
         return torch.device("cpu") if isinstance(x, torch.device) and x.type == "gpu" else x
 
-    a, k = tree_map(inner, (args, kwargs))
+    a, k = _changed(inner, (args, kwargs))
     if to_gpu:
         k["device"] = torch.device("cpu")
     if k.get("pin_memory"):
@@ -169,7 +187,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return owner[id(x)]
         return OnGpu(x) if wrap and not isinstance(x, OnGpu) else x
 
-    result = tree_map(outer, out)
+    result = _changed(outer, out)
     name = func._schema.name
     if name.startswith("aten::") and name.endswith("_") and args and isinstance(args[0], OnGpu):
         return args[0]
