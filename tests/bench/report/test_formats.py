@@ -134,4 +134,4 @@ def test_the_command_prints_text_and_writes_files(
     values = json.loads(called("report", twenty.directory, "--out", "whole", "--json", cwd=tmp_path).stdout)
     assert len(values["runs"]) == 1 + 3 * 3
     assert (tmp_path / "whole" / "index.html").is_file()
-    assert "one folder" in fails(tmp_path, "report", ten.directory, twenty.directory)
+    assert "are of one store" in fails(tmp_path, "report", ten.directory, twenty.directory)

@@ -108,7 +108,7 @@ def test_the_best_methods_are_coloured_and_the_rest_are_named_in_grey(tmp_path):
     assert all(label in text for label in labels)
 
 
-@pytest.mark.parametrize(("tasks", "written"), [(5, True), (60, False)])
+@pytest.mark.parametrize(("tasks", "written"), [(5, True), (43, False)])
 def test_cells_too_small_to_read_have_no_number(tmp_path, tasks, written):
     results = read_results(write_suite(tmp_path / "long", ["zero_shot", "lwf"], seeds=1, tasks=tasks, queries=2))
     axes = plots.forgetting_heat_maps(results).axes[0]
@@ -194,7 +194,7 @@ def test_a_saved_picture_has_its_commonest_colours_as_they_are():
         assert ((pixel - shown) ** 2).sum() == ((pixel - kept) ** 2).sum(1).min()
 
 
-def test_rows_of_many_changed_constants_leave_their_figures_room(results, tmp_path):
+def test_rows_of_many_changed_constants_leave_their_figures_room(results, tmp_path, monkeypatch):
     constants = ", ".join(f"constant{number}={number / 7:.3f}" for number in range(9))
     long = replace(
         results, rows=tuple(replace(row, label=f"fake-{n // 2} [{constants}]") for n, row in enumerate(results.rows))
@@ -205,7 +205,9 @@ def test_rows_of_many_changed_constants_leave_their_figures_room(results, tmp_pa
         "fake-0 [constant0=0.000, constant1=0.14… (2)",
     ]
     assert with_short_names(results) == results
-    assert plots.save_figures(long, tmp_path).keys() == plots.save_figures(results, tmp_path / "plain").keys()
+    drawn = plots.save_figures(long, tmp_path)
+    monkeypatch.setattr(plots, "save", lambda *_: None)
+    assert drawn.keys() == plots.save_figures(results, tmp_path).keys()
     for draw in (plots.loss_split, plots.accuracy_against_tasks):  # as a notebook may, with the whole names
         figure = draw(replace(short, rows=tuple(replace(row, label=9 * row.label) for row in short.rows)))
         assert (figure.subplotpars.right - figure.subplotpars.left) * figure.get_figwidth() == pytest.approx(2)
