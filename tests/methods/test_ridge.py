@@ -74,19 +74,23 @@ def test_ridge_does_not_depend_on_the_order_of_tasks() -> None:
     assert (ridge(0, 1).map_MD - maps[0]).abs().max() > 1e-4
 
 
-def distinctness(x_NM: Tensor, pairs: Pairs, map_MD: Tensor, everyone: Pairs) -> float:
-    """d of the docstring, a pair at a time; a query's spread is that of its scores of all videos within categories."""
-    about_ND = torch.stack(
+def about_their_category(pairs: Pairs) -> Tensor:
+    """Each pair's video less the mean of its category, a pair at a time."""
+    return torch.stack(
         [
-            video_D - everyone.video_ND[everyone.category_N == category].mean(0)
-            for video_D, category in zip(everyone.video_ND, everyone.category_N, strict=True)
+            video_D - pairs.video_ND[pairs.category_N == category].mean(0)
+            for video_D, category in zip(pairs.video_ND, pairs.category_N, strict=True)
         ]
     )
+
+
+def distinctness(x_NM: Tensor, text_ND: Tensor, own_ND: Tensor, map_MD: Tensor, every_ND: Tensor) -> float:
+    """d of the docstring, a pair at a time; a query's spread is that of its scores of all videos within categories."""
     own, squares = 0.0, 0.0
-    for x_M, text_D, video_D, category in zip(x_NM, pairs.text_ND, pairs.video_ND, pairs.category_N, strict=True):
+    for x_M, text_D, own_D in zip(x_NM, text_ND, own_ND, strict=True):
         query_D = text_D + x_M @ map_MD
-        own += float(query_D @ (video_D - pairs.video_ND[pairs.category_N == category].mean(0)))
-        squares += float((about_ND @ query_D).square().mean())
+        own += float(query_D @ own_D)
+        squares += float((every_ND @ query_D).square().mean())
     return own / squares**0.5
 
 
@@ -95,11 +99,12 @@ def test_lambda_and_share_let_held_out_videos_stand_out_most() -> None:
     x_NM, held_N = random_features(method, pairs.caption_ND), pairs.video_N % 5 == 0
     held = Pairs(*(part[held_N] for part in pairs))
     centred_ND = pairs.video_ND - pairs.video_ND.mean(0)
+    own_ND, every_ND = about_their_category(held), about_their_category(pairs)
     found = {}
     for power in range(1, 7):
         map_MD = least_squares(x_NM[~held_N], centred_ND[~held_N], 10.0**power)
         for share in np.linspace(0, 40, 81).tolist():
-            found[power, share] = distinctness(x_NM[held_N], held, share * map_MD, pairs)
+            found[power, share] = distinctness(x_NM[held_N], held.text_ND, own_ND, share * map_MD, every_ND)
     power, share = max(found, key=lambda choice: found[choice])
     assert 1 < power < 6  # real choices
     assert 0 < share < 40
