@@ -46,7 +46,7 @@ def rank_table(skill: float, order: int, seed: int, tasks: int, queries: int) ->
     task_N = np.repeat(np.arange(tasks, dtype=np.int32), queries)
     base_NN = np.random.default_rng(7).standard_normal((size, size))
     table: dict[str, dict[str, np.ndarray]] = {"ranks": {}, "best": {}}
-    names = [f"{g}/{s}/{d}" for g in ("stored", "re-encoded") for s in ("seen", "own", "own-of-seen") for d in _WAYS]
+    names = [f"{g}/{s}/{d}" for g in ("stored", "re-encoded") for s in ("seen", "own") for d in _WAYS]
     for name in [*names, "frozen-query/seen/t2v"]:
         table["ranks"][name] = np.zeros((tasks, size), np.int32)
         table["best"][name] = np.full((tasks, size), -1, np.int32)
@@ -64,6 +64,8 @@ def rank_table(skill: float, order: int, seed: int, tasks: int, queries: int) ->
                 block = block if direction == "t2v" else block.T
                 table["ranks"][name][stage, rows] = ranks(block, np.arange(len(rows)))
                 table["best"][name][stage, rows] = rows[block.argmax(1)]
+    for part in table.values():  # the same where scores are not fused
+        part |= {name.replace("/own/", "/own-of-seen/"): part[name] for name in names if "/own/" in name}
     own = table["ranks"]["stored/own/t2v"]
     shuffled_T = np.random.default_rng(order).permutation(tasks) if order else np.arange(tasks)
     videos = np.repeat(shuffled_T * queries, queries) + np.tile(np.arange(queries), tasks)
