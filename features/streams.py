@@ -115,19 +115,6 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.lengths_P)
 
-    def told_as(self, store: FeatureStore, caption_rows: Ints) -> PairTable:
-        """The same videos, each with another of its captions, row by row; the frames are shared.
-
-        Raises ValueError where a caption is of another video.
-        """
-        if not np.array_equal(store.caption_video_M[caption_rows], self.video_P.cpu().numpy()):
-            raise ValueError("the captions are not of the same videos in the same order; give one for each pair")
-        table = copy.copy(self)
-        table.rows = Rows()
-        table.__dict__.pop("_mean_words", None)
-        table._load_captions(store, caption_rows)
-        return table
-
     def _load_captions(self, store: FeatureStore, caption_rows: Ints) -> None:
         offsets = store.feature("captions/word_offsets")
         lengths = (offsets[1:] - offsets[:-1])[caption_rows]
@@ -331,6 +318,11 @@ class Task:
     validation: Ints
     test: Ints
     further: tuple[Ints, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Ints, ...]:
+        """Caption rows of all test queries: those of `test`, then each of `further`."""
+        return (self.test, *self.further)
 
 
 @dataclass(frozen=True)

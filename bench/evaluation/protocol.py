@@ -12,29 +12,32 @@ in the scopes
                 StructAlign's evaluator: the query's own task's videos under the current model, the others as stored
 in both directions. Re-encoded seen costs as much as all stored galleries, and tables show it after the last task: where
 a video moved it is ranked then alone, unless it is asked for after every task.
-Each test video is asked for by one caption, or by as many as any other. Captions are asked in sheets, one of each
-video: in a sheet query i belongs to video i, and rows and columns of the score matrix share their targets. Videos, too,
-search one sheet at a time.  Axes: N queries, n = N / sheets videos of tasks 1..t, T tasks, D feature dimensions.
+Each test video is asked for by one caption, or by as many as any other (`bench.evaluation.queries`). Videos search the
+captions of one sheet at a time.  Axes: N queries, n videos of tasks 1..t, T tasks, D feature dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctvr_bench.bench.evaluation.scores import Scores, Stopwatch, cat, chunks, same
-from ctvr_bench.bench.evaluation.search import Ranked, Ranker
-from ctvr_bench.bench.evaluation.sheet import Floats, Ints, Key, Sheet, is_settled
+from ctvr_bench.bench.evaluation.dense import rank_dense
+from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
+from ctvr_bench.bench.evaluation.grid import Asked, ScoreGrid, Stopwatch
+from ctvr_bench.bench.evaluation.queries import CHUNK, Queries
+from ctvr_bench.bench.evaluation.ranking import Floats, Ints, Key, numpy_of, rank_exact
+from ctvr_bench.bench.evaluation.scores import Scores, cat, join_texts, same, scores_of, split_texts, stack
+from ctvr_bench.bench.evaluation.search import ItemIndex, Ranked, Ranker
+from ctvr_bench.bench.metrics import ranks
 from ctvr_bench.bench.records.record import Engine, FirstStage, Reencoded
 from ctvr_bench.features.streams import PairTable
-from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding
+from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding, learns
 
 _MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
 
@@ -43,8 +46,7 @@ _MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
 class StageResult:
     """What one evaluation leaves.
 
-    ranked[key]: rank and top item of the N queries seen, by task, in a task by sheet; an item is the position of its
-    video's query of the first sheet.
+    ranked[key]: rank and top item of the N queries seen, in the order of `Queries`, by which an item is named too.
     text_ND, video_ND: pooled embeddings [n, D] of the first sheet and the videos under the current model;
     frozen_text_ND, stored_video_ND: at their task's end.
     """
@@ -59,9 +61,9 @@ class StageResult:
 class Evaluator:
     """Keeps what is stored between tasks and ranks after each of them.
 
-    test: the test pairs of all tasks in learning order; sizes: how many belong to each task; further: the same videos
-    with other captions (`PairTable.told_as`). The text side of a method is asked once for each gallery shard where it
-    depends on the shard, else once.
+    test: the test pairs of all tasks in learning order, in a task those of the first sheet, then the second ones, ...;
+    sizes: how many videos each task has; sheets: captions that ask for each of them. The text side of a method is asked
+    once for each gallery shard where it depends on the shard, else once.
     first_stage: an index to be asked beside exact search, of every method for which one answers.
     engine: faiss has FAISS's exact index make the ranks of methods that compare one vector a side; count counts them in
         blocks of scores, as auto does, since that is as fast or faster in every size measured. Ranks are the same.
@@ -76,50 +78,65 @@ class Evaluator:
         first_stage: FirstStage | None = None,
         engine: Engine = "auto",
         reencoded: Reencoded = "last",
-        further: Sequence[PairTable] = (),
+        sheets: int = 1,
     ) -> None:
         self.test, self._engine, self._reencoded = test, engine, reencoded
         self._first_stage = first_stage
-        self.ends = np.cumsum(sizes).tolist()
+        self._queries = Queries(sizes, sheets)
+        self.ends = self._queries.ends
         self.stored: list[VideoEmbedding] = []
+        self._frozen_text: list[list[TextEmbedding]] = []  # by task and chunk
         self._settled: dict[int, VideoEmbedding] = {}
+        self._grid = ScoreGrid(test, self._queries)
         self._encoding = Stopwatch()
-        self._sheets = [Sheet(table, self.ends) for table in (test, *further)]
         self.engine: Ranker = "count"
 
     @property
     def encode_s(self) -> float:
         """Seconds spent so far in the method's encoders."""
-        return self._encoding.seconds + sum(sheet.encode_s for sheet in self._sheets)
+        return self._encoding.seconds + self._grid.encoding.seconds
 
     def rows(self, task: int) -> slice:
         """Positions of a task's videos, and of its queries in a sheet."""
-        return slice(self.ends[task - 1] if task else 0, self.ends[task])
+        return self._queries.videos(task)
 
     def queries(self, task: int) -> slice:
         """Positions of a task's queries among those of all sheets."""
-        rows, sheets = self.rows(task), len(self._sheets)
-        return slice(rows.start * sheets, rows.stop * sheets)
+        return self._queries.of(task)
 
     @torch.no_grad()
     def own_ranks(self, method: Method, task: int, shard: int) -> Ints:
         """Ranks of a task's queries in its own gallery under the current model, text to video; nothing is stored."""
         settled = is_settled(method)
         video = self._current_video(method, task) if settled else self._encode_video(method, task, shard)
-        return np.concatenate([sheet.own_ranks(method, task, video, shard) for sheet in self._sheets])
+        if settled:
+            own = self._grid.own(method, task, video)
+        else:
+            own = stack([scores_of(text, video, method.config) for text in self._encode_text(method, task, shard)])
+        target_N = self._queries.target_N[self.queries(task)] - self.rows(task).start
+        return ranks(numpy_of(own.combined(method.config.alpha)), target_N)
 
     @torch.no_grad()
     def routing_accuracy(self, method: Method) -> float | None:
         """Percent of the queries seen that the method sends to their own task; None where it does not route."""
-        right = [sheet.routed_right(method, len(self.stored)) for sheet in self._sheets]
-        known = [right_N for right_N in right if right_N is not None]
-        return float(100 * torch.cat(known).float().mean()) if known else None
+        right: list[Tensor] = []
+        for task in range(len(self.stored)):
+            for index in self._queries.chunks(task):
+                task_N = method.route(self.test.text(index))
+                if task_N is None:
+                    return None
+                right.append(task_N == task)
+        return float(100 * torch.cat(right).float().mean())
 
     @torch.no_grad()
     def headline(self, method: Method, task: int) -> float:
         """R@1 in percent of all queries of tasks up to `task`, text to video, earlier galleries as stored."""
         galleries = [*self.stored[:task], self._encode_video(method, task)]
-        return float(100 * np.mean([sheet.seen_ranks(method, galleries) == 1 for sheet in self._sheets]))
+        found = []
+        for index in (index for seen in range(task + 1) for index in self._queries.chunks(seen)):
+            sim_NM = self._grid.row(method, index, galleries).combined(method.config.alpha)
+            found.append(ranks(numpy_of(sim_NM), self._queries.target_N[index]) == 1)
+        return float(100 * np.mean(np.concatenate(found)))
 
     @torch.no_grad()
     def top(self, method: Method, count: int) -> tuple[npt.NDArray[np.int32], Floats]:
@@ -127,9 +144,14 @@ class Evaluator:
 
         In the order of the ranks: a query's own video comes last among equals.
         """
-        found = [sheet.top(method, self.stored, count) for sheet in self._sheets]
-        items, scores = (self._by_task(parts) for parts in zip(*found, strict=True))
-        return self._columns[items], scores
+        items, scores = [], []
+        for index in (index for task in range(len(self.stored)) for index in self._queries.chunks(task)):
+            sim_NM = numpy_of(self._grid.row(method, index, self.stored).combined(method.config.alpha))
+            for own, sim_M in zip(self._queries.target_N[index], sim_NM, strict=True):
+                first_K = np.lexsort((np.arange(len(sim_M)) == own, -sim_M))[:count]
+                items.append(self._queries.item_V[first_K].astype(np.int32))
+                scores.append(sim_M[first_K])
+        return np.stack(items), np.stack(scores)
 
     @torch.no_grad()
     def keep_gallery(self, method: Method) -> None:
@@ -143,69 +165,85 @@ class Evaluator:
         current = [self._current_video(method, j) for j in range(task + 1)]
         self.stored.append(current[task])
         current = [old if same(old, new) else new for old, new in zip(self.stored, current, strict=True)]  # held once
+        self._frozen_text.append(self._encode_text(method, task, task))
         dense = self._ranks_without_matrix(method, task)
         self.engine = dense or self.engine
-        results = [
-            sheet.finish_task(
-                method,
-                self.stored,
-                current,
-                dense=dense,
-                everywhere=self._reencoded == "every" or task + 1 == len(self.ends),
-                first_stage=self._first_stage,
-            )
-            for sheet in self._sheets
-        ]
+        text_ND, ranked = (
+            self._rank_exact(method, current) if dense is None else self._rank_dense(method, current, dense)
+        )
+        if not any(gallery == "re-encoded" for gallery, _, _ in ranked):  # no video moved
+            ranked |= {("re-encoded", *key[1:]): value for key, value in ranked.items() if key[0] == "stored"}
+        if self._first_stage is not None and can_ask(method, self._frozen_text[-1][0], self._first_stage):
+            ranked["indexed", "seen", "t2v"] = self._rank_indexed(method, self._first_stage)
+        first_V = self._queries.item_V[: self.ends[task]]
         return StageResult(
-            self._joined([result.ranked for result in results]),
-            text_ND=_numpy(results[0].text_ND),
-            video_ND=_numpy(torch.cat([video.pooled_MD for video in current])),
-            frozen_text_ND=_numpy(results[0].frozen_text_ND),
-            stored_video_ND=_numpy(torch.cat([video.pooled_MD for video in self.stored])),
+            ranked,
+            text_ND=numpy_of(text_ND[first_V]),
+            video_ND=numpy_of(torch.cat([video.pooled_MD for video in current])),
+            frozen_text_ND=numpy_of(torch.cat(self._frozen_pooled())[first_V]),
+            stored_video_ND=numpy_of(torch.cat([video.pooled_MD for video in self.stored])),
         )
 
     def state(self) -> dict[str, Tensor]:
         """What is kept of the newest task, as named tensors; what is kept of earlier ones does not change any more."""
-        kept: dict[str, NamedTuple] = {"video": self.stored[-1]}
-        for number, sheet in enumerate(self._sheets):
-            kept |= {_part(name, number): values for name, values in sheet.state().items()}
+        kept: dict[str, NamedTuple] = {"video": self.stored[-1], "text": join_texts(self._frozen_text[-1])}
+        if (scores := self._grid.frozen_row(len(self.stored) - 1)) is not None:
+            kept["scores"] = scores
         named = {f"{part}.{name}": value for part, values in kept.items() for name, value in values._asdict().items()}
         return {name: value.contiguous() for name, value in named.items() if value is not None}
 
     def restore(self, state: Mapping[str, Tensor], method: Method) -> None:
         """Take the next task up again from its `state`."""
         self.stored.append(VideoEmbedding(**_named(state, "video")))
-        for number, sheet in enumerate(self._sheets):
-            text = TextEmbedding(**_named(state, _part("text", number)))
-            scores = _named(state, _part("scores", number))
-            sheet.restore(text, Scores(**scores) if scores else None, self.stored, method.config)
+        self._frozen_text.append(split_texts(TextEmbedding(**_named(state, "text"))))
+        if scores := _named(state, "scores"):
+            task, texts = len(self.stored) - 1, self._frozen_text[-1]
+            self._grid.restore(task, texts, Scores(**scores), self.stored, method.config)
+        else:
+            self._grid.forget()
+
+    def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding]) -> tuple[Tensor, dict[Key, Ranked]]:
+        """Pooled captions of all queries seen, and their ranks from one row of scores for each."""
+        newest, everywhere = self._frozen_text[-1], self._everywhere
+        if len(self.stored) == len(self.ends):  # the grid gives up the words once they were asked
+            self._frozen_text = [[text._replace(words_NLD=None) for text in task] for task in self._frozen_text]
+        rows = self._grid.rows(method, self.stored, current, newest, reencode=everywhere)
+        return rank_exact(self._queries, rows, len(current), method.config, everywhere=everywhere)
+
+    def _rank_dense(
+        self, method: Method, current: Sequence[VideoEmbedding], engine: Ranker
+    ) -> tuple[Tensor, dict[Key, Ranked]]:
+        """The same without a matrix, for one vector a side: for galleries whose scores do not fit in memory."""
+        self._grid.forget()  # nothing that follows is smaller
+        last = len(current) - 1
+        texts = [
+            torch.cat([text.pooled_ND for text in self._encode_text(method, j, last)]) for j in range(len(current))
+        ]
+        moved = not all(map(same, self.stored, current))
+        stored, now = ([video.pooled_MD for video in gallery] for gallery in (self.stored, current))
+        frozen, everywhere = self._frozen_pooled(), self._everywhere
+        ranked = rank_dense(self._queries, texts, frozen, stored, now if moved else None, engine, everywhere=everywhere)
+        return torch.cat(texts), ranked
+
+    def _rank_indexed(self, method: Method, stage: FirstStage) -> Ranked:
+        """Ranks of all queries seen, through an index over the stored galleries."""
+        videos = VideoEmbedding(*(cat(fields) for fields in zip(*self.stored, strict=True)))  # type: ignore[arg-type]
+        index, found = ItemIndex(videos.pooled_MD, stage.index), []
+        for task in range(len(self.stored)):
+            text = join_texts(self._encode_text(method, task, len(self.stored) - 1))
+            target_N = self._queries.target_N[self.queries(task)]
+            found.append(rank_through(index, text, videos, target_N, method.config, stage))
+        rank_N, best_N = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return Ranked(rank_N, np.where(best_N < 0, -1, self._queries.item_V[best_N]))  # -1: the index found none
 
     @property
-    def _columns(self) -> npt.NDArray[np.int32]:
-        """Of each video, the position of its query of the first sheet among the queries of all."""
-        sizes = np.diff([0, *self.ends])
-        before = np.repeat((len(self._sheets) - 1) * np.array([0, *self.ends[:-1]]), sizes)
-        return (before + np.arange(self.ends[-1])).astype(np.int32)
+    def _everywhere(self) -> bool:
+        """Whether all re-encoded galleries together are ranked after the newest task."""
+        return self._reencoded == "every" or len(self.stored) == len(self.ends)
 
-    def _by_task(self, sheets: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Rows of all sheets: by task, in a task by sheet."""
-        ends = [end for end in self.ends if end <= len(sheets[0])]
-        return np.concatenate([part[a:b] for a, b in pairwise([0, *ends]) for part in sheets])
-
-    def _joined(self, sheets: Sequence[Mapping[Key, Ranked]]) -> dict[Key, Ranked]:
-        """Ranks of all sheets together; what is one object under two keys in every sheet stays one."""
-        joined: dict[tuple[int, ...], Ranked] = {}
-        found = {}
-        for key in sheets[0]:
-            parts = [sheet[key] for sheet in sheets]
-            same = tuple(map(id, parts))
-            if same not in joined:
-                rank_N, best_N = (self._by_task(fields) for fields in zip(*parts, strict=True))
-                joined[same] = Ranked(
-                    rank_N, np.where(best_N < 0, -1, self._columns[best_N])
-                )  # -1: an index found none
-            found[key] = joined[same]
-        return found
+    def _frozen_pooled(self) -> list[Tensor]:
+        """Each task's pooled captions as they were when it ended."""
+        return [torch.cat([text.pooled_ND for text in task]) for task in self._frozen_text]
 
     def _ranks_without_matrix(self, method: Method, task: int) -> Ranker | None:
         """Who ranks where no matrix of scores is held: of one vector a side, many or asked for by FAISS."""
@@ -224,22 +262,25 @@ class Evaluator:
             self._settled[task] = self.stored[task] if known else self._encode_video(method, task)
         return self._settled[task]
 
+    def _encode_text(self, method: Method, task: int, shard: int) -> list[TextEmbedding]:
+        """Chunks of a task's captions for a gallery of `shard`."""
+        with self._encoding.running():
+            chunks = (Asked(self.test, self._queries, index) for index in self._queries.chunks(task))
+            return [asked.encoded(method, shard) for asked in chunks]
+
     def _encode_video(self, method: Method, task: int, shard: int | None = None) -> VideoEmbedding:
         """Videos of a task as a gallery of `shard` keeps them: their own task's, unless that is still to come."""
         shard = task if shard is None else shard
+        first_M = torch.from_numpy(self._queries.item_V[self.rows(task)])
         with self._encoding.running():
-            parts = [method.encode_gallery(self.test.video(index), shard) for index in chunks(self.rows(task))]
+            parts = [method.encode_gallery(self.test.video(index), shard) for index in first_M.split(CHUNK)]
         return VideoEmbedding(*(cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
-def _part(name: str, sheet: int) -> str:
-    """Of a state: what it calls a part of a sheet; the first one's has no number."""
-    return f"{name}-{sheet + 1}" if sheet else name
+def is_settled(method: Method) -> bool:
+    """Whether the method encodes every video and query the same after all tasks, since it learns nothing."""
+    return not learns(type(method)) and not method.uses_shards
 
 
 def _named(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
-
-
-def _numpy(x: Tensor) -> Floats:
-    return x.cpu().numpy()

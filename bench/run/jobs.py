@@ -69,22 +69,13 @@ class PairTables:
         self.store, self.device = store, device
         self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
 
-    def of(
-        self, rows: Sequence[np.ndarray[Any, Any]], like: PairTable | None = None, *, asked: bool = False
-    ) -> PairTable:
-        """The pairs of these captions; like: a table of the same videos, whose frames they share.
-
-        asked: they are queries, which no method is handed as a table; their words stay in the store's file.
-        """
+    def of(self, rows: Sequence[np.ndarray[Any, Any]], *, asked: bool = False) -> PairTable:
+        """The pairs of these captions; asked: queries, which no method is handed as a table, read in the store's file."""
         joined = np.concatenate(rows)
         key = asked.to_bytes() + joined.tobytes()
         table = self._tables.get(key)
         if table is None:
-            if like is None:
-                table = PairTable(self.store, joined, self.device, mapped=asked)
-            else:
-                table = like.told_as(self.store, joined)
-            self._tables[key] = table
+            self._tables[key] = table = PairTable(self.store, joined, self.device, mapped=asked)
         return table
 
 
@@ -131,7 +122,7 @@ def training_rows(method: Method, stream: Stream, task: int) -> list[np.ndarray[
 def empty_table(store: FeatureStore, stream: Stream) -> RankTable:
     """The table of ranks of a run that has asked nothing yet."""
     tasks = stream.tasks
-    asked = [np.concatenate([task.test, *task.further]) for task in tasks]
+    asked = [np.concatenate(task.asked) for task in tasks]
     captions = np.concatenate(asked)
     videos = store.caption_video_M[captions]
     size = len(captions)

@@ -185,10 +185,9 @@ class _Run:
         """All tasks in order, from the first that is not finished; hands out what is to be trained."""
         with self._timed("load"):
             tasks, config = self.stream.tasks, self.job.config
-            self.test = self._tables.of([task.test for task in tasks], asked=True)
-            further = [self._tables.of(rows, self.test) for rows in zip(*(task.further for task in tasks), strict=True)]
-            sizes = [len(task.test) for task in tasks]
-            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded, further)
+            self.test = self._tables.of([rows for task in tasks for rows in task.asked], asked=True)
+            sizes, sheets = [len(task.test) for task in tasks], len(tasks[0].asked)
+            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded, sheets)
             self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))

@@ -43,16 +43,21 @@ def word_frame_scores(text: TextEmbedding, video: VideoEmbedding) -> Tensor:
 
 
 class _Order(NamedTuple):
-    """Captions from short to long: their rows, where their real words lie, and how many captions have which length."""
+    """Captions from short to long: their rows, where their real words lie, and how many captions have which length.
+
+    place_T: where these words lie in the block itself, captions padded to its longest.
+    """
 
     row_N: Tensor
     word_T: Tensor
+    place_T: Tensor
     weight_NL: Tensor
     groups: list[tuple[int, int]]
 
     def on(self, like: Tensor) -> _Order:
         """Where the words are, and in their dtype."""
-        return _Order(self.row_N.to(like.device), self.word_T.to(like.device), self.weight_NL.to(like), self.groups)
+        row_N, word_T, place_T = (part.to(like.device) for part in (self.row_N, self.word_T, self.place_T))
+        return _Order(row_N, word_T, place_T, self.weight_NL.to(like), self.groups)
 
 
 class _CaptionBlock(NamedTuple):
@@ -72,7 +77,8 @@ def _orders(lengths: tuple[int, ...], width: int) -> list[_Order]:
         real_NL = place_L < length_N[row_N, None]
         word_NL = row_N[:, None] * width + place_L
         groups = list(zip(sizes, counts, strict=True))
-        found.append(_Order(row_N, word_NL[real_NL], mean_weights(real_NL, torch.float64), groups))
+        place_T = real_NL.flatten().nonzero()[:, 0]
+        found.append(_Order(row_N, word_NL[real_NL], place_T, mean_weights(real_NL, torch.float64), groups))
     return found
 
 
@@ -96,16 +102,24 @@ def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
     """Scores of a block of captions with a block of videos, from one product."""
     (N, L), (F, M) = captions.order.weight_NL.shape, videos.weight_FM.shape
     product_TFM = (captions.words_TD @ videos.frames_KD.T).view(-1, F, M)
-    best_frame_NLM = product_TFM.new_zeros(N, L, M)
+    best_frame_NLM = product_TFM.new_zeros(N * L, M)
+    best_frame_NLM = best_frame_NLM.index_copy_(0, captions.order.place_T, _largest(product_TFM)).view(N, L, M)
     best_word_NFM = product_TFM.new_zeros(N, F, M)
     row = word = 0
     for length, count in captions.order.groups:
         if length:
             part_nLFM = product_TFM[word : word + length * count].view(count, length, F, M)
-            best_frame_NLM[row : row + count, :length] = part_nLFM.amax(2)
-            best_word_NFM[row : row + count] = part_nLFM.amax(1)
+            torch.amax(part_nLFM, 1, out=best_word_NFM[row : row + count])
         row, word = row + count, word + length * count
     words_to_video_NM = best_frame_NLM.mul_(captions.order.weight_NL[..., None]).sum(1)
     frames_to_text_NM = best_word_NFM.mul_(videos.weight_FM).sum(1)
     present_NM = (captions.order.weight_NL[:, :1] > 0) & videos.present_M
     return (words_to_video_NM + frames_to_text_NM) * present_NM / 2
+
+
+def _largest(x_TFM: Tensor) -> Tensor:
+    """The maximum over F, [T, M]: halves against each other, which share a middle one if F is odd; faster than `amax`."""
+    while (count := x_TFM.shape[1]) > 1:
+        half = (count + 1) // 2
+        x_TFM = torch.maximum(x_TFM[:, :half], x_TFM[:, count - half :])
+    return x_TFM[:, 0]

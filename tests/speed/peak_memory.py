@@ -36,7 +36,7 @@ def anonymous() -> int:
 
 def bytes_used(store: FeatureStore, stream: Stream) -> int:
     """Of the frames, captions and words that the stream's tasks have, as the store holds them."""
-    rows = np.concatenate([part for task in stream.tasks for part in (task.train, task.test, *task.further)])
+    rows = np.concatenate([part for task in stream.tasks for part in (task.train, *task.asked)])
     offsets = store.feature("captions/word_offsets")
     counts = {
         "videos/frames": len(np.unique(store.caption_video_M[rows])),
