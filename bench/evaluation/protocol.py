@@ -30,7 +30,7 @@ from torch import Tensor
 from ctvr_bench.bench.evaluation.dense import rank_dense
 from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
 from ctvr_bench.bench.evaluation.grid import Asked, ScoreGrid, Stopwatch
-from ctvr_bench.bench.evaluation.queries import CHUNK, Queries
+from ctvr_bench.bench.evaluation.queries import CHUNK, Queries, span
 from ctvr_bench.bench.evaluation.ranking import Floats, Ints, Key, numpy_of, rank_exact
 from ctvr_bench.bench.evaluation.scores import Scores, cat, join_texts, same, scores_of, split_texts, stack
 from ctvr_bench.bench.evaluation.search import ItemIndex, Ranked, Ranker
@@ -135,7 +135,7 @@ class Evaluator:
         found = []
         for index in (index for seen in range(task + 1) for index in self._queries.chunks(seen)):
             sim_NM = self._grid.row(method, index, galleries).combined(method.config.alpha)
-            found.append(ranks(numpy_of(sim_NM), self._queries.target_N[index]) == 1)
+            found.append(ranks(numpy_of(sim_NM), self._queries.target_N[span(index)]) == 1)
         return float(100 * np.mean(np.concatenate(found)))
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Evaluator:
         items, scores = [], []
         for index in (index for task in range(len(self.stored)) for index in self._queries.chunks(task)):
             sim_NM = numpy_of(self._grid.row(method, index, self.stored).combined(method.config.alpha))
-            for own, sim_M in zip(self._queries.target_N[index], sim_NM, strict=True):
+            for own, sim_M in zip(self._queries.target_N[span(index)], sim_NM, strict=True):
                 first_K = np.lexsort((np.arange(len(sim_M)) == own, -sim_M))[:count]
                 items.append(self._queries.item_V[first_K].astype(np.int32))
                 scores.append(sim_M[first_K])
@@ -178,9 +178,9 @@ class Evaluator:
         first_V = self._queries.item_V[: self.ends[task]]
         return StageResult(
             ranked,
-            text_ND=numpy_of(text_ND[first_V]),
+            text_ND=numpy_of(text_ND)[first_V],
             video_ND=numpy_of(torch.cat([video.pooled_MD for video in current])),
-            frozen_text_ND=numpy_of(torch.cat(self._frozen_pooled())[first_V]),
+            frozen_text_ND=numpy_of(torch.cat(self._frozen_pooled()))[first_V],
             stored_video_ND=numpy_of(torch.cat([video.pooled_MD for video in self.stored])),
         )
 

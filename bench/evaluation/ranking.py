@@ -88,7 +88,7 @@ def rank_exact(
 ) -> tuple[Tensor, dict[Key, Ranked]]:
     """Pooled captions of the queries of the first tasks, and ranks in every gallery, scope and direction.
 
-    rows: all of the grid. Nothing of re-encoded galleries where no video moved; everywhere: of all of them together too.
+    rows: all of the grid. Of re-encoded galleries nothing where no video moved; everywhere: of all together too.
     """
     alpha, fused = config.alpha, config.scoring == "fused"
     seen, own, cut, again, own_again, cut_again = (Ranking(queries, tasks) for _ in range(6))

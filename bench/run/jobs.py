@@ -70,7 +70,7 @@ class PairTables:
         self._tables: WeakValueDictionary[bytes, PairTable] = WeakValueDictionary()
 
     def of(self, rows: Sequence[np.ndarray[Any, Any]], *, asked: bool = False) -> PairTable:
-        """The pairs of these captions; asked: queries, which no method is handed as a table, read in the store's file."""
+        """The pairs of these captions; asked: queries, never a method's table, whose words stay in the file."""
         joined = np.concatenate(rows)
         key = asked.to_bytes() + joined.tobytes()
         table = self._tables.get(key)

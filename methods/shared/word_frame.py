@@ -109,7 +109,7 @@ def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
     for length, count in captions.order.groups:
         if length:
             part_nLFM = product_TFM[word : word + length * count].view(count, length, F, M)
-            torch.amax(part_nLFM, 1, out=best_word_NFM[row : row + count])
+            best_word_NFM[row : row + count] = part_nLFM.amax(1)
         row, word = row + count, word + length * count
     words_to_video_NM = best_frame_NLM.mul_(captions.order.weight_NL[..., None]).sum(1)
     frames_to_text_NM = best_word_NFM.mul_(videos.weight_FM).sum(1)
@@ -118,7 +118,7 @@ def _block_scores(captions: _CaptionBlock, videos: _VideoBlock) -> Tensor:
 
 
 def _largest(x_TFM: Tensor) -> Tensor:
-    """The maximum over F, [T, M]: halves against each other, which share a middle one if F is odd; faster than `amax`."""
+    """The maximum over F, [T, M]: halves against each other, which share a frame if F is odd; faster than `amax`."""
     while (count := x_TFM.shape[1]) > 1:
         half = (count + 1) // 2
         x_TFM = torch.maximum(x_TFM[:, :half], x_TFM[:, count - half :])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ctvr_bench.bench.evaluation import scores
+from ctvr_bench.bench.evaluation import grid
 from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.evaluation.scores import scores_of
 from ctvr_bench.bench.evaluation.search import DenseGallery
@@ -239,7 +239,7 @@ def test_evaluation(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch
     test, sizes = PairTable(store, np.concatenate([task.test for task in tasks])), [len(task.test) for task in tasks]
     if kind == "every block anew":
         numbers = itertools.count()
-        monkeypatch.setattr(scores, "fingerprint", lambda text: torch.tensor(next(numbers)))
+        monkeypatch.setattr(grid, "fingerprint", lambda text: torch.tensor(next(numbers)))
 
     @torch.no_grad()
     def evaluate() -> None:

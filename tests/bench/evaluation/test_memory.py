@@ -6,27 +6,43 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.evaluation.scores import CHUNK, Scores, chunks
-from ctvr_bench.bench.evaluation.sheet import _rank_blocks, _rank_rows
+from ctvr_bench.bench.evaluation.queries import Queries, span
+from ctvr_bench.bench.evaluation.ranking import Ranking
+from ctvr_bench.bench.evaluation.scores import Scores
 from ctvr_bench.bench.records.environment import give_back_memory
+from ctvr_bench.methods.shared.similarity import fuse
 
 
-@pytest.mark.parametrize("size", [5, CHUNK, 2 * CHUNK + 7])
-@pytest.mark.parametrize("parts", ["cosine", "fused"])
-def test_ranks_made_a_few_rows_at_a_time_are_those_of_the_whole_matrix(size: int, parts: str) -> None:
-    generator = torch.Generator().manual_seed(size)
-    room_NM = torch.randn(2, size + 30, size + 30, generator=generator).round(decimals=2)  # with ties
-    whole = Scores(room_NM[0], room_NM[1] if parts == "fused" else None).block(slice(0, size), slice(0, size))
-    rows = [slice(int(index[0]), int(index[-1]) + 1) for index in chunks(slice(0, size))]
-    rank_N, best_N = _rank_rows(whole.block(part, slice(None)).combined(0.4) for part in rows)
-    expected = _rank_blocks([whole.combined(0.4).numpy()], "t2v")
-    np.testing.assert_array_equal(rank_N, expected.rank_N)
-    np.testing.assert_array_equal(best_N, expected.best_N)
-    assert len(np.unique(rank_N)) > 1
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_ranks_of_rows_that_come_a_few_at_a_time_are_those_of_each_sheets_whole_matrix(chunk: int, own: bool) -> None:
+    sizes = [4, 1, 5]
+    queries, videos = Queries(sizes, 2), sum(sizes)
+    sim_SVV = torch.randn(2, videos, videos, generator=torch.Generator().manual_seed(1)).round(decimals=1)  # with ties
+    ranking = Ranking(queries, len(sizes))
+    for task in range(len(sizes)):
+        for rows in map(span, torch.arange(queries.of(task).start, queries.of(task).stop).split(chunk)):
+            sim_NM = sim_SVV[queries.sheet_N[rows], queries.target_N[rows]]
+            ranking.put(task, rows, sim_NM[:, queries.videos(task)] if own else sim_NM, own=own)
+    for row, (sheet, video) in enumerate(zip(queries.sheet_N, queries.target_N, strict=True)):
+        task = next(t for t in range(3) if video < queries.ends[t])
+        among = queries.videos(task) if own else slice(0, videos)
+        for direction, sim_VV in (("t2v", sim_SVV[sheet]), ("v2t", sim_SVV[sheet].T)):
+            scores = sim_VV[video, among].tolist()
+            expected = sum(score >= float(sim_VV[video, video]) for score in scores)
+            assert ranking.ranked(direction).rank_N[row] == expected
+            best = among.start + scores.index(max(scores))
+            assert ranking.ranked(direction).best_N[row] == queries.item_V[best]
+
+
+@pytest.mark.parametrize("width", [3, 700])
+def test_scores_fused_some_rows_at_a_time_have_the_bits_of_all_at_once(width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    parts = [torch.randn(257, width, generator=generator) for _ in range(2)]
+    assert torch.equal(Scores(*parts).combined(0.4), fuse(parts[1], parts[0], 0.4))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

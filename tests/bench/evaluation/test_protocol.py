@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.evaluation import protocol, scores
+from ctvr_bench.bench.evaluation import grid, protocol, ranking
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
+from ctvr_bench.bench.evaluation.scores import Scores
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.records.record import Engine, Reencoded
@@ -124,9 +125,9 @@ def test_the_recording_with_drift_tells_the_authors_bwf_from_its_neighbours(
 ) -> None:
     if gallery == "all anew":
         gallery, scope = "re-encoded", "own-of-seen"
-        of_stored = scores._own_of_seen
-        anew = lambda _, again, task, alpha: of_stored(list(again.values()), again, task, alpha)  # noqa: E731
-        monkeypatch.setattr(scores, "_own_of_seen", anew)
+        of_stored = ranking._own_of_seen
+        anew = lambda row, alpha: of_stored(row._replace(stored=list(row.again.values())), alpha)  # noqa: E731
+        monkeypatch.setattr(ranking, "_own_of_seen", anew)
     arrays, results, evaluator = replay("v3_drift", reencoded="every")
     score_TT = matrix_of(results, evaluator, gallery, scope)
     assert (score_TT[-1] != arrays["acc_matrix_R1"][-1]).any()
@@ -216,12 +217,12 @@ def test_a_frozen_model_is_scored_once_and_gets_the_ranks_of_scoring_it_anew(
     monkeypatch: pytest.MonkeyPatch, scoring: str
 ) -> None:
     made = []
-    original = scores.scores_of
-    monkeypatch.setattr(scores, "scores_of", lambda *sides: made.append(sides) or original(*sides))
+    original = grid.scores_of
+    monkeypatch.setattr(grid, "scores_of", lambda *sides: made.append(sides) or original(*sides))
     _, _, kept = trained("zero_shot", scoring=scoring)
     assert len(made) == 9  # three tasks' queries against three galleries, once each
     numbers = itertools.count()
-    monkeypatch.setattr(scores, "fingerprint", lambda text: torch.tensor(next(numbers)))
+    monkeypatch.setattr(grid, "fingerprint", lambda text: torch.tensor(next(numbers)))
     _, _, anew = trained("zero_shot", scoring=scoring)
     assert len(made) == 9 + (1 + 4 + 9) + 3  # and the frozen queries against each newer gallery
     assert ranks_of(kept) == ranks_of(anew)
@@ -341,5 +342,5 @@ def pairs_of_test() -> tuple[PairTable, list[int]]:
 def test_alpha_is_the_share_of_word_frame_scores() -> None:
     pooled_NM, word_frame_NM = (torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     z = [(x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True) for x in (pooled_NM, word_frame_NM)]
-    fused_NM = scores.Scores(pooled_NM, word_frame_NM).combined(0.3)
+    fused_NM = Scores(pooled_NM, word_frame_NM).combined(0.3)
     torch.testing.assert_close(fused_NM, 0.7 * z[0] + 0.3 * z[1])

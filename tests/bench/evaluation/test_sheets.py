@@ -12,12 +12,14 @@ import pytest
 from ctvr_bench.bench.analysis.contributions import contributions, row_intervals
 from ctvr_bench.bench.analysis.queries import by_video
 from ctvr_bench.bench.audit.tables import faults_of_table
+from ctvr_bench.bench.evaluation import protocol
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
+from ctvr_bench.bench.evaluation.queries import Queries
 from ctvr_bench.bench.evaluation.search import Ranked
 from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.finished import read_metrics, read_ranks
-from ctvr_bench.bench.records.record import Engine, RankTable
+from ctvr_bench.bench.records.record import Engine, FirstStage, RankTable
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.bench.suite.suite import make_suite, run_suite
@@ -30,11 +32,15 @@ from tests.stores import asked_thrice
 SHEETS = 3
 
 
+def all_asked() -> PairTable:
+    tasks = make_stream(asked_thrice()).tasks
+    return PairTable(asked_thrice(), np.concatenate([rows for task in tasks for rows in task.asked]))
+
+
 def sheets() -> list[PairTable]:
-    store, tasks = asked_thrice(), make_stream(asked_thrice()).tasks
-    first = PairTable(store, np.concatenate([task.test for task in tasks]))
-    further = [np.concatenate(rows) for rows in zip(*(task.further for task in tasks), strict=True)]
-    return [first, *(first.told_as(store, rows) for rows in further)]
+    tasks = make_stream(asked_thrice()).tasks
+    rows = [np.concatenate(rows) for rows in zip(*(task.asked for task in tasks), strict=True)]
+    return [PairTable(asked_thrice(), each) for each in rows]
 
 
 def sizes() -> list[int]:
@@ -62,7 +68,7 @@ def led(name: str, evaluators: list[Evaluator], scoring: str) -> tuple[Method, l
 )
 def test_each_sheet_gets_the_ranks_that_it_has_alone(name: str, scoring: str, engine: Engine) -> None:
     tables = sheets()
-    together = Evaluator(tables[0], sizes(), engine=engine, further=tables[1:])
+    together = Evaluator(all_asked(), sizes(), engine=engine, sheets=SHEETS)
     alone = [Evaluator(table, sizes(), engine=engine) for table in tables]
     _, (joined, *apart) = led(name, [together, *alone], scoring)
     for stage, result in enumerate(joined):
@@ -78,29 +84,30 @@ def test_each_sheet_gets_the_ranks_that_it_has_alone(name: str, scoring: str, en
             ]
 
 
-def test_what_an_index_does_not_find_is_no_video() -> None:
-    first, *further = sheets()
-    size = sum(sizes())
-    nothing = {("indexed", "seen", "t2v"): Ranked(np.full(size, size + 1), np.full(size, -1))}
-    joined = Evaluator(first, sizes(), further=further)._joined([nothing] * SHEETS)
-    assert joined["indexed", "seen", "t2v"].best_N.tolist() == [-1] * (SHEETS * size)
+def test_queries_stand_by_task_and_in_a_task_by_sheet() -> None:
+    queries = Queries([2, 1], 3)
+    assert queries.target_N.tolist() == [0, 1, 0, 1, 0, 1, 2, 2, 2]
+    assert queries.sheet_N.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+    assert queries.item_V.tolist() == [0, 1, 6]
+    assert (queries.videos(1), queries.of(1)) == (slice(2, 3), slice(6, 9))
+    assert queries.by_sheet(slice(1, 5)) == [slice(1, 2), slice(2, 4), slice(4, 5)]
 
 
-def test_a_caption_of_another_video_is_no_other_wording_of_it() -> None:
-    (table, *_), store = sheets(), asked_thrice()
-    with pytest.raises(ValueError, match="not of the same videos in the same order"):
-        table.told_as(store, np.roll(make_stream(store).tasks[0].test, 1))
-
-
-def test_frames_are_held_once_for_all_sheets() -> None:
-    first, *further = sheets()
-    assert all(table.frames_VFD is first.frames_VFD for table in further)
-    assert not any(np.array_equal(table.pooled_PD, first.pooled_PD) for table in further)
+def test_what_an_index_does_not_find_is_no_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, stage = sum(sizes()), FirstStage(index="flat", rerank=0)
+    monkeypatch.setattr(
+        protocol, "rank_through", lambda index, text, video, target_N, *_: Ranked(target_N + 1, 0 * target_N - 1)
+    )
+    evaluator = Evaluator(all_asked(), sizes(), stage, sheets=SHEETS)
+    _, (results,) = led("finetune", [evaluator], "cosine")
+    found = results[-1].ranked["indexed", "seen", "t2v"]
+    assert found.best_N.tolist() == [-1] * (SHEETS * size)
+    assert found.rank_N.tolist() == (Queries(sizes(), SHEETS).target_N + 1).tolist()
 
 
 def test_own_ranks_and_the_headline_are_over_all_sheets() -> None:
     tables = sheets()
-    together, alone = Evaluator(tables[0], sizes(), further=tables[1:]), [Evaluator(t, sizes()) for t in tables]
+    together, alone = Evaluator(all_asked(), sizes(), sheets=SHEETS), [Evaluator(t, sizes()) for t in tables]
     method, _ = led("finetune", [], "cosine")
     expected = np.concatenate([one.own_ranks(method, 1, 1) for one in alone])
     assert together.own_ranks(method, 1, 1).tolist() == expected.tolist()
