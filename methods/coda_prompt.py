@@ -35,6 +35,7 @@ class CODAPromptConfig(PromptConfig):
     orthogonal_to: the earlier components that a task's new ones are orthogonal to when it begins.
     """
 
+    prompt_rate: Annotated[NotNegative, Search(0.1, 300.0)] = 1.0
     pool: Count = 100
     length: Count = 8
     ortho: Annotated[NotNegative, Search(0.01, 10.0)] = 0.1

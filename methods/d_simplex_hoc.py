@@ -36,7 +36,7 @@ class DSimplexHOCConfig(FinetuneConfig):
 
     lr: NotNegative = 1e-4
     scoring: Literal["cosine"] = "cosine"
-    learning: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.1
+    learning: Annotated[Share, Search(0.0, 1.0, "linear")] = 0.9
     mu: Annotated[Positive, Search(1.0, 100.0)] = 10.0
     classifier: Annotated[NotNegative, Search(0.1, 10.0)] = 1.0
 
@@ -54,6 +54,7 @@ class DSimplexHOC(KeepsLaterTeacher, Finetune):
         "scaled cosines and has a vertex for each category of the stream; in L_HOC entries of the same category are "
         "left out, where the authors' code leaves a constant in their place; without rehearsal"
     )
+    published = "learning=0.1"
     idea = "Keep the targets fixed from the start, and old and new models agree because they learn the same ones."
     control = "video_frozen"
     Config = DSimplexHOCConfig

@@ -28,7 +28,7 @@ class RACTConfig(FinetuneConfig):
     """weight: of the compatibility term. negatives: nearest other videos of a caption, as many stored as new."""
 
     lr: NotNegative = 7e-4
-    weight: Annotated[NotNegative, Search(0.05, 20.0)] = 1.0
+    weight: Annotated[NotNegative, Search(0.01, 20.0)] = 0.05
     negatives: Count = 10
 
 
@@ -44,7 +44,7 @@ class RACT(KeepsLaterTeacher, Finetune):
         "captions are compared with videos, there pictures with pictures; negatives are videos of other pairs, there "
         "pictures of another class; similarities are multiplied by `scale`, there by 1 / 0.01"
     )
-    published = "scale=100.0"
+    published = "weight=1.0, scale=100.0"
     idea = "While galleries are refilled, no new video may push a stored right answer down."
     control = "video_frozen"
     asks_text = False

@@ -53,6 +53,8 @@ class Small(Ridge):
 """
 RATES = {path.stem: path for path in sorted((ROOT / "results/tuning/rates").glob("*.json"))}
 
+CONSTANTS = {path.stem: path for path in sorted((ROOT / "results/tuning/constants").glob("*.json"))}
+
 
 def suite(out: Path, **values: Any) -> SuiteConfig:
     return make_suite({"store": small_store().path, "seeds": 1, "jobs": 1, "out": out, "name": "t", **values}, "test")
@@ -441,3 +443,15 @@ def test_every_default_rate_has_been_searched() -> None:
     former = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results/tuning/former").glob("*.json")]
     searched = {*RATES, *(found["method"] for found in former if "lr" in found["chosen"])}
     assert {name for name in LEARNING if hasattr(find_method(name).config(), "lr")} <= searched
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_default_constant_is_the_best_of_those_tried_on_all_worlds(name: str) -> None:
+    found = json.loads(CONSTANTS[name].read_text(encoding="utf-8"))
+    (field,) = found["chosen"]
+    assert [store["name"][-4:] for store in found["stores"]] == ["1001", "1002", "1003"]
+    assert all(store["queries"] >= 800 for store in found["stores"])
+    means = {each["values"][field]: float(np.mean(each["scores"])) for each in found["candidates"]}
+    assert len(means) >= 3
+    assert all(len(each["scores"]) == 3 for each in found["candidates"])
+    assert getattr(find_method(name).config(), field) == max(means, key=lambda value: means[value])
