@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from ctvr_bench.bench import metrics
-from ctvr_bench.bench.evaluation import scores, sheet
+from ctvr_bench.bench.evaluation import ranking, scores
 from ctvr_bench.bench.executors import workers
 from ctvr_bench.bench.gate.accept import accept, prepare
 from ctvr_bench.bench.gate.baseline import read_baseline, write_baseline
@@ -105,8 +105,8 @@ def silenced_loss_term(patch: Patch) -> None:
 
 
 def ranks_off_by_one(patch: Patch) -> None:
-    original = sheet.ranks
-    patch.setattr(sheet, "ranks", lambda *arguments: original(*arguments) + 1)
+    original = ranking.ranks
+    patch.setattr(ranking, "ranks", lambda *arguments: original(*arguments) + 1)
 
 
 def recall_off_by_one(patch: Patch) -> None:
