@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ _BLOCK = 1 << 24  # bytes hashed at a time
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError)  # what h5py raises on a damaged file
 _UNPACKED = 1 << 28  # bytes that a dataset may have when it is not laid out as an array, however small its storage
 _RATIO = 8  # times its storage that a larger one may have
+_HEAP = b"GCOL\1\0\0\0"
 _TEXTS = 1 << 28  # bytes of texts of any length that are read together
 _NAMES = 1_000_000  # datasets and groups of a file, by all their names
 _LINKS = 16  # soft links that may lead to one another
@@ -250,10 +253,12 @@ class _Arrays(Mapping[str, Array]):
 
 
 def _map(path: Path, file: h5py.File) -> MappedFile:
+    datasets, outside = _datasets(path, file)
+    if any(map(_has_heap, [file, *datasets.values()])):
+        _check_heaps(path)
     attributes = {key: _plain(value) for key, value in file.attrs.items()}
     places: dict[str, _Place] = {}
     digests, lengths = {}, {}
-    datasets, outside = _datasets(path, file)
     for name, dataset in datasets.items():
         places[name] = place = _place(dataset)
         if "digest" in dataset.attrs:
@@ -264,6 +269,37 @@ def _map(path: Path, file: h5py.File) -> MappedFile:
     places |= dict.fromkeys(outside, leads_out)
     numbers = {name: place for name, place in places.items() if name not in lengths}
     return MappedFile(path, attributes, _Arrays(path, numbers), lengths, digests, places)
+
+
+def _has_heap(holder: h5py.File | h5py.Dataset) -> bool:
+    """Whether texts of any length, or references, are among the values or attributes; nothing is read."""
+    own = isinstance(holder, h5py.Dataset) and _object_type(holder)
+    return own or any(holder.attrs.get_id(name).dtype.hasobject for name in holder.attrs)
+
+
+def _object_type(dataset: h5py.Dataset) -> bool:
+    try:
+        return bool(dataset.dtype.hasobject)
+    except TypeError:  # a type of numbers that is not known
+        return False
+
+
+def _check_heaps(path: Path) -> None:
+    """Walk the heaps that hold texts of any length: in a damaged one the HDF5 library may go round for ever.
+
+    A heap begins with GCOL, its version and its size; an item has its index, 0 that of free space, and its size.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        heap = whole.find(_HEAP)
+        while heap >= 0:
+            (size,) = struct.unpack_from("<8xQ", whole, heap)
+            item, end = heap + 16, heap + size
+            while item + 16 <= end <= len(whole):
+                index, length = struct.unpack_from("<H6xQ", whole, item)
+                item += length if index == 0 else 16 + (length + 7) // 8 * 8
+                if item > end or (index == 0 and length < 16):
+                    raise InputError(f"{path}: a heap of texts is damaged at byte {heap:,}; copy or build it again")
+            heap = whole.find(_HEAP, heap + len(_HEAP))
 
 
 def _datasets(path: Path, file: h5py.File) -> tuple[dict[str, h5py.Dataset], list[str]]:

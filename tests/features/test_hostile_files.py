@@ -113,6 +113,29 @@ def test_texts_that_share_their_bytes_are_not_believed(tmp_path: Path) -> None:
         hdf5.map_file(tmp_path / "a.h5").text("t")
 
 
+@pytest.mark.parametrize(("free", "size"), [(True, 0), (True, 8), (False, 2**64 - 16), (False, 1 << 20)])
+def test_a_damaged_heap_of_texts_is_refused_before_the_library_goes_round_in_it(
+    tmp_path: Path, free: bool, size: int
+) -> None:
+    """Whether a dataset or an attribute alone has texts of any length. index, references, size: of each item."""
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["name"] = "a text of any length"
+        file["t"] = np.zeros(3)
+    assert hdf5.map_file(path).attributes["name"] == "a text of any length"
+    whole = bytearray(path.read_bytes())
+    heap = whole.index(b"GCOL")
+    items, at = {}, heap + 16
+    while at + 16 <= heap + int.from_bytes(whole[heap + 8 : heap + 16], "little"):
+        index, length = struct.unpack_from("<H6xQ", whole, at)
+        items[index == 0] = at
+        at += length if index == 0 else 16 + (length + 7) // 8 * 8
+    whole[items[free] + 8 : items[free] + 16] = size.to_bytes(8, "little")
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"texts\.h5: a heap of texts is damaged at byte"):
+        hdf5.map_file(path)
+
+
 def test_texts_are_of_fixed_length_unless_one_is_far_longer(tmp_path: Path) -> None:
     texts = ["", "Käse 🧀", "a cat"]
     with hdf5.create_file(tmp_path / "a.h5") as writer:
