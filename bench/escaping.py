@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ctvr_bench.features.errors import one_line
 
 _MARKDOWN = "\\`|*_<[]"
@@ -24,3 +26,8 @@ def csv_text(text: str) -> str:
     ("'=cmd()", 'lwf')
     """
     return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table; the second line aligns."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,7 +1,7 @@
 """Reading and writing HDF5 files, whole or not at all; the only file that imports h5py.
 
 Numeric datasets are contiguous and uncompressed, so that a reader maps them into memory without a copy. Texts have a
-fixed length, so that no damage in a heap of the file can send the HDF5 library astray.
+fixed length, so that no damage in a heap of the file can send the HDF5 library astray; heaps of other files are walked.
 What a stranger's file may not do: show the content of another file, or promise more than it holds.
 """
 
@@ -291,7 +291,7 @@ def _check_heaps(path: Path) -> None:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         heap = whole.find(_HEAP)
-        while heap >= 0:
+        while 0 <= heap <= len(whole) - 16:
             (size,) = struct.unpack_from("<8xQ", whole, heap)
             item, end = heap + 16, heap + size
             while item + 16 <= end <= len(whole):
@@ -299,7 +299,7 @@ def _check_heaps(path: Path) -> None:
                 item += length if index == 0 else 16 + (length + 7) // 8 * 8
                 if item > end or (index == 0 and length < 16):
                     raise InputError(f"{path}: a heap of texts is damaged at byte {heap:,}; copy or build it again")
-            heap = whole.find(_HEAP, heap + len(_HEAP))
+            heap = whole.find(_HEAP, item)
 
 
 def _datasets(path: Path, file: h5py.File) -> tuple[dict[str, h5py.Dataset], list[str]]:

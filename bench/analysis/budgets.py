@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctvr_bench.bench.analysis.columns import COSTS, RETRIEVAL, Column, ranked, references
+from ctvr_bench.bench.escaping import markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 
 BUDGETS = (10_000, 50_000, 250_000)
@@ -68,6 +69,14 @@ def budget_lines(results: SuiteResults) -> list[list[str]]:
         costs = [column.cell(best).mean_text for column in _PAID]
         lines.append([limit, str(len(budget.rows)), best.label, _SCORE.cell(best).text, *costs, others or "–"])
     return lines
+
+
+def budget_markdown(results: SuiteResults) -> str:
+    """The best method and the Pareto front under each budget; empty where nothing was trained."""
+    head, *lines = budget_lines(results)
+    align = ["---" if place in (2, len(head) - 1) else "--:" for place in range(len(head))]
+    table = markdown_lines([head, align, *([markdown_text(cell) for cell in line] for line in lines)])
+    return f"**Under a budget**\n\n{table}\n\n{BUDGET_NOTE}" if lines else ""
 
 
 def _point(row: Row) -> tuple[float, ...]:

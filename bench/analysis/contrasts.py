@@ -23,7 +23,7 @@ from rich.table import Table
 from ctvr_bench.bench.all_pairs import Answers, PairDifference, meet
 from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
 from ctvr_bench.bench.crossed import Floats
-from ctvr_bench.bench.escaping import csv_text, markdown_text
+from ctvr_bench.bench.escaping import csv_text, markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.bench.statistics import TOO_FEW, says_nothing
@@ -91,7 +91,7 @@ def contrast_markdown(results: Sequence[SuiteResults], against: str) -> str:
         [_COLUMNS, align, *([markdown_text(label), *cells] for label, *cells in _lines(results, against))],
         [["R@1 difference on", *map(markdown_text, stores)], ["---", *("--:" for _ in stores)], *each],
     ]
-    text = ["\n".join(f"| {' | '.join(line)} |" for line in lines) for lines in tables]
+    text = [markdown_lines(lines) for lines in tables]
     return "\n\n".join([text[0], markdown_text(_note(results, against)), text[1]]) + "\n"
 
 

@@ -17,12 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctvr_bench.bench.all_pairs import PairDifference
-from ctvr_bench.bench.analysis.budgets import BUDGET_NOTE, budget_lines
+from ctvr_bench.bench.analysis.budgets import budget_markdown
 from ctvr_bench.bench.analysis.columns import CONTINUAL, COSTS, RETRIEVAL, Column, columns_of, ranked, references
 from ctvr_bench.bench.analysis.contrasts import pairs_over_stores
 from ctvr_bench.bench.analysis.findings import ALPHA, TEST, listed, smallest_told, untrained_beside
 from ctvr_bench.bench.analysis.pairing import place_of
-from ctvr_bench.bench.escaping import csv_text, markdown_text
+from ctvr_bench.bench.escaping import csv_text, markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.statistics import TOO_FEW, run_interval, says_nothing
@@ -39,12 +39,12 @@ _CONSOLE = tuple(column for column in _BESIDE if column.title in ("BWF", "stalen
 
 @dataclass(frozen=True)
 class OverStores:
-    """rows: the runs of all stores as one suite. by_store: R@1 on each of `stores` in their order, by label.
+    """pooled: the runs of all stores as one suite. by_store: R@1 on each of `stores` in their order, by label.
 
     left_out: labels of rows that some store lacks runs of. pairs: R@1 of every pair of rows, tested over stores.
     """
 
-    rows: SuiteResults
+    pooled: SuiteResults
     stores: tuple[str, ...]
     by_store: Mapping[str, tuple[float, ...]]
     left_out: tuple[str, ...]
@@ -58,10 +58,10 @@ class OverStores:
 
 def over_stores(results: Sequence[SuiteResults]) -> OverStores:
     """The suites of several stores together. Raises InputError where two of them are of the same store."""
-    stores = [{run.record.config.store.digest for row in result.rows for run in row.runs} for result in results]
-    for number, (result, found) in enumerate(zip(results, stores, strict=True)):
-        for other, earlier in zip(results[:number], stores[:number], strict=True):
-            if found & earlier:
+    first: dict[str, SuiteResults] = {}
+    for result in results:
+        for digest in {run.record.config.store.digest for row in result.rows for run in row.runs}:
+            if (other := first.setdefault(digest, result)) is not result:
                 raise InputError(
                     f"{other.directory} and {result.directory} are of one store, and a table over stores takes each "
                     "once; put them side by side with --format md"
@@ -85,10 +85,10 @@ def over_stores(results: Sequence[SuiteResults]) -> OverStores:
 
 def store_sentences(found: OverStores) -> list[str]:
     """What so many stores allow to say of the rows that stand on all of them."""
-    rows = [row.label for row in ranked(found.rows)]
+    rows = [row.label for row in ranked(found.pooled)]
     below = [
         f"{row.label} ({pair.estimate:.2f} points{_how_sure(pair)})"
-        for row, other in untrained_beside(found.rows)
+        for row, other in untrained_beside(found.pooled)
         if (pair := found.pairs[row.label, other]).estimate < 0
     ]
     said = [f"Trained and below the same features without training: {listed(below)}."] if below else []
@@ -98,7 +98,7 @@ def store_sentences(found: OverStores) -> list[str]:
         said.append(
             f"{best} has the highest R@1 of the continual methods over {count} stores: {mean} %, {_sure(found, best)}."
         )
-        against = {label: found.pairs[best, label] for label in rows[1:] if (best, label) in found.pairs}
+        against = {label: found.pairs[best, label] for label in rows[1:]}
         behind = [label for label, pair in against.items() if _told(pair)]
         if behind:
             said.append(f"It is ahead of {listed(behind)} beyond noise ({TEST}).")
@@ -117,7 +117,7 @@ def store_table(found: OverStores) -> Table:
     table.add_column("row", overflow="fold")
     for head in ("R@1", "95 % interval", *(column.title for column in _CONSOLE)):
         table.add_column(head, justify="right", no_wrap=True)
-    for line in _lines(found, lambda row: escape(one_line(row.label)), (), _CONSOLE):
+    for line in _lines(found, lambda row: escape(one_line(row.label)), _CONSOLE, each=False):
         table.add_row(*line)
     table.caption = f"means over {len(found.stores)} stores; zero-shot and upper bounds below, not ranked"
     return table
@@ -127,17 +127,15 @@ def store_markdown(found: OverStores) -> str:
     """The table with each store's R@1, the sentences, and the best method and Pareto front under each budget."""
     heads = ["method", "R@1 (% ↑)", "95 % interval", *map(markdown_text, found.stores)]
     heads += [f"{column.title} ({column.unit})" for column in _BESIDE]
-    below = {row.label for row in references(found.rows)}
+    below = {row.label for row in references(found.pooled)}
 
     def name(row: Row) -> str:
         return f"*{markdown_text(row.label)}*" if row.label in below else markdown_text(row.label)
 
-    text = [_table([heads, *_lines(found, name, found.stores, _BESIDE)])]
-    text += ["\n".join(f"- {markdown_text(sentence)}" for sentence in store_sentences(found))]
-    budgets = budget_lines(found.rows)
-    if len(budgets) > 1:
-        cells = [[markdown_text(cell) for cell in line] for line in budgets]
-        text += ["**Under a budget**", _table(cells), BUDGET_NOTE]
+    align = ["---", *("--:" for _ in heads[1:])]
+    table = markdown_lines([heads, align, *_lines(found, name, _BESIDE, each=True)])
+    said = "\n".join(f"- {markdown_text(sentence)}" for sentence in store_sentences(found))
+    text = [table, said, budget_markdown(found.pooled)]
     return "\n\n".join(part for part in text if part) + "\n"
 
 
@@ -145,11 +143,11 @@ def store_csv(found: OverStores) -> str:
     """One line a row: mean R@1 with its interval, R@1 on each store, and the mean of every other column."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    others = [column for column in columns_of(found.rows) if column.key != HEADLINE]
+    others = [column for column in columns_of(found.pooled) if column.key != HEADLINE]
     writer.writerow(
         ["label", "kind", "runs", HEADLINE, "low", "high", *map(csv_text, found.stores), *(c.key for c in others)]
     )
-    for kind, rows in (("continual", ranked(found.rows)), ("reference", references(found.rows))):
+    for kind, rows in (("continual", ranked(found.pooled)), ("reference", references(found.pooled))):
         for row in rows:
             means = [_mean(column, row) for column in (RETRIEVAL[0], *others)]
             sure = found.interval(row.label) or ("", "")
@@ -163,20 +161,14 @@ def _only(result: SuiteResults, labels: Collection[str]) -> SuiteResults:
     return replace(result, rows=tuple(row for row in result.rows if row.label in labels))
 
 
-def _lines(
-    found: OverStores, name: Callable[[Row], str], stores: Sequence[str], columns: Sequence[Column]
-) -> list[list[str]]:
+def _lines(found: OverStores, name: Callable[[Row], str], columns: Sequence[Column], *, each: bool) -> list[list[str]]:
+    """each: with R@1 on each store."""
     lines = []
-    for row in (*ranked(found.rows), *references(found.rows)):
+    for row in (*ranked(found.pooled), *references(found.pooled)):
         line = [name(row), RETRIEVAL[0].cell(row).mean_text, _bounds(found, row.label)]
-        line += [RETRIEVAL[0].text(value) for value in found.by_store[row.label][: len(stores)]]
+        line += [RETRIEVAL[0].text(value) for value in found.by_store[row.label]] if each else []
         lines.append([*line, *(column.cell(row).mean_text for column in columns)])
     return lines
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    align = ["---", *("--:" for _ in lines[0][1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], align, *lines[1:]))
 
 
 def _bounds(found: OverStores, label: str) -> str:

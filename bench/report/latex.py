@@ -20,9 +20,9 @@ from ctvr_bench.bench.analysis.columns import (
     references,
 )
 from ctvr_bench.bench.analysis.findings import TEST
-from ctvr_bench.bench.escaping import markdown_text
+from ctvr_bench.bench.escaping import markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
-from ctvr_bench.bench.report.tables import MARKDOWN_STYLES, markdown_lines, styled
+from ctvr_bench.bench.report.tables import MARKDOWN_STYLES, styled
 from ctvr_bench.features.errors import one_line
 
 

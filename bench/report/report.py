@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctvr_bench.bench.analysis.against import all_sentences
+from ctvr_bench.bench.analysis.budgets import budget_markdown
 from ctvr_bench.bench.analysis.findings import Comparison, Evidence, evidence, summary
 from ctvr_bench.bench.escaping import markdown_text
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
@@ -20,7 +21,7 @@ from ctvr_bench.bench.records.record import write_json, write_text
 from ctvr_bench.bench.records.suites import folder_of, read_suite_records
 from ctvr_bench.bench.report.drawn import figures_of
 from ctvr_bench.bench.report.latex import Marks, latex_table
-from ctvr_bench.bench.report.tables import budget_markdown, csv_table, interval_numbers, markdown_table, numbers
+from ctvr_bench.bench.report.tables import csv_table, interval_numbers, markdown_table, numbers
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
 

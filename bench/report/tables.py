@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctvr_bench.bench.all_pairs import PairDifference
-from ctvr_bench.bench.analysis.budgets import BUDGET_NOTE, budget_lines
 from ctvr_bench.bench.analysis.columns import (
     COLUMNS,
     CONTINUAL,
@@ -32,7 +31,7 @@ from ctvr_bench.bench.analysis.columns import (
     ranked,
     references,
 )
-from ctvr_bench.bench.escaping import csv_text, markdown_text
+from ctvr_bench.bench.escaping import csv_text, markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.report.reported import HEADS, NOTE, has_reported, reported_cells
 from ctvr_bench.bench.statistics import TOO_FEW, Interval, in_percent, says_nothing
@@ -212,19 +211,6 @@ def interval_numbers(interval: Interval | PairDifference) -> dict[str, Any]:
 
 _RICH = {1: "[bold]{}[/]", 2: "[underline]{}[/]"}
 MARKDOWN_STYLES = {1: "**{}**", 2: "<u>{}</u>"}
-
-
-def budget_markdown(results: SuiteResults) -> str:
-    """The best method and the Pareto front under each budget; empty where nothing was trained."""
-    head, *lines = budget_lines(results)
-    align = ["---" if place in (2, len(head) - 1) else "--:" for place in range(len(head))]
-    table = markdown_lines([head, align, *([markdown_text(cell) for cell in line] for line in lines)])
-    return f"**Under a budget**\n\n{table}\n\n{BUDGET_NOTE}" if lines else ""
-
-
-def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
-    """A markdown table; the second line aligns."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _markdown_intervals(rows: Sequence[Row], intervals: Intervals) -> str:

@@ -125,6 +125,8 @@ def test_a_damaged_heap_of_texts_is_refused_before_the_library_goes_round_in_it(
     assert hdf5.map_file(path).attributes["name"] == "a text of any length"
     whole = bytearray(path.read_bytes())
     heap = whole.index(b"GCOL")
+    path.write_bytes(whole + b"GCOL\1\0\0\0")  # the beginning of another at the end of the file
+    assert hdf5.map_file(path).attributes["name"] == "a text of any length"
     items, at = {}, heap + 16
     while at + 16 <= heap + int.from_bytes(whole[heap + 8 : heap + 16], "little"):
         index, length = struct.unpack_from("<H6xQ", whole, at)

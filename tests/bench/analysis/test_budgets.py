@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.analysis.budgets import budget_lines, under_budgets
+from ctvr_bench.bench.analysis.budgets import budget_lines, budget_markdown, under_budgets
 from ctvr_bench.bench.analysis.columns import is_reference
 from ctvr_bench.bench.records.aggregate import Run, SuiteResults, read_results
 from ctvr_bench.bench.records.record import Cost
 from ctvr_bench.bench.records.summary import HEADLINE
-from ctvr_bench.bench.report.tables import budget_markdown
 from tests.bench.fake_suite import write_suite
 
 LABELS = ("zero_shot", "finetune", "lwf", "joint", *(f"filler_{i}" for i in range(8)), "er")

@@ -13,9 +13,8 @@ import pytest
 from rich.console import Console
 
 from ctvr_bench.bench.cli.console import SuiteBars, print_table
-from ctvr_bench.bench.escaping import csv_text, markdown_text
+from ctvr_bench.bench.escaping import csv_text, markdown_lines, markdown_text
 from ctvr_bench.bench.report.latex import latex_text
-from ctvr_bench.bench.report.tables import markdown_lines
 from ctvr_bench.bench.run.jobs import Progress
 from ctvr_bench.bench.run.training import Epoch
 from ctvr_bench.features.errors import one_line
