@@ -58,13 +58,13 @@ class OverStores:
 
 def over_stores(results: Sequence[SuiteResults]) -> OverStores:
     """The suites of several stores together. Raises InputError where two of them are of the same store."""
-    first: dict[str, SuiteResults] = {}
-    for result in results:
+    first: dict[str, int] = {}
+    for number, result in enumerate(results):
         for digest in {run.record.config.store.digest for row in result.rows for run in row.runs}:
-            if (other := first.setdefault(digest, result)) is not result:
+            if (other := first.setdefault(digest, number)) != number:
                 raise InputError(
-                    f"{other.directory} and {result.directory} are of one store, and a table over stores takes each "
-                    "once; put them side by side with --format md"
+                    f"{results[other].directory} and {result.directory} are of one store, and a table over stores "
+                    "takes each once; put them side by side with --format md"
                 )
     labels = dict.fromkeys(row.label for result in results for row in result.rows)
     found_rows = {label: [row for result in results for row in result.rows if row.label == label] for label in labels}

@@ -127,3 +127,5 @@ def test_two_suites_of_one_store_are_no_two_stores(stores: list[SuiteResults]) -
     again = replace(stores[0], directory=Path("again"))
     with pytest.raises(InputError, match=r"a and again are of one store.*side by side with --format md"):
         over_stores([*stores, again])
+    with pytest.raises(InputError, match=r"a and .*a are of one store"):
+        over_stores([stores[0], stores[0]])
