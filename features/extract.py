@@ -26,8 +26,9 @@ from ctvr_bench.features.encoders import load_encoder
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.partial import ensure_writable
-from ctvr_bench.features.read_ahead import read_ahead
+from ctvr_bench.features.read_ahead import Reading, read_ahead
 from ctvr_bench.features.schema import FLOATS
+from ctvr_bench.features.side_by_side import side_by_side
 from ctvr_bench.features.sources import Sources, read_sources
 from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import create_store
@@ -123,11 +124,13 @@ def extract_sources(
     command_line: str = "",
     licence: str = "",
     limit: int = 0,
+    encoding: int = 1,
     also: Callable[[FileWriter, Structure], None] = lambda writer, structure: None,
 ) -> ExtractSummary:
     """`extract`, for sources and an encoder that are at hand; videos are looked for in `folder`.
 
-    also: may add datasets of its own to the store.
+    encoding: videos encoded at the same time, with one thread of torch each; for a small encoder, which leaves most of
+    several threads waiting. also: may add datasets of its own to the store.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
@@ -143,7 +146,8 @@ def extract_sources(
     texts = [structure.captions[i : i + _CAPTION_BLOCK] for i in range(0, len(structure.captions), _CAPTION_BLOCK)]
     inputs = {video: _inputs(video, clip) for video, clip in clips.items()}
     _encode_captions(work, texts, encoder, dtype, on_stage)
-    _encode_videos(work, clips, inputs, encoder, sampling, dtype, workers or min(8, os.cpu_count() or 1), on_stage)
+    threads = (workers or min(8, os.cpu_count() or 1), encoding)
+    _encode_videos(work, clips, inputs, encoder, sampling, dtype, threads, on_stage)
 
     read = {video: work.load("videos", given, "count", "reason", "damage") for video, given in inputs.items()}
     missing |= {video: str(found["reason"]) for video, found in read.items() if found["reason"]}
@@ -219,14 +223,23 @@ def _encode_videos(
     encoder: Encoder,
     sampling: Sampling,
     dtype: str,
-    workers: int,
+    threads: tuple[int, int],
     on_stage: OnStage,
 ) -> None:
+    """threads: that decode, and that encode."""
     todo = [video for video, given in inputs.items() if work.find("videos", given, "count") is None]
     done = len(inputs) - len(todo)
     on_stage("videos", done, len(inputs))
     listed = [clips[video] for video in todo]
-    with read_ahead(listed, encoder.prepare, sampling, workers=workers, ahead=2 * FRAME_BATCH) as readings:
-        for number, (video, reading) in enumerate(zip(todo, readings, strict=True), done + 1):
-            work.save("videos", inputs[video], encode_video(reading, encoder, dtype))
+    workers, encoding = threads
+
+    def encode(video: str, reading: Reading) -> None:
+        work.save("videos", inputs[video], encode_video(reading, encoder, dtype))
+
+    # Left in this order: decoding stops first, so that no thread that encodes waits for it.
+    with (
+        side_by_side(encoding, "encode") as each,
+        read_ahead(listed, encoder.prepare, sampling, workers=workers, ahead=2 * FRAME_BATCH) as readings,
+    ):
+        for number, _ in enumerate(each(encode, todo, readings), done + 1):
             on_stage("videos", number, len(inputs))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 
@@ -68,6 +68,8 @@ class Reading:
                 buffer.held -= len(pixels)
             yield pixels
         self._future.result()  # raises what the thread raised
+        if buffer.stopped.is_set():
+            raise CancelledError  # what was read may be a part
 
     def _read(self, prepare: Prepare, sampling: Sampling) -> None:
         video = Video(self._clip.path, self._clip.segment, self._buffer.stopped.is_set)
@@ -96,7 +98,8 @@ class Reading:
 def read_ahead(
     clips: Sequence[Clip], prepare: Prepare, sampling: Sampling, *, workers: int, ahead: int
 ) -> Iterator[Iterator[Reading]]:
-    """Readings of all clips in order, each to be iterated to its end before the next; threads end with the block.
+    """Readings of all clips in order, each to be iterated to its end before the next or beside it; threads end with the
+    block, and a reading that is not at its end then raises CancelledError.
 
     ahead: prepared frames that may wait, twice what is encoded together if decoding is to go on meanwhile.
     """

@@ -25,6 +25,7 @@ try:
     import av
     from av.sidedata.sidedata import Type as SideData
     from av.stream import Disposition
+    from av.video.reformatter import VideoReformatter
 except ImportError as error:
     raise InputError(
         f"reading video needs PyAV ({error}); install the extra: pip install 'ctvr-bench[extract]'"
@@ -122,10 +123,12 @@ class Video:
     def frames(self, sampling: Sampling) -> Iterator[Frame]:
         """The chosen frames in order, uint8 [H, W, 3], upright, all of one size; raises UnreadableVideo."""
         size, matrix = None, None
+        scaler = VideoReformatter()
         for frame in self._chosen(sampling):
             if size is None:  # one look only: a frame asked for its side data lives on in a reference cycle (PyAV 18)
                 size, matrix = (frame.width, frame.height), _display_matrix(frame)
-            yield _upright(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), matrix)
+            rgb: Any = scaler.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1)
+            yield _upright(rgb.to_ndarray(), matrix)
         if size is None:
             where = f" between {self.segment[0]} s and {self.segment[1]} s" if self.segment else ""
             raise UnreadableVideo(f"no frame{where} could be decoded" + (f" ({self.damage})" if self.damage else ""))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="needs the extra 'extract'")
 
@@ -195,11 +196,40 @@ def test_a_damaged_block_is_made_again(inputs: Path, whole: bytes, tmp_path: Pat
     assert (tmp_path / "whole.h5").read_bytes() == whole
 
 
-@pytest.mark.parametrize("workers", [1, 3, 8])
+@pytest.mark.parametrize(("workers", "encoding"), [(1, 1), (3, 1), (8, 1), (1, 3), (2, 2)])
 def test_the_bytes_do_not_depend_on_the_number_of_threads(
-    inputs: Path, whole: bytes, tmp_path: Path, workers: int
+    inputs: Path, whole: bytes, tmp_path: Path, workers: int, encoding: int
 ) -> None:
-    run(inputs, tmp_path / "whole.h5", workers=workers)
+    before = torch.get_num_threads()
+    run(inputs, tmp_path / "whole.h5", workers=workers, encoding=encoding)
+    assert (tmp_path / "whole.h5").read_bytes() == whole
+    assert torch.get_num_threads() == before
+
+
+def test_a_video_that_is_half_read_when_the_work_is_stopped_is_not_kept(
+    inputs: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctvr_bench.features.read_ahead.CHUNK", 1)
+    half_read, stopped = threading.Event(), threading.Event()
+
+    class Waiting(ToyEncoder):
+        def prepare(self, frames_FHWC: np.ndarray) -> Any:
+            if threading.current_thread().name.endswith("_1") and not half_read.is_set():
+                self.seen = getattr(self, "seen", 0) + 1
+                if self.seen == 2:
+                    half_read.set()
+                    assert stopped.wait(10)
+            return super().prepare(frames_FHWC)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "videos" and done:
+            assert half_read.wait(10)
+            threading.Timer(0.2, stopped.set).start()  # while the threads are waited for
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path / "whole.h5", Waiting(), on_stage=stop, encoding=3)
+    run(inputs, tmp_path / "whole.h5")
     assert (tmp_path / "whole.h5").read_bytes() == whole
 
 
