@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
+from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import FeatureSpec, MethodConfig
 from ctvr_bench.methods.shared.heads import AdaptedVideo, ResidualHead
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
@@ -110,7 +111,7 @@ class RanPAC(RandomFeatureMap):
     def _first_session(self, data: PairTable, generator: torch.Generator) -> None:
         """Train the adapters on the first task's pairs by fine-tuning's loss."""
         config = self.config
-        optimiser = torch.optim.AdamW(self.head.parameters(), lr=config.adapter_lr)
+        optimiser = AdamW(self.head.parameters(), lr=config.adapter_lr)
         steps = max(config.first_session * math.ceil(len(data) / config.batch_size), 1)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for _ in range(config.first_session):

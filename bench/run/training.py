@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ctvr_bench.bench.losses import DivergedError, means_of
 from ctvr_bench.features.streams import PairTable
+from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import Method, ParameterGroup, TaskInfo, TrainedConfig, is_trained, total_steps
 
 
@@ -191,12 +192,12 @@ def pace_of(group: ParameterGroup, config: TrainedConfig) -> Pace:
 
 def make_optimiser(
     groups: Iterable[tuple[Sequence[Tensor], Pace]], method: Method, pairs: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
+) -> tuple[AdamW, torch.optim.lr_scheduler.LambdaLR, int]:
     """What a task of so many pairs is trained with, and its steps."""
     config, total = method.config, total_steps(method, pairs)
     assert isinstance(config, TrainedConfig)
     settings = [{"params": list(stepped), "lr": lr, "weight_decay": decay} for stepped, (lr, decay) in groups]
-    optimiser = torch.optim.AdamW(settings, eps=config.epsilon, fused=True)
+    optimiser = AdamW(settings, eps=config.epsilon, fused=True)
     factor = partial(learning_rate_factor, total=total, config=config, task=method.task.position)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor), total
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctvr_bench.bench.run.training import Pace, learning_rate_factor, make_optimiser, pace_of
+from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import Method, TrainedConfig, total_steps
 
 ALIKE = "epsilon"
@@ -40,7 +41,7 @@ class StackOptimiser:
             first = [(group, each[0]) for group, each in zip(stepped, paces, strict=True)]
             self._adam, self._schedule, _ = make_optimiser(first, methods[0], pairs)
             return
-        self._adam = torch.optim.AdamW(
+        self._adam = AdamW(
             [weight for group in stepped for weight in group],
             lr=1.0,
             weight_decay=0.0,
