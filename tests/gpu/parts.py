@@ -29,6 +29,7 @@ from ctvr_bench.features.encode import FRAME_BATCH, encode_video
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.streams import PairTable, make_stream
 from ctvr_bench.features.video import write_video
+from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import Method, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise
@@ -75,7 +76,7 @@ def step(name: str, device: str) -> dict[str, float]:
     """Milliseconds of a training step at 512-d in the second task, 32 pairs: median of 20, each waited for."""
     method, data = _second_task(name, device)
     groups = [parameter for group in method.parameter_groups() for parameter in group.parameters]
-    optimiser = torch.optim.AdamW(groups, lr=1e-4, fused=True)
+    optimiser = AdamW(groups, lr=1e-4, fused=True)
     draws, batches = generator_for(0, "draws"), itertools.cycle(list(data.shuffled(32, generator_for(0, "order"))))
 
     def one() -> None:

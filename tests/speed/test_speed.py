@@ -30,6 +30,7 @@ from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import PairTable, make_stream
+from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import Method, MethodConfig, TaskInfo, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise, unit_word_frame_similarity, word_frame_similarity
@@ -115,7 +116,7 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     method, data = second_task(name)
     draws, groups = generator_for(0, "draws"), method.parameter_groups()
     stepped = [parameter for group in groups for parameter in group.parameters]
-    optimiser = torch.optim.AdamW(stepped, lr=1e-4, fused=True)
+    optimiser = AdamW(stepped, lr=1e-4, fused=True)
     batches = itertools.cycle(list(data.shuffled(32, generator_for(0, "order"))))
 
     def step() -> None:
