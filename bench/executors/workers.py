@@ -1,4 +1,7 @@
-"""Runs side by side in processes of their own, each with a fixed number of threads, none made by two at a time."""
+"""Runs side by side in processes of their own, each with a fixed number of threads, none made by two at a time.
+
+The longest are handed out first, so that no core waits at the end for a run that began late.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ import torch
 
 from ctvr_bench.bench.evaluation.search import set_search_threads
 from ctvr_bench.bench.executors.claims import Owner, claimed, owner_of
+from ctvr_bench.bench.executors.order import LongestFirst, measured_costs
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
 from ctvr_bench.features.errors import InputError
@@ -169,11 +173,19 @@ def _in_pool(
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[Progress | int] = context.Queue()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, shop.threads))
+    numbers = {job.config.run_id: number for number, job in enumerate(jobs)}
+    waiting = LongestFirst(jobs, measured_costs(shop.directory, jobs))
+    pending: dict[Future[tuple[float, Made | Taken]], Job] = {}
+
+    def hand_out() -> None:
+        job = waiting.take()
+        number = numbers[job.config.run_id]
+        future = pool.submit(_run_there, number, shop.make, job, shop.store, shop.directory, shop.device)
+        pending[future] = job
+
     try:
-        pending: dict[Future[Made | Taken], int] = {
-            pool.submit(_run_there, number, shop.make, job, shop.store, shop.directory, shop.device): number
-            for number, job in enumerate(jobs)
-        }
+        for _ in range(workers):
+            hand_out()
         while pending:
             done, _ = wait(pending, timeout=_SECONDS, return_when=FIRST_COMPLETED)
             for report in _drain(reports):
@@ -182,7 +194,13 @@ def _in_pool(
                 else:
                     shop.watch(report)
             for future in sorted(done, key=lambda each: each.exception() is not None):  # a killed one comes last
-                yield pending.pop(future), future.result()
+                job = pending.pop(future)
+                seconds, made = future.result()
+                if not isinstance(made, Taken):
+                    waiting.learn(job, seconds)
+                yield numbers[job.config.run_id], made
+                if len(waiting):
+                    hand_out()
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
@@ -191,10 +209,15 @@ def _in_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_there(number: int, make: Make[Made], job: Job, store: Path, directory: Path, device: str) -> Made | Taken:
+def _run_there(
+    number: int, make: Make[Made], job: Job, store: Path, directory: Path, device: str
+) -> tuple[float, Made | Taken]:
+    """Seconds that a job took, and what was made of it."""
     assert _reports is not None
     _reports.put(number)
-    return make_one(make, job, store, directory, device, _reports.put)
+    start = time.perf_counter()
+    made = make_one(make, job, store, directory, device, _reports.put)
+    return time.perf_counter() - start, made
 
 
 def make_one(make: Make[Made], job: Job, store_path: Path, directory: Path, device: str, watch: Watch) -> Made | Taken:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.executors import workers
+from ctvr_bench.bench.executors.order import Measured
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.records.record import read_record
+from ctvr_bench.bench.run.jobs import Job, ignore
 from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.bench.suite.unfinished import lost_runs
-from tests.bench.executors.dying import dies_if_asked
+from tests.bench.executors.dying import dies_if_asked, says_when_it_began
 from tests.bench.run.test_runner import suite
 from tests.commands import ROOT
 from tests.stores import small_store
@@ -91,6 +94,22 @@ def test_a_job_whose_process_is_killed_is_tried_again_and_then_counted_as_lost(t
     assert found["lwf [epochs=1]"] == "done"
     assert found["finetune [epochs=1]"] == "its process was killed 2 times, perhaps for want of memory"
     assert sum("finetune [epochs=1] (order 0, seed 0): its process" in note for note in told) == 1
+
+
+def test_the_longest_runs_are_handed_out_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no process waits at the end for one that began a long run late."""
+    jobs = plan(suite(tmp_path, "finetune", "lwf", seeds=3), small_store())
+    costs = {job.label: Measured(9.0 if job.config.method == "lwf" else 1.0, 0) for job in jobs}
+    monkeypatch.setattr(workers, "measured_costs", lambda directory, jobs: costs)
+
+    def never(job: Job, reason: str) -> tuple[float, str]:
+        raise AssertionError(reason)
+
+    place = (small_store().path, tmp_path, "cpu")
+    shop = Workshop(says_when_it_began, *place, workers=2, threads=1, watch=ignore, lost=never)
+    methods = [method for _, method in sorted(run_jobs(jobs, shop))]
+    assert methods[:2] == ["lwf", "lwf"]
+    assert methods[-2:] == ["finetune", "finetune"]
 
 
 def test_a_lost_run_is_recorded_as_failed_and_tried_by_the_next_command(tmp_path: Path) -> None:
