@@ -17,7 +17,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from ctvr_bench.features.clips import Clip
 from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.encode import FRAME_BATCH, encode_video
-from ctvr_bench.features.read_ahead import read_ahead
+from ctvr_bench.features.read_ahead import Reading, read_ahead
+from ctvr_bench.features.side_by_side import side_by_side
 from ctvr_bench.features.video import Sampling, write_video
 from ctvr_bench.features.worlds import render
 from ctvr_bench.features.worlds.encoder import load_encoder
@@ -51,13 +52,19 @@ def encode(pixels: torch.Tensor, encoder: Encoder) -> int:
     return sum(len(encoder.encode_frames(part)) for part in pixels.split(FRAME_BATCH))
 
 
-def extract(encoder: Encoder) -> int:
-    with read_ahead(clips(), encoder.prepare, SAMPLING, workers=WORKERS, ahead=2 * FRAME_BATCH) as readings:
-        return sum(len(encode_video(reading, encoder, "float16")["features"]) for reading in readings)
+def extract(encoder: Encoder, encoding: int = 1) -> int:
+    def count(reading: Reading) -> int:
+        return len(encode_video(reading, encoder, "float16")["features"])
+
+    with (
+        side_by_side(encoding, "encode") as each,
+        read_ahead(clips(), encoder.prepare, SAMPLING, workers=WORKERS, ahead=2 * FRAME_BATCH) as readings,
+    ):
+        return sum(each(count, readings))
 
 
 @pytest.mark.benchmark(group="extract 2,880 frames of moving shapes")
-@pytest.mark.parametrize("what", ["decode alone", "encode alone", "decode and encode"])
+@pytest.mark.parametrize("what", ["decode alone", "encode alone", "decode and encode", "two at a time"])
 def test_extraction(benchmark: BenchmarkFixture, what: str) -> None:
     encoder = load_encoder()
     pixels = torch.cat(decode(encoder))
@@ -66,6 +73,7 @@ def test_extraction(benchmark: BenchmarkFixture, what: str) -> None:
         "decode alone": lambda: sum(map(len, decode(encoder))),
         "encode alone": lambda: encode(pixels, encoder),
         "decode and encode": lambda: extract(encoder),
+        "two at a time": lambda: extract(encoder, 2),
     }[what]
     frames = benchmark.pedantic(work, rounds=3, warmup_rounds=1)
     assert frames == VIDEOS * FRAMES
