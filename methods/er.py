@@ -8,7 +8,7 @@ stream runs, with each batch of a task's first epoch once it was trained on, or 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec, TaskInfo
 from ctvr_bench.methods.shared.memory import Reservoir, batch_of, pair_items
-from ctvr_bench.methods.shared.ranges import Count, NotNegative
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.views import MeanWords
 
@@ -32,7 +32,7 @@ class ERConfig(FinetuneConfig):
 
     lr: NotNegative = 7e-4
     buffer: Count = 320
-    replay: Count | None = None
+    replay: Annotated[Count | None, Search(8, 256)] = None
     filled: Literal["task_end", "stream"] = "stream"
 
 

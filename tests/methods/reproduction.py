@@ -132,6 +132,13 @@ COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_STRUCTALIGN}::test_experts_and_gates_are_those_of_the_authors_adapter",
         ),
     ),
+    "gallery_replay": (
+        "equation by loops",
+        (
+            "tests/methods/test_gallery_replay.py::test_the_loss_is_that_of_batch_and_memory_together_by_loops",
+            "tests/methods/test_gallery_replay.py::test_what_is_kept_of_a_video_is_what_its_gallery_holds_and_stays_so",
+        ),
+    ),
     "inflora": (
         f"{_READ}, another factorisation",
         (
