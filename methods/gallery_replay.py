@@ -5,8 +5,8 @@ t, v: the batch's captions and videos under the head now. t_r: stored captions o
 their videos' unit embeddings as the head made them when their task ended, which is what a gallery of that task
 holds; they are constants. Other captions of a video are no negatives of it. So what is learned is what is asked later:
 that captions of all tasks, encoded by the head as it is then, find videos encoded by the heads of their times.
-A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen: what the head reads of a caption (its pooled
-feature and the mean of its words) and g_r.
+A reservoir (Vitter 1985) keeps `buffer` pairs, uniform over all pairs seen: a caption's pooled feature and the mean of
+its words, which is what the head reads of it, and g_r.
 The video side goes on learning; nothing holds it. Replay proper (`er`) encodes old videos anew and so trains captions
 for galleries that no store has; DER++ keeps similarities of both sides as they were.
 """
