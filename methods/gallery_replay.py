@@ -33,12 +33,15 @@ from ctvr_bench.methods.shared.views import MeanWords
 
 @dataclass(frozen=True)
 class GalleryReplayConfig(FinetuneConfig):
-    """buffer: pairs kept. replay: pairs drawn into every batch. scoring: pooled features alone, those that are kept."""
+    """buffer: pairs kept. replay: pairs drawn into every batch. scoring: pooled features alone, those that are kept.
+
+    Rate and replays are as `tune` chose them (results/tuning).
+    """
 
     scoring: Literal["cosine"] = "cosine"
-    lr: NotNegative = 1e-3
+    lr: NotNegative = 6.36e-4
     buffer: Count = 320
-    replay: Annotated[Count, Search(8, 256)] = 32
+    replay: Annotated[Count, Search(8, 256)] = 91
 
 
 @register()

@@ -53,6 +53,7 @@ class Small(Ridge):
 """
 RATES = {path.stem: path for path in sorted((ROOT / "results/tuning/rates").glob("*.json"))}
 
+DEFAULTS_OF_TUNE = ("gallery_replay",)
 CONSTANTS = {path.stem: path for path in sorted((ROOT / "results/tuning/constants").glob("*.json"))}
 
 
@@ -441,8 +442,14 @@ def test_a_default_rate_is_the_best_of_those_tried_on_all_worlds(name: str) -> N
 
 def test_every_default_rate_has_been_searched() -> None:
     former = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results/tuning/former").glob("*.json")]
-    searched = {*RATES, *(found["method"] for found in former if "lr" in found["chosen"])}
+    searched = {*RATES, *DEFAULTS_OF_TUNE, *(found["method"] for found in former if "lr" in found["chosen"])}
     assert {name for name in LEARNING if hasattr(find_method(name).config(), "lr")} <= searched
+
+
+@pytest.mark.parametrize("name", DEFAULTS_OF_TUNE)
+def test_a_method_without_a_former_default_has_what_tune_chose(name: str) -> None:
+    found = read_evidence(ROOT / "results/tuning" / f"{name}.json")
+    assert {field: getattr(find_method(name).config(), field) for field in found["chosen"]} == found["chosen"]
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
