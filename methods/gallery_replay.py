@@ -19,12 +19,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch
+from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
 from ctvr_bench.methods.shared.heads import keep_mask, masked_mean
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
-from ctvr_bench.methods.shared.memory import Reservoir
+from ctvr_bench.methods.shared.memory import Reservoir, captions_alone
 from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, same_video
@@ -78,8 +78,7 @@ class GalleryReplay(MeanWords, Finetune):
         text_ND, video_ND, video_N = text.pooled_ND, video.pooled_MD, batch.video_N
         if len(self.memory):
             draws = batch.draws
-            words_N1D = draws["old_words_ND"][:, None]
-            old = TextBatch(draws["old_caption_ND"], words_N1D, words_N1D.new_ones(len(words_N1D), 1, dtype=torch.bool))
+            old = captions_alone(draws["old_caption_ND"], draws["old_words_ND"])
             old_text = embed_text(self.head.text(old, draws.get("old_keep_NR")), self.config)
             text_ND = torch.cat([text_ND, old_text.pooled_ND])
             video_ND = torch.cat([video_ND, draws["old_gallery_ND"]])

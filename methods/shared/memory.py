@@ -210,10 +210,11 @@ class ReferenceSample(nn.Module):
         return _random_rows(self.frames_RD, count, generator)
 
 
-def captions_alone(pooled_ND: Tensor) -> TextBatch:
-    """Captions of which only the pooled feature is known: one masked word each."""
-    mask_NL = torch.zeros(len(pooled_ND), 1, dtype=torch.bool, device=pooled_ND.device)
-    return TextBatch(pooled_ND, torch.zeros_like(pooled_ND)[:, None], mask_NL)
+def captions_alone(pooled_ND: Tensor, word_ND: Tensor | None = None) -> TextBatch:
+    """Captions of which only the pooled feature is known, or that and one word: one word each, masked if unknown."""
+    known = word_ND is not None
+    mask_NL = torch.full((len(pooled_ND), 1), known, dtype=torch.bool, device=pooled_ND.device)
+    return TextBatch(pooled_ND, (torch.zeros_like(pooled_ND) if word_ND is None else word_ND)[:, None], mask_NL)
 
 
 def frames_alone(frames_MD: Tensor) -> VideoBatch:
