@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctvr_bench.features.blocks import WorkFolder
+from ctvr_bench.features.blocks import Blocks
 from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.schema import Array
 from ctvr_bench.features.stages import OnStage
@@ -17,7 +17,7 @@ from ctvr_bench.features.stages import OnStage
 
 def write_videos(
     writer: FileWriter,
-    work: WorkFolder,
+    work: Blocks,
     inputs: Sequence[object],
     shape: tuple[int, int, int],
     dtype: str,
@@ -35,7 +35,7 @@ def write_videos(
 
 
 def write_captions(
-    writer: FileWriter, work: WorkFolder, texts: Sequence[Sequence[str]], kept_M: Array, dim: int, dtype: str
+    writer: FileWriter, work: Blocks, texts: Sequence[Sequence[str]], kept_M: Array, dim: int, dtype: str
 ) -> tuple[int, int]:
     """Features of the captions that are kept; how many of these were truncated, and their words."""
     small = [work.load("captions", list(block), "lengths", "truncated") for block in texts]

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +21,45 @@ from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.schema import Array
 
 
+class Blocks(Protocol):
+    """Finished blocks of a job: each a dictionary of arrays, known by its stage and what it was made of (plain values)."""
+
+    def find(self, stage: str, inputs: object, *names: str) -> dict[str, Array] | None:
+        """These arrays of the block made of `inputs`, or None where it is to be made (again)."""
+
+    def load(self, stage: str, inputs: object, *names: str) -> dict[str, Array]:
+        """`find`, of a block that was made; raises InputError where it was damaged since."""
+
+    def save(self, stage: str, inputs: object, block: Mapping[str, Array]) -> None:
+        """Keep a block."""
+
+    def remove(self) -> None:
+        """All blocks."""
+
+
+class Held:
+    """Blocks in memory: of a job whose inputs end with it, so that no later one could go on."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, dict[str, Array]] = {}
+
+    def find(self, stage: str, inputs: object, *names: str) -> dict[str, Array] | None:
+        block = self._blocks.get(_known(stage, inputs))
+        return None if block is None else {name: block[name] for name in names}
+
+    def load(self, stage: str, inputs: object, *names: str) -> dict[str, Array]:
+        block = self._blocks[_known(stage, inputs)]
+        return {name: block[name] for name in names}
+
+    def save(self, stage: str, inputs: object, block: Mapping[str, Array]) -> None:
+        self._blocks[_known(stage, inputs)] = dict(block)
+
+    def remove(self) -> None:
+        self._blocks.clear()
+
+
 class WorkFolder:
-    """The blocks of the job whose result is `out`: files in `.NAME.work/` beside it.
+    """Blocks of the job whose result is `out`: files in `.NAME.work/` beside it.
 
     job: what all blocks depend on, as plain values (encoder, sampling, dtype, ...).
     """
@@ -32,7 +69,6 @@ class WorkFolder:
         self._job = json.dumps(dict(job), sort_keys=True)
 
     def find(self, stage: str, inputs: object, *names: str) -> dict[str, Array] | None:
-        """These arrays of the block made of `inputs` (plain values), or None where it is to be made (again)."""
         try:
             with self._file(stage, inputs).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in names}
@@ -40,7 +76,6 @@ class WorkFolder:
             return None
 
     def load(self, stage: str, inputs: object, *names: str) -> dict[str, Array]:
-        """`find`, of a block that was made; raises InputError where it was damaged since."""
         block = self.find(stage, inputs, *names)
         if block is None:
             raise InputError(f"{self.path}: {stage} are damaged there; remove the folder and start again")
@@ -67,3 +102,7 @@ class WorkFolder:
         return (
             self.path / f"{stage}-{digest[:2]}" / f"{digest[2:24]}.npz"
         )  # no folder grows to a hundred thousand files
+
+
+def _known(stage: str, inputs: object) -> str:
+    return f"{stage} {json.dumps(inputs, sort_keys=True)}"

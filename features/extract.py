@@ -9,7 +9,8 @@ Axes: N videos, F frames, M captions, T words, D features.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ctvr_bench.features.assemble import write_captions, write_videos
-from ctvr_bench.features.blocks import WorkFolder
+from ctvr_bench.features.blocks import Blocks, WorkFolder
 from ctvr_bench.features.clips import Clip, find_clips, first_videos, refuse_missing, without_videos
 from ctvr_bench.features.dual_encoder import Encoder
 from ctvr_bench.features.encode import CAPTION_BATCH, FRAME_BATCH, encode_caption_block, encode_video
@@ -28,7 +29,7 @@ from ctvr_bench.features.hdf5 import FileWriter
 from ctvr_bench.features.partial import ensure_writable
 from ctvr_bench.features.read_ahead import Reading, read_ahead
 from ctvr_bench.features.schema import FLOATS
-from ctvr_bench.features.side_by_side import side_by_side
+from ctvr_bench.features.side_by_side import Map, side_by_side
 from ctvr_bench.features.sources import Sources, read_sources
 from ctvr_bench.features.stages import OnStage, say_nothing
 from ctvr_bench.features.store import create_store
@@ -124,13 +125,15 @@ def extract_sources(
     command_line: str = "",
     licence: str = "",
     limit: int = 0,
-    encoding: int = 1,
+    apart: int = 1,
+    blocks: Blocks | None = None,
     also: Callable[[FileWriter, Structure], None] = lambda writer, structure: None,
 ) -> ExtractSummary:
     """`extract`, for sources and an encoder that are at hand; videos are looked for in `folder`.
 
-    encoding: videos encoded at the same time, with one thread of torch each; for a small encoder, which leaves most of
-    several threads waiting. also: may add datasets of its own to the store.
+    apart: threads that each decode and encode videos of their own, with one thread of torch; for a small encoder, which
+    leaves most of several threads waiting. With 1, `workers` decode ahead of one that encodes. blocks: where what was encoded is kept until the store is written, None for a folder beside
+    `out`, from which a later extraction goes on. also: may add datasets of its own to the store.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
@@ -141,13 +144,22 @@ def extract_sources(
     without_videos(structure, missing, str(out))  # a task without videos is said before the long work
     described = {**sampling.describe(), "decoder": f"PyAV {metadata.version('av')}"}
     sizes = [FRAME_BATCH, _CAPTION_BLOCK, CAPTION_BATCH]
-    work = WorkFolder(out, {"encoder": encoder.provenance, "sampling": described, "dtype": dtype, "sizes": sizes})
+    depends = {"encoder": encoder.provenance, "sampling": described, "dtype": dtype, "sizes": sizes}
+    work: Blocks = blocks or WorkFolder(out, depends)
 
     texts = [structure.captions[i : i + _CAPTION_BLOCK] for i in range(0, len(structure.captions), _CAPTION_BLOCK)]
     inputs = {video: _inputs(video, clip) for video, clip in clips.items()}
     _encode_captions(work, texts, encoder, dtype, on_stage)
-    threads = (workers or min(8, os.cpu_count() or 1), encoding)
-    _encode_videos(work, clips, inputs, encoder, sampling, dtype, threads, on_stage)
+    listed = {video: clips[video] for video, given in inputs.items() if work.find("videos", given, "count") is None}
+    on_stage("videos", len(inputs) - len(listed), len(inputs))
+    with _readings(list(listed.values()), encoder, sampling, workers, apart) as (each, readings):
+
+        def encode(video: str, reading: Reading) -> None:
+            work.save("videos", inputs[video], encode_video(reading, encoder, dtype))
+
+        done = len(inputs) - len(listed)
+        for number, _ in enumerate(each(encode, listed, readings), done + 1):
+            on_stage("videos", number, len(inputs))
 
     read = {video: work.load("videos", given, "count", "reason", "damage") for video, given in inputs.items()}
     missing |= {video: str(found["reason"]) for video, found in read.items() if found["reason"]}
@@ -205,7 +217,7 @@ def _inputs(video: str, clip: Clip) -> list[Any]:
 
 
 def _encode_captions(
-    work: WorkFolder, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, on_stage: OnStage
+    work: Blocks, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, on_stage: OnStage
 ) -> None:
     todo = [block for block in texts if work.find("captions", list(block), "lengths") is None]
     total = sum(map(len, texts))
@@ -216,30 +228,15 @@ def _encode_captions(
         on_stage("captions", done := done + len(block), total)
 
 
-def _encode_videos(
-    work: WorkFolder,
-    clips: Mapping[str, Clip],
-    inputs: Mapping[str, list[Any]],
-    encoder: Encoder,
-    sampling: Sampling,
-    dtype: str,
-    threads: tuple[int, int],
-    on_stage: OnStage,
-) -> None:
-    """threads: that decode, and that encode."""
-    todo = [video for video, given in inputs.items() if work.find("videos", given, "count") is None]
-    done = len(inputs) - len(todo)
-    on_stage("videos", done, len(inputs))
-    listed = [clips[video] for video in todo]
-    workers, encoding = threads
-
-    def encode(video: str, reading: Reading) -> None:
-        work.save("videos", inputs[video], encode_video(reading, encoder, dtype))
-
-    # Left in this order: decoding stops first, so that no thread that encodes waits for it.
-    with (
-        side_by_side(encoding, "encode") as each,
-        read_ahead(listed, encoder.prepare, sampling, workers=workers, ahead=2 * FRAME_BATCH) as readings,
-    ):
-        for number, _ in enumerate(each(encode, todo, readings), done + 1):
-            on_stage("videos", number, len(inputs))
+@contextmanager
+def _readings(
+    clips: Sequence[Clip], encoder: Encoder, sampling: Sampling, workers: int, apart: int
+) -> Iterator[tuple[Map, Iterable[Reading]]]:
+    """A `map` for the work on each clip, and what it reads; threads end with the block."""
+    if apart > 1:
+        with side_by_side(apart, "videos") as each:
+            yield each, [Reading(clip, encoder.prepare, sampling) for clip in clips]
+    else:
+        workers = workers or min(8, os.cpu_count() or 1)
+        with read_ahead(clips, encoder.prepare, sampling, workers=workers, ahead=2 * FRAME_BATCH) as readings:
+            yield map, readings

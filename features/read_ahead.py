@@ -37,20 +37,40 @@ class _Buffer:
 
 
 class Reading:
-    """One clip that is being read: iterate over its prepared pixels [<= 16, 3, S, S]; then look at what went wrong.
+    """One clip: iterate over its prepared pixels [<= 16, 3, S, S], once; then look at what went wrong.
 
     reason: why it gave no frame, else ''. damage: what was wrong with a file that gave frames, else ''.
     """
 
-    def __init__(self, clip: Clip, buffer: _Buffer) -> None:
+    def __init__(
+        self, clip: Clip, prepare: Prepare, sampling: Sampling, interrupted: Callable[[], bool] = lambda: False
+    ) -> None:
         self.reason = self.damage = ""
-        self._clip, self._buffer = clip, buffer
+        self._video, self._prepare, self._sampling = Video(clip.path, clip.segment, interrupted), prepare, sampling
+
+    def __iter__(self) -> Iterator[Tensor]:
+        frames = self._video.frames(self._sampling)
+        try:
+            while chunk := list(islice(frames, CHUNK)):
+                yield self._prepare(np.stack(chunk))
+        except UnreadableVideo as error:
+            self.reason = error.reason
+        finally:
+            self.damage = self._video.damage
+
+
+class _Ahead(Reading):
+    """A reading that a thread makes while others are asked for."""
+
+    def __init__(self, clip: Clip, prepare: Prepare, sampling: Sampling, buffer: _Buffer) -> None:
+        super().__init__(clip, prepare, sampling, buffer.stopped.is_set)
+        self._buffer = buffer
         self._chunks: deque[Tensor] = deque()
         self._wanted = False
         self._future: Future[None] | None = None
 
-    def start(self, pool: ThreadPoolExecutor, prepare: Prepare, sampling: Sampling) -> Reading:
-        self._future = pool.submit(self._read, prepare, sampling)
+    def start(self, pool: ThreadPoolExecutor) -> _Ahead:
+        self._future = pool.submit(self._read)
         return self
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -71,16 +91,9 @@ class Reading:
         if buffer.stopped.is_set():
             raise CancelledError  # what was read may be a part
 
-    def _read(self, prepare: Prepare, sampling: Sampling) -> None:
-        video = Video(self._clip.path, self._clip.segment, self._buffer.stopped.is_set)
-        try:
-            frames = video.frames(sampling)
-            while chunk := list(islice(frames, CHUNK)):
-                self._add(prepare(np.stack(chunk)))
-        except UnreadableVideo as error:
-            self.reason = error.reason
-        finally:
-            self.damage = video.damage
+    def _read(self) -> None:
+        for pixels in super().__iter__():
+            self._add(pixels)
 
     def _add(self, pixels: Tensor) -> None:
         buffer = self._buffer
@@ -98,8 +111,8 @@ class Reading:
 def read_ahead(
     clips: Sequence[Clip], prepare: Prepare, sampling: Sampling, *, workers: int, ahead: int
 ) -> Iterator[Iterator[Reading]]:
-    """Readings of all clips in order, each to be iterated to its end before the next or beside it; threads end with the
-    block, and a reading that is not at its end then raises CancelledError.
+    """Readings of all clips in order, each to be iterated to its end before the next; threads end with the block, and a
+    reading that is not at its end then raises CancelledError.
 
     ahead: prepared frames that may wait, twice what is encoded together if decoding is to go on meanwhile.
     """
@@ -107,7 +120,7 @@ def read_ahead(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         # In this order they are started too: the clip whose turn it is never waits for a thread.
-        yield iter([Reading(clip, buffer).start(pool, prepare, sampling) for clip in clips])
+        yield iter([_Ahead(clip, prepare, sampling, buffer).start(pool) for clip in clips])
     finally:
         buffer.stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)

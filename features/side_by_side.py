@@ -24,7 +24,10 @@ def side_by_side(threads: int, name: str) -> Iterator[Map]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        try:
             yield pool.map
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
     finally:
         torch.set_num_threads(before)

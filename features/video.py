@@ -161,8 +161,12 @@ class Video:
     def _count_packets(self) -> int:
         with self._open() as (container, stream):
             clock = _Clock(stream)
-            times = [clock(packet.pts) for packet in self._packets(container, stream) if packet and packet.size]
-            return sum(self._covers(time - min(times)) for time in times)
+            packets = (packet for packet in self._packets(container, stream) if packet and packet.size)
+            if self.segment is None:
+                return sum(1 for _ in packets)
+            times = [clock(packet.pts) for packet in packets]
+            start = min(times, default=Fraction(0))
+            return sum(self._covers(time - start) for time in times)
 
     def _decode(self) -> Iterator[tuple[Fraction, Any]]:
         """Seconds since the first frame, and the frame, as the decoder puts them in order."""

@@ -7,6 +7,7 @@ what is worth a mention. Axes: N scenes, 2 objects.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class Speaker:
     mention: Mapping[str, float]
 
     def word(self, rng: np.random.Generator, attribute: str, value: int) -> str:
-        return words.NAMES[attribute][value][np.searchsorted(np.cumsum(self.synonyms[:2]), rng.random(), side="right")]
+        first, second, _ = self.synonyms
+        return words.NAMES[attribute][value][bisect_right((first, first + second), rng.random())]
 
 
 PRETRAINING = Speaker(

@@ -18,7 +18,7 @@ from ctvr_bench.features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB, Fl
 
 RADIUS = (5.0, 8.0, 12.0)  # pixels, by size
 _PICTURES = 768  # whose noise is drawn together
-_VIDEOS = 8  # drawn together: their planes stay in a core's cache
+_DRAWN = 192  # pictures drawn together: their planes stay in a core's cache
 _PASS_BEHIND = CATEGORIES.index("pass behind")
 _Shape = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,13 +27,13 @@ def render(scenes: Scenes, time_NF: Floats, film: Film, seed: int) -> npt.NDArra
     """uint8 [N, F, SIZE, SIZE, 3]: every scene at its moments `time_NF` (0..1), filmed. `seed` draws the noise."""
     n, f = time_NF.shape
     frames = np.empty((n, f, SIZE, SIZE, 3), np.uint8)
-    step = max(1, _PICTURES // f)
+    step, videos = max(1, _PICTURES // f), max(1, _DRAWN // f)
     for start in range(0, n, step):
         stop = min(start + step, n)
         drawn = torch.Generator().manual_seed(seed + start)
         noise_NF1HW = torch.randn(stop - start, f, 1, SIZE, SIZE, generator=drawn)
-        for first in range(start, stop, _VIDEOS):
-            part = slice(first, min(first + _VIDEOS, stop))
+        for first in range(start, stop, videos):
+            part = slice(first, min(first + videos, stop))
             pictures = _draw(scenes[part], time_NF[part], film[part])
             developed = develop(pictures, film[part], noise_NF1HW[first - start : part.stop - start])
             frames[part] = developed.permute(0, 1, 3, 4, 2).numpy()
@@ -112,13 +112,25 @@ def _paint(texture: Tensor, colour: Tensor, u: Tensor, v: Tensor, depth: Tensor)
     """Object colours [P, 3, H, W] with stripes, dots or an edge in a darker tone (a lighter one on dark colours)."""
     luma = colour @ torch.tensor([0.3, 0.59, 0.11])
     accent = torch.where(luma[:, None] > 0.4, colour * 0.4, colour * 0.45 + 0.55)
-    stripe = (u * 2.2) % 1 < 0.45
-    dot = ((u * 2.4) % 1 - 0.5) ** 2 + ((v * 2.4) % 1 - 0.5) ** 2 < 0.085
+    marked = torch.zeros_like(u)
+    for kind, pattern in enumerate((_stripes, _dots, _edge), 1):
+        rows = torch.nonzero(texture == kind).flatten()
+        if len(rows):
+            marked[rows] = pattern(u[rows], v[rows], depth[rows]).float()
+    return torch.lerp(colour[:, :, None, None], accent[:, :, None, None], marked[:, None])
+
+
+def _stripes(u: Tensor, v: Tensor, depth: Tensor) -> Tensor:
+    return (u * 2.2) % 1 < 0.45
+
+
+def _dots(u: Tensor, v: Tensor, depth: Tensor) -> Tensor:
+    return ((u * 2.4) % 1 - 0.5) ** 2 + ((v * 2.4) % 1 - 0.5) ** 2 < 0.085
+
+
+def _edge(u: Tensor, v: Tensor, depth: Tensor) -> Tensor:
     deepest = depth.amax(dim=(1, 2), keepdim=True)
-    edge = depth < (0.4 * deepest).clamp(max=1.8)  # thin shapes keep most of their colour
-    kind = texture[:, None, None]
-    marked = (((kind == 1) & stripe) | ((kind == 2) & dot) | ((kind == 3) & edge)).float()[:, None]
-    return torch.lerp(colour[:, :, None, None], accent[:, :, None, None], marked)
+    return depth < (0.4 * deepest).clamp(max=1.8)  # thin shapes keep most of their colour
 
 
 def _disc(u: Tensor, v: Tensor) -> Tensor:

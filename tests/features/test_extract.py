@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +197,19 @@ def test_a_damaged_block_is_made_again(inputs: Path, whole: bytes, tmp_path: Pat
     assert (tmp_path / "whole.h5").read_bytes() == whole
 
 
-@pytest.mark.parametrize(("workers", "encoding"), [(1, 1), (3, 1), (8, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("workers", "apart"), [(1, 1), (3, 1), (8, 1), (1, 3), (2, 2)])
 def test_the_bytes_do_not_depend_on_the_number_of_threads(
-    inputs: Path, whole: bytes, tmp_path: Path, workers: int, encoding: int
+    inputs: Path, whole: bytes, tmp_path: Path, workers: int, apart: int
 ) -> None:
     before = torch.get_num_threads()
-    run(inputs, tmp_path / "whole.h5", workers=workers, encoding=encoding)
+    run(inputs, tmp_path / "whole.h5", workers=workers, apart=apart)
     assert (tmp_path / "whole.h5").read_bytes() == whole
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("apart", [1, 3])
 def test_a_video_that_is_half_read_when_the_work_is_stopped_is_not_kept(
-    inputs: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: int
 ) -> None:
     monkeypatch.setattr("ctvr_bench.features.read_ahead.CHUNK", 1)
     half_read, stopped = threading.Event(), threading.Event()
@@ -228,7 +230,7 @@ def test_a_video_that_is_half_read_when_the_work_is_stopped_is_not_kept(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(inputs, tmp_path / "whole.h5", Waiting(), on_stage=stop, encoding=3)
+        run(inputs, tmp_path / "whole.h5", Waiting(), on_stage=stop, workers=2, apart=apart)
     run(inputs, tmp_path / "whole.h5")
     assert (tmp_path / "whole.h5").read_bytes() == whole
 
@@ -343,6 +345,15 @@ def test_threads_do_not_run_ahead_of_the_encoder_without_bound(inputs: Path) -> 
         assert sum(len(pixels) for pixels in first) == FRAMES
         assert sum(len(pixels) for reading in readings for pixels in reading) == 39 * FRAMES
     assert prepared == 40
+
+
+def test_what_was_read_ahead_is_not_taken_for_a_whole_clip_after_the_threads_were_stopped(inputs: Path) -> None:
+    clips = [Clip(inputs / "videos" / "v8.mp4")] * 2
+    with read_ahead(clips, ToyEncoder().prepare, UNIFORM, workers=1, ahead=1) as readings:
+        pass
+    for reading in readings:
+        with pytest.raises(CancelledError):
+            list(reading)
 
 
 def test_decoding_goes_on_while_the_encoder_works(inputs: Path, tmp_path: Path) -> None:

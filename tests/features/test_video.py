@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 av = pytest.importorskip("av", reason="needs the extra 'extract'")
 
+from ctvr_bench.features import video  # noqa: E402
 from ctvr_bench.features.errors import InputError  # noqa: E402
 from ctvr_bench.features.video import Sampling, UnreadableVideo, Video, midpoints, write_video  # noqa: E402
 from tests import made_clips  # noqa: E402
@@ -103,6 +104,25 @@ def test_every_mode_picks_the_frames_that_were_written(tmp_path: Path) -> None:
     assert seen_greys(read_frames(tmp_path / "a.mp4", Sampling.parse("fps=2"))[0]) == [0, 4, 8, 12, 16, 20]
     assert seen_greys(read_frames(tmp_path / "a.mp4", Sampling.parse("fps=100"))[0]) == list(range(24))
     assert seen_greys(read_frames(tmp_path / "a.mp4", Sampling.parse("4"))[0]) == [2, 8, 14, 20]
+
+
+def test_the_packets_of_a_segment_are_counted_by_looking_at_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    class Moment(Fraction):
+        def __lt__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__lt__(other)  # type: ignore[operator]
+
+    told = video._Clock.__call__
+    monkeypatch.setattr(video._Clock, "__call__", lambda clock, timestamp: Moment(told(clock, timestamp)))
+    write_video(tmp_path / "a.mp4", grey_frames(GREYS * 20), fps=8, crf=1)
+    frames, _ = read_frames(tmp_path / "a.mp4", Sampling.parse("4"), segment=(0.0, 3.0))
+    assert seen_greys(frames) == [2, 8, 14, 20]
+    assert 0 < compared < 480
 
 
 def test_a_short_video_is_filled_up_with_black_and_counted(tmp_path: Path) -> None:
