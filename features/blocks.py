@@ -22,7 +22,7 @@ from ctvr_bench.features.schema import Array
 
 
 class Blocks(Protocol):
-    """Finished blocks of a job: each a dictionary of arrays, known by its stage and what it was made of (plain values)."""
+    """Finished blocks of a job: arrays by name, known by their stage and what they were made of (plain values)."""
 
     def find(self, stage: str, inputs: object, *names: str) -> dict[str, Array] | None:
         """These arrays of the block made of `inputs`, or None where it is to be made (again)."""

@@ -132,8 +132,9 @@ def extract_sources(
     """`extract`, for sources and an encoder that are at hand; videos are looked for in `folder`.
 
     apart: threads that each decode and encode videos of their own, with one thread of torch; for a small encoder, which
-    leaves most of several threads waiting. With 1, `workers` decode ahead of one that encodes. blocks: where what was encoded is kept until the store is written, None for a folder beside
-    `out`, from which a later extraction goes on. also: may add datasets of its own to the store.
+    leaves most of several threads waiting. With 1, `workers` decode ahead of one that encodes. blocks: where what was
+    encoded is kept until the store is written; None for a folder beside `out`, from which a later extraction goes on.
+    also: may add datasets of its own to the store.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
