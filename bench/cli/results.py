@@ -23,7 +23,8 @@ def report(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            help="Folder of a suite, or one of the files under its suites/; several for a table over stores."
+            help="Folder of a suite, or one of the files under its suites/; several, or that of a suite's stores, for a "
+            "table over stores."
         ),
     ],
     format_: Annotated[
@@ -55,6 +56,7 @@ def report(
     from ctvr_bench.bench.cli.console import say
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.records.suites import each_store
     from ctvr_bench.bench.records.versions import is_earlier
     from ctvr_bench.bench.report.choice import make_choice
     from ctvr_bench.bench.report.formats import TEXTS, format_of, report_text, write_figures, write_page
@@ -63,6 +65,7 @@ def report(
     for fact in across or ():
         if fact != "store":
             raise unknown_name("fact to rank across", fact, ["store"])
+    directories = each_store(directories)
     read = cache(partial(read_results, across_stores=bool(across), versions=versions or is_earlier(against or "")))
     chosen = format_of(format_, out)
     choice = make_choice(methods, columns, label or ()) if methods or columns or label else None
@@ -143,7 +146,7 @@ def compare(
 def claims(
     file: Annotated[Path, typer.Argument(help="TOML file of predictions; results/claims/ has the repository's own.")],
     suites: Annotated[
-        list[Path], typer.Argument(help="The suite's folder, or one for each of its stores; or a CSV of --numbers.")
+        list[Path], typer.Argument(help="The suite's folder, or those of its stores; or a CSV of --numbers.")
     ],
     numbers: Annotated[
         Path | None, typer.Option(help="CSV to write with what the claims speak of, to judge them without the runs.")
@@ -160,11 +163,12 @@ def claims(
     )
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.records.suites import each_store
 
     asked = read_claims(file)
     found = [
         row
-        for suite in suites
+        for suite in each_store(suites)
         for row in (read_numbers(suite) if suite.suffix == ".csv" else numbers_of([read_results(suite)]))
     ]
     text = claims_markdown(asked, judge(asked, found))

@@ -23,6 +23,8 @@ from ctvr_bench.features.whole import read_whole
 
 LAST = "suite.json"
 SOURCES = "suites/sources"
+BESIDE_STORES = frozenset({"stores.md", "stores.csv", "differences.md", "differences.csv", "said.json"})
+"""What reports leave beside the folders of a suite on several stores."""
 _COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 
 
@@ -117,6 +119,22 @@ def planned_in(folder: Path, run_id: str) -> tuple[str, str]:
 def folder_of(place: Path) -> Path:
     """The folder of the runs, where it or one of its suites was named."""
     return place.parent.parent if place.parent.name == "suites" and place.suffix == ".json" else place
+
+
+def each_store(places: Sequence[Path]) -> list[Path]:
+    """The folders that are meant where those of a suite on several stores are: by the folder they lie in, or by a
+    shell's star over it, which names too what reports left there."""
+    found = [folder for place in places for folder in (_stores_in(place) or [place])]
+    return [place for place in found if len(found) == 1 or place.name not in BESIDE_STORES]
+
+
+def _stores_in(place: Path) -> list[Path]:
+    """The folders in a folder that has no runs of its own, if all of them are of suites with the same rows."""
+    if (place / LAST).is_file() or any(place.glob("*/run.json")):
+        return []
+    inside = sorted(path.parent for path in place.glob(f"*/{LAST}"))
+    rows = {frozenset(run.label for run in read_suite(folder).runs) for folder in inside}
+    return inside if len(inside) > 1 and len(rows) == 1 else []
 
 
 def other_suites(place: Path) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.finished import read_metrics
-from ctvr_bench.bench.records.suites import other_suites
+from ctvr_bench.bench.records.suites import BESIDE_STORES, PlannedRun, Suite, each_store, other_suites, write_suite
 from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
 from tests.bench.run.test_runner import suite
@@ -65,3 +65,21 @@ def test_a_list_of_runs_that_cannot_be_read_stops_the_command(tmp_path: Path) ->
     (tmp_path / "default/suite.json").write_text('{"runs": 3}')
     with pytest.raises(InputError, match=r"suite\.json: cannot be read as a suite's list of runs"):
         read_results(tmp_path / "default")
+
+
+def test_the_folder_of_a_suites_stores_and_a_star_over_it_are_its_stores(tmp_path: Path) -> None:
+    stores = [tmp_path / "suite" / name for name in "ab"]
+    for store in stores:
+        write_suite(store, Suite(runs=(PlannedRun(run_id="er-1", label="er", position=0),)))
+    for name in BESIDE_STORES:
+        (tmp_path / "suite" / name).write_text("left by a report")
+    assert each_store([tmp_path / "suite"]) == stores
+    assert each_store(sorted((tmp_path / "suite").iterdir())) == stores
+    assert each_store([stores[0]]) == stores[:1]
+    assert each_store([tmp_path / "suite" / "stores.csv"]) == [tmp_path / "suite" / "stores.csv"]  # named, not a star
+
+
+def test_folders_of_other_rows_are_no_stores_of_one_suite(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write_suite(tmp_path / name, Suite(runs=(PlannedRun(run_id="er-1", label=f"er {number}", position=0),)))
+    assert each_store([tmp_path]) == [tmp_path]
