@@ -23,8 +23,8 @@ def report(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            help="Folder of a suite, or one of the files under its suites/; several, or that of a suite's stores, for a "
-            "table over stores."
+            help="Folder of a suite, or one of the files under its suites/; several, or that of a suite's stores, "
+            "for a table over stores."
         ),
     ],
     format_: Annotated[
