@@ -319,10 +319,11 @@ def show_contrasts(directories: list[Path], against: str, read: Read | None = No
     from ctvr_bench.bench.cli.console import say
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.records.suites import CONTRASTS
 
     results = [(read or read_results)(directory) for directory in directories]
     folder = directories[0].parent if len(directories) > 1 else directories[0]
-    files = [folder / "differences.md", folder / "differences.csv"]
+    files = [folder / name for name in CONTRASTS]
     write_text(files[0], contrast_markdown(results, against))
     write_text(files[1], contrast_csv(results, against))
     Console().print(contrast_table(results, against))
@@ -347,9 +348,10 @@ def show_over_stores(directories: list[Path], read: Read | None = None) -> list[
     from ctvr_bench.bench.cli.console import say
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.record import write_text
+    from ctvr_bench.bench.records.suites import OVER_STORES
 
     found = over_stores([(read or read_results)(directory) for directory in directories])
-    files = [directories[0].parent / "stores.md", directories[0].parent / "stores.csv"]
+    files = [directories[0].parent / name for name in OVER_STORES]
     write_text(files[0], store_markdown(found))
     write_text(files[1], store_csv(found))
     Console().print(store_table(found))

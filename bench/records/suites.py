@@ -23,7 +23,9 @@ from ctvr_bench.features.whole import read_whole
 
 LAST = "suite.json"
 SOURCES = "suites/sources"
-BESIDE_STORES = frozenset({"stores.md", "stores.csv", "differences.md", "differences.csv", "said.json"})
+CONTRASTS = ("differences.md", "differences.csv")
+OVER_STORES = ("stores.md", "stores.csv")
+BESIDE_STORES = frozenset({*CONTRASTS, *OVER_STORES, "said.json"})
 """What reports leave beside the folders of a suite on several stores."""
 _COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 

@@ -161,10 +161,14 @@ def test_a_suite_on_several_stores_makes_one_folder_for_each_and_their_differenc
     over = (tmp_path / "o/two/stores.md").read_text()
     assert over == store_markdown(over_stores(found))
     assert "over 2 stores" in result.stdout
-    (tmp_path / "o/two/stores.md").unlink()
-    remade = called("report", "o/two/small", "o/two/other", cwd=tmp_path)
-    assert remade.returncode == 0, remade.stderr
-    assert (tmp_path / "o/two/stores.md").read_text() == over
+    star = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "o/two").iterdir())
+    assert len(star) > 4  # beside the stores' folders what the run left there
+    by_name = store_markdown(over_stores(found[::-1]))
+    for given, expected in ((["o/two/small", "o/two/other"], over), (["o/two"], by_name), (star, by_name)):
+        (tmp_path / "o/two/stores.md").unlink()
+        remade = called("report", *given, cwd=tmp_path)
+        assert remade.returncode == 0, remade.stderr
+        assert (tmp_path / "o/two/stores.md").read_text() == expected
     assert called("report", "o/two/small", "o/two/other", "--json", cwd=tmp_path).returncode == 2
 
 
