@@ -43,10 +43,10 @@ class RanPACConfig(MethodConfig):
     lowest: Annotated[int, Field(ge=-30, le=30)] = -8
     highest: Annotated[int, Field(ge=-30, le=30)] = 8
     choose_on: Annotated[int, Field(ge=2)] = 2000
-    first_session: Annotated[Some, Search(0, 40, "linear")] = 20
+    first_session: Annotated[Some, Search(0, 40, "linear")] = 5
     rank: Count = 32
     batch_size: Count = 48
-    adapter_lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2e-3
+    adapter_lr: Annotated[NotNegative, Search(3e-5, 1e-2)] = 2.6e-4
     scale: Positive = 17.6
 
     def __post_init__(self) -> None:
@@ -66,6 +66,7 @@ class RanPAC(RandomFeatureMap):
         "are videos with all their captions, there pairs; adapters are trained by AdamW, there by SGD, and by the "
         "contrastive loss; no lambda is below what float64 tells from zero in G"
     )
+    published = "first_session=20"
     idea = "Adapt once, then let least squares in a wide random space do the rest."
     stores_samples = "sums of products of random features over all pairs"
     Config = RanPACConfig
