@@ -14,8 +14,9 @@ from ctvr_bench.features.clips import refuse_missing, without_videos
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, VALIDATION, Array
 from ctvr_bench.features.stages import OnStage, say_nothing
-from ctvr_bench.features.store import FeatureStore, check_content, create_store, open_store
+from ctvr_bench.features.store import FeatureStore, create_store, open_store
 from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.verification import check_content
 
 _ROWS = 256  # videos or captions copied together
 

@@ -1,37 +1,27 @@
-"""The feature store: create, open (memory-mapped), describe and verify. Its layout is in features/schema.py."""
+"""The feature store: create, open (memory-mapped) and describe. Its layout is in features/schema.py."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ctvr_bench.features import hdf5, schema
-from ctvr_bench.features.cache import cache_folder
 from ctvr_bench.features.errors import InputError, unknown_name
-from ctvr_bench.features.leakage import shared_frames
-from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.schema import Array
 
-_NUMBERS = ("videos/frames", "captions/pooled", "captions/words", "reference/captions", "reference/frames")
-_SAID = ("name", "simulated", "encoder", "sampling")
+DESCRIBED = ("name", "simulated", "encoder", "sampling")
 """Attributes that belong to what is digested: they say what the numbers are."""
-_ATTRIBUTES = "attributes_digest"
-_DAY = 86_400.0  # seconds
-_LARGE = 1 << 25  # bytes from which on reading a store takes long enough to be remembered
-_ROWS = 2048  # videos or words looked at together when every byte is checked
+ATTRIBUTES_DIGEST = "attributes_digest"
 
 
 @dataclass(frozen=True)
@@ -61,26 +51,29 @@ class StoredStream:
 
 
 class FeatureStore:
-    """An open store: read-only arrays that stay on disk until they are used. Make one with `open_store`."""
+    """An open store: read-only arrays that stay on disk until they are used. Make one with `open_store`.
+
+    file: what it is made of, as it is mapped.
+    """
 
     def __init__(self, file: hdf5.MappedFile) -> None:
-        self._file = file
+        self.file = file
         self.path = file.path
 
     @property
     def name(self) -> str:
-        return str(self._file.attributes["name"])
+        return str(self.file.attributes["name"])
 
     @property
     def simulated(self) -> bool:
         """Whether the features were drawn from a random model instead of computed from videos."""
-        return bool(self._file.attributes["simulated"])
+        return bool(self.file.attributes["simulated"])
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """How the store was made: encoder, sampling, tool version, command line, licence note."""
         keys = ("encoder", "sampling", "tool_version", "command_line", "licence")
-        values = {key: self._file.attributes.get(key, "") for key in keys}
+        values = {key: self.file.attributes.get(key, "") for key in keys}
         return {
             **values,
             "encoder": json.loads(str(values["encoder"])),
@@ -93,40 +86,40 @@ class FeatureStore:
 
         Raises InputError where a dataset has no digest: two such stores could not be told apart.
         """
-        for dataset in (*self._file.arrays, *self._file.text_lengths):
-            if dataset not in self._file.digests:
+        for dataset in (*self.file.arrays, *self.file.text_lengths):
+            if dataset not in self.file.digests:
                 raise InputError(
                     f"{self.path}: {dataset} has no digest, so no run could say what it was made of; write the store "
                     "with this suite, as 'features import-arrays' and 'features merge' do"
                 )
-        return _digest_of_digests({**self._file.digests, "attributes": _digest_of_attributes(self._file)})
+        return _digest_of_digests({**self.file.digests, "attributes": digest_of_attributes(self.file)})
 
     @property
     def category_N(self) -> Array:
         """int32 [N], category row of each video."""
-        return self._file.arrays["videos/category"]
+        return self.file.arrays["videos/category"]
 
     @property
     def caption_video_M(self) -> Array:
         """int64 [M], video row of each caption."""
-        return self._file.arrays["captions/video"]
+        return self.file.arrays["captions/video"]
 
     @cached_property
     def video_ids(self) -> list[str]:
-        return self._file.text("videos/id")
+        return self.file.text("videos/id")
 
     @cached_property
     def captions(self) -> list[str]:
-        return self._file.text("captions/text")
+        return self.file.text("captions/text")
 
     @cached_property
     def category_names(self) -> list[str]:
-        return self._file.text("categories/name")
+        return self.file.text("categories/name")
 
     @property
     def has_features(self) -> bool:
         """False for a structure-only store (ids, captions, streams), which features can be filled into."""
-        return "videos/frames" in self._file.arrays
+        return "videos/frames" in self.file.arrays
 
     @property
     def has_words(self) -> bool:
@@ -136,24 +129,24 @@ class FeatureStore:
     @property
     def has_reference(self) -> bool:
         """Whether it has a bank of unrelated features, captions and frames, for methods that learn with one."""
-        return "reference/captions" in self._file.arrays and "reference/frames" in self._file.arrays
+        return "reference/captions" in self.file.arrays and "reference/frames" in self.file.arrays
 
     def feature(self, dataset: str) -> Array:
         """A feature dataset by its schema path, e.g. 'videos/frames' [N, F, D]; raises InputError without one."""
-        if dataset not in self._file.arrays:
+        if dataset not in self.file.arrays:
             raise InputError(
                 f"{self.path}: holds no {dataset} (structure only?); fill it with 'features synth' or extraction"
             )
-        return self._file.arrays[dataset]
+        return self.file.arrays[dataset]
 
     @property
     def knows_fits(self) -> bool:
         """Whether it says which videos each query caption fits, beside its own."""
-        return "captions/fit_offsets" in self._file.arrays
+        return "captions/fit_offsets" in self.file.arrays
 
     @property
     def stream_names(self) -> list[str]:
-        return schema.stream_names(self._file.arrays)
+        return schema.stream_names(self.file.arrays)
 
     def stream(self, name: str | None = None) -> StoredStream:
         """The stream of that name; without a name, the only one. Raises InputError for any other name."""
@@ -163,7 +156,7 @@ class FeatureStore:
             name = self.stream_names[0]
         if name not in self.stream_names:
             raise unknown_name("stream", name, self.stream_names)
-        return StoredStream(name, *(self._file.arrays.get(f"streams/{name}/{key}") for key in schema.STREAM_DATASETS))  # type: ignore[arg-type]
+        return StoredStream(name, *(self.file.arrays.get(f"streams/{name}/{key}") for key in schema.STREAM_DATASETS))  # type: ignore[arg-type]
 
 
 def open_store(path: str | os.PathLike[str]) -> FeatureStore:
@@ -215,61 +208,10 @@ def create_store(
         content = writer.map_content()
         schema.check_structure(str(path), content.arrays, content.text_lengths)
         for dataset in content.text_lengths:
-            _refuse_duplicates(str(path), dataset, content.text(dataset))
+            refuse_duplicates(str(path), dataset, content.text(dataset))
         for dataset in (*content.arrays, *content.text_lengths):
-            writer.set_digest(dataset, hdf5.digest_of(_values(content, dataset)))
-        writer.set_attributes({_ATTRIBUTES: _digest_of_attributes(content)})
-
-
-class Finding(NamedTuple):
-    """One thing that `verify_store` found: an 'error' makes the store unfit, a 'warning' is worth knowing."""
-
-    severity: Literal["error", "warning"]
-    message: str
-
-
-def verify_store(path: str | os.PathLike[str]) -> list[Finding]:
-    """Everything wrong with a store, every byte looked at; empty when it is sound.
-
-    Digests (one flipped bit is found), NaN and infinities, zero vectors, duplicated ids, captions without words, and
-    leakage: the same frames in a train and in a test video. Raises InputError where it cannot be opened at all.
-    """
-    store = open_store(path)
-    file = store._file
-    findings = list(_check_digests(file))
-    for dataset in _NUMBERS:
-        if dataset in file.arrays:
-            findings += _check_numbers(dataset, file.arrays[dataset])
-    for dataset in ("videos/id", "categories/name"):
-        try:
-            _refuse_duplicates(str(path), dataset, file.text(dataset))
-        except InputError as error:
-            findings.append(Finding("error", str(error)))
-    blank = [row for row, text in enumerate(store.captions) if not text.strip()]
-    if blank:
-        findings.append(Finding("warning", f"captions/text: {len(blank)} captions are empty, first row {blank[0]}"))
-    if store.has_features:
-        wordless = np.flatnonzero(np.diff(store.feature("captions/word_offsets")) == 0)
-        if store.has_words and wordless.size:
-            message = f"captions/words: {wordless.size} captions have no word, first row {wordless[0]}; they score 0"
-            findings.append(Finding("warning", message))
-        findings += _check_leakage(store)
-    return findings
-
-
-def check_content(store: FeatureStore) -> None:
-    """Raise InputError where a store is not what its digests say, or a feature is NaN or infinite; a run begins so.
-
-    Everything is read once. A large store that has not changed since (file, size, times) is not read again for a day.
-    """
-    digest = store.digest
-    if _was_checked(store.path, digest):
-        return
-    found = [_check_numbers(dataset, store.feature(dataset)) for dataset in _NUMBERS if dataset in store._file.arrays]
-    for finding in itertools.chain(*found, _check_digests(store._file)):
-        if finding.severity == "error":
-            raise InputError(f"{store.path}: {finding.message}")
-    _remember_checked(store.path, digest)
+            writer.set_digest(dataset, hdf5.digest_of(content_of(content, dataset)))
+        writer.set_attributes({ATTRIBUTES_DIGEST: digest_of_attributes(content)})
 
 
 def describe_store(store: FeatureStore) -> dict[str, Any]:
@@ -327,95 +269,25 @@ def _check_header(file: hdf5.MappedFile) -> None:
             raise InputError(f"{file.path}: attribute {key} must be a JSON object; build it again")
 
 
-def _values(file: hdf5.MappedFile, dataset: str) -> Array | list[str]:
+def content_of(file: hdf5.MappedFile, dataset: str) -> Array | list[str]:
+    """The numbers or the texts of a dataset."""
     return file.arrays[dataset] if dataset in file.arrays else file.text(dataset)
 
 
-def _refuse_duplicates(where: str, dataset: str, values: Sequence[str]) -> None:
+def refuse_duplicates(where: str, dataset: str, values: Sequence[str]) -> None:
+    """Raise InputError for an id or a name that a dataset holds twice; captions may."""
     if dataset == "captions/text" or len(set(values)) == len(values):
         return
     twice = Counter(values).most_common(1)[0][0]
     raise InputError(f"{where}: {dataset} holds {twice!r} twice; ids and names must be unique")
 
 
-def _check_digests(file: hdf5.MappedFile) -> Iterator[Finding]:
-    for dataset in (*file.arrays, *file.text_lengths):
-        if file.digests.get(dataset) != hdf5.digest_of(_values(file, dataset)):
-            yield Finding("error", f"{dataset}: content does not match its digest; copy or build it again")
-    if file.attributes.get(_ATTRIBUTES, _digest_of_attributes(file)) != _digest_of_attributes(file):
-        yield Finding("error", f"attributes {', '.join(_SAID)} do not match their digest; copy or build it again")
-
-
-def _digest_of_attributes(file: hdf5.MappedFile) -> str:
-    said = {name: file.attributes.get(name) for name in _SAID}
+def digest_of_attributes(file: hdf5.MappedFile) -> str:
+    """SHA-256 of those attributes that say what the numbers are."""
+    said = {name: file.attributes.get(name) for name in DESCRIBED}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _state_of(path: Path) -> tuple[Path, list[int]]:
-    """Where it is remembered that a store was checked, and what of its file must be as it was then."""
-    real = path.resolve()
-    state = real.stat()
-    name = hashlib.sha256(str(real).encode()).hexdigest()[:24]
-    facts = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    return cache_folder() / "checked" / f"{name}.json", facts
-
-
-def _was_checked(path: Path, digest: str) -> bool:
-    remembered, facts = _state_of(path)
-    try:
-        known = json.loads(remembered.read_text(encoding="utf-8"))
-        recent = 0 <= time.time() - known["at"] < _DAY  # noqa: TID251 - who sets the clock has the store read again
-        return bool(recent and known["facts"] == facts and known["digest"] == digest)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def _remember_checked(path: Path, digest: str) -> None:
-    remembered, facts = _state_of(path)
-    if path.stat().st_size < _LARGE:
-        return
-    partial = partial_of(remembered)
-    with suppress(OSError):  # where nothing can be remembered, the store is read again
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        noted = {"facts": facts, "digest": digest, "at": time.time()}  # noqa: TID251
-        partial.write_text(json.dumps(noted), encoding="utf-8")
-        partial.replace(remembered)
 
 
 def _digest_of_digests(digests: Mapping[str, str]) -> str:
     lines = "\n".join(f"{dataset} {digest}" for dataset, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _check_numbers(dataset: str, values: Array) -> list[Finding]:
-    bad_rows: list[int] = []
-    zero_rows = 0
-    for start in range(0, len(values), _ROWS):
-        block = values[start : start + _ROWS]
-        block = block.reshape(len(block), -1)
-        finite = np.isfinite(block).all(axis=1)
-        bad_rows += (start + np.flatnonzero(~finite)).tolist()
-        zero_rows += int((block == 0).all(axis=1).sum())
-    findings = []
-    if bad_rows:
-        message = f"{dataset}: {len(bad_rows)} rows hold NaN or infinity, first row {bad_rows[0]}; extract them again"
-        findings.append(Finding("error", message))
-    if zero_rows:
-        findings.append(Finding("warning", f"{dataset}: {zero_rows} rows are all zero; such an item scores 0"))
-    return findings
-
-
-def _check_leakage(store: FeatureStore) -> list[Finding]:
-    found = {name: rows for name in store.stream_names if (rows := leaked_videos(store, name))}
-    return [
-        Finding(
-            "error", f"stream {name!r}: {len(rows)} test videos have the frames of a train video, first row {rows[0]}"
-        )
-        for name, rows in found.items()
-    ]
-
-
-def leaked_videos(store: FeatureStore, stream: str) -> list[int]:
-    """Rows of test videos of a stream that hold the frames of one of its training videos."""
-    frames, count = store.feature("videos/frames"), store.feature("videos/frame_count")
-    return shared_frames(frames, count, store.stream(stream).role_of_video_N)

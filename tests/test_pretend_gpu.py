@@ -16,7 +16,8 @@ from ctvr_bench.bench.records.record import RunRecord
 from ctvr_bench.bench.run.jobs import Watch, ignore
 from ctvr_bench.bench.run.runner import run_together
 from ctvr_bench.bench.run.training import generator_for
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from ctvr_bench.methods.finetune import Finetune
 from ctvr_bench.methods.shared.base import Scoring

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from ctvr_bench.bench.api.results import Results, load
 from ctvr_bench.bench.run.jobs import Progress
+from ctvr_bench.bench.suite.config import check_values, make_suite
 from ctvr_bench.bench.suite.controls import that_fit
 from ctvr_bench.bench.suite.plugins import known_as
 from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, store_path
-from ctvr_bench.bench.suite.suite import check_values, make_suite, run_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features import streams
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore

@@ -21,10 +21,11 @@ from ctvr_bench.bench.records.suites import (
 )
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Watch, ignore
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite
 from ctvr_bench.bench.suite.plugins import names_a_file
 from ctvr_bench.bench.suite.remembered import OF_THE_MACHINE
 from ctvr_bench.bench.suite.stores import store_path
-from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig, make_suite, run_suite
+from ctvr_bench.bench.suite.suite import OnRun, run_suite
 from ctvr_bench.features.errors import InputError, unknown_name
 from ctvr_bench.features.stages import OnStage
 from ctvr_bench.features.store import open_store

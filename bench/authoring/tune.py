@@ -40,10 +40,12 @@ from ctvr_bench.bench.executors.workers import Executor, Workshop, run_jobs
 from ctvr_bench.bench.records.record import RunConfig, StoreId
 from ctvr_bench.bench.run.jobs import Job, Watch, ignore, store_id
 from ctvr_bench.bench.suite.code import why_again
-from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig, plan
+from ctvr_bench.bench.suite.config import MethodChoice, SuiteConfig
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.store import FeatureStore, check_content, open_store
+from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import make_stream
+from ctvr_bench.features.verification import check_content
 from ctvr_bench.methods.shared.registry import Entry
 
 TRIALS = 24

@@ -170,9 +170,10 @@ def run(
     from ctvr_bench.bench.cli.values import parse_limit, parse_methods, parse_settings, parse_variant
     from ctvr_bench.bench.records.aggregate import read_results
     from ctvr_bench.bench.records.versions import is_earlier
+    from ctvr_bench.bench.suite.config import check_values, make_suite, read_suites
     from ctvr_bench.bench.suite.controls import that_fit, with_controls
     from ctvr_bench.bench.suite.stores import DEFAULT_WORLD, is_unbuilt_world
-    from ctvr_bench.bench.suite.suite import check_values, make_suite, read_suites, run_suite
+    from ctvr_bench.bench.suite.suite import run_suite
 
     options: dict[str, Any] = {
         "store": store,

@@ -91,7 +91,7 @@ def _show_geometry(stores: list[Path], form: str) -> None:
 @features.command()
 def verify(store: Path) -> None:
     """Read every byte: digests, NaN, ranges, duplicates, empty captions, leakage. Exit 1 where an error is found."""
-    from ctvr_bench.features.store import verify_store
+    from ctvr_bench.features.verification import verify_store
 
     findings = verify_store(store)
     for finding in findings:

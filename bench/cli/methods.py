@@ -117,9 +117,9 @@ def tune(
     from ctvr_bench.bench.cli.values import parse_searches
     from ctvr_bench.bench.report.canvas import save_drawing
     from ctvr_bench.bench.report.constants import draw_constants
+    from ctvr_bench.bench.suite.config import check_values, make_suite
     from ctvr_bench.bench.suite.plugins import find_method
     from ctvr_bench.bench.suite.stores import TUNING_WORLDS, store_path
-    from ctvr_bench.bench.suite.suite import check_values, make_suite
     from ctvr_bench.features.partial import ensure_writable
     from ctvr_bench.methods.shared.base import learns
     from ctvr_bench.methods.shared.registry import known_methods

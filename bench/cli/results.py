@@ -219,7 +219,7 @@ def check(
     from ctvr_bench.bench.gate.measure import measure, suite_of
     from ctvr_bench.bench.gate.output import print_check, print_side_by_side, write_junit
     from ctvr_bench.bench.report.choice import make_choice
-    from ctvr_bench.bench.suite.suite import placed
+    from ctvr_bench.bench.suite.config import placed
 
     if noise_seeds is not None:
         check_noise_seeds(noise_seeds)  # before a world is built

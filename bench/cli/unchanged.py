@@ -22,7 +22,7 @@ from ctvr_bench.features.whole import digest_of_file, read_whole
 
 if TYPE_CHECKING:
     from ctvr_bench.bench.records.record import RunRecord
-    from ctvr_bench.bench.suite.suite import SuiteConfig
+    from ctvr_bench.bench.suite.config import SuiteConfig
 
 _CODE = Path(__file__).resolve().parents[2]
 _LAYERS = ("features", "methods", "bench")

@@ -22,7 +22,8 @@ from ctvr_bench.bench.executors.workers import Made, Make, Taken, make_one, set_
 from ctvr_bench.bench.records.code import digests_of
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
 from ctvr_bench.features.errors import InputError
-from ctvr_bench.features.store import check_content, open_store
+from ctvr_bench.features.store import open_store
+from ctvr_bench.features.verification import check_content
 from ctvr_bench.methods.shared.registry import Entry
 
 _BETWEEN = 1.0  # seconds between two signs of progress

@@ -11,7 +11,8 @@ from ctvr_bench.bench.gate.measure import make_baseline, measure, store_of, suit
 from ctvr_bench.bench.gate.tolerance import LEVEL, NOISE_SEEDS
 from ctvr_bench.bench.records.record import PROTOCOL
 from ctvr_bench.bench.run.jobs import ignore
-from ctvr_bench.bench.suite.suite import MOST, OnRun, SuiteConfig
+from ctvr_bench.bench.suite.config import MOST, SuiteConfig
+from ctvr_bench.bench.suite.suite import OnRun
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import ensure_writable
 from ctvr_bench.features.stages import OnStage

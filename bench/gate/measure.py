@@ -18,8 +18,9 @@ from ctvr_bench.bench.gate.tolerance import LEVEL, metric_tolerances
 from ctvr_bench.bench.records.finished import read_log, read_metrics, read_ranks
 from ctvr_bench.bench.records.record import PROTOCOL, RankTable, RunRecord
 from ctvr_bench.bench.run.jobs import ignore
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite, read_suites
 from ctvr_bench.bench.suite.stores import store_path
-from ctvr_bench.bench.suite.suite import OnRun, SuiteConfig, make_suite, plan, read_suites, run_suite
+from ctvr_bench.bench.suite.suite import OnRun, plan, run_suite
 from ctvr_bench.features.cache import world_of
 from ctvr_bench.features.default_store import default_store
 from ctvr_bench.features.errors import InputError

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from ctvr_bench.bench.suite.choices import label_of
+from ctvr_bench.bench.suite.config import MethodChoice, SuiteConfig
 from ctvr_bench.bench.suite.plugins import find_method
-from ctvr_bench.bench.suite.suite import MethodChoice, SuiteConfig
 from ctvr_bench.features.store import open_store
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.records.record import finished_record
 from ctvr_bench.bench.records.suites import PlannedRun
+from ctvr_bench.bench.suite.config import SuiteConfig
 from ctvr_bench.bench.suite.folders import seconds_left
-from ctvr_bench.bench.suite.suite import SuiteConfig, plan
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.store import open_store
 
 

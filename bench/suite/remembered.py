@@ -17,7 +17,7 @@ from ctvr_bench.features.cache import world_of
 from ctvr_bench.features.store import tool_version
 
 if TYPE_CHECKING:
-    from ctvr_bench.bench.suite.suite import SuiteConfig
+    from ctvr_bench.bench.suite.config import SuiteConfig
 
 OF_THE_MACHINE = {"out", "name", "jobs", "store", "executor", "scheduler", "stage", "keep"}
 """Fields of a suite that say how it was run and not what: a folder does not remember them, nor follow them."""

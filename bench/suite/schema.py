@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ctvr_bench.bench.suite.suite import SuiteConfig
+from ctvr_bench.bench.suite.config import SuiteConfig
 
 
 def suite_schema() -> str:

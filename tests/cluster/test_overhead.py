@@ -15,8 +15,9 @@ from ctvr_bench.bench.executors.cluster import opened
 from ctvr_bench.bench.executors.workers import Make, Workshop, run_jobs
 from ctvr_bench.bench.run.jobs import Job, Progress, ignore
 from ctvr_bench.bench.run.runner import run_together
+from ctvr_bench.bench.suite.config import make_suite
 from ctvr_bench.bench.suite.plugins import find_method
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.suite import plan
 from tests.bench.run.test_runner import suite
 from tests.cluster.nodes import Cluster, half_a_second, nothing
 from tests.stores import small_store

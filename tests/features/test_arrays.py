@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from ctvr_bench.bench.suite.config import make_suite
 from ctvr_bench.bench.suite.controls import that_fit
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.arrays import import_arrays
 from ctvr_bench.features.clips import VideosMissing
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.merge import merge
 from ctvr_bench.features.sources import read_sources
-from ctvr_bench.features.store import create_store, open_store, verify_store
+from ctvr_bench.features.store import create_store, open_store
 from ctvr_bench.features.streams import PairTable, make_stream
+from ctvr_bench.features.verification import verify_store
 
 D, F = 6, 4
 STREAM = "video,category,task,role\na,x,1,train\nb,x,1,test\nc,y,2,train\nd,y,2,test\n"

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from ctvr_bench.bench.suite.suite import run_suite
-from ctvr_bench.features import store as stores
+from ctvr_bench.features import hdf5, verification
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.merge import merge
-from ctvr_bench.features.store import check_content, open_store, verify_store
+from ctvr_bench.features.store import open_store
+from ctvr_bench.features.verification import check_content, verify_store
 from tests.bench.run.test_runner import suite
 from tests.stores import redigest, small_store
 
@@ -83,10 +84,10 @@ def test_damaged_features_are_not_merged_under_a_new_digest(tmp_path: Path, copy
 
 
 def test_a_large_store_is_read_once_a_day_and_after_every_change(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_LARGE", 1)
+    monkeypatch.setattr(verification, "_LARGE", 1)
     reads: list[str] = []
-    digest_of = stores.hdf5.digest_of
-    monkeypatch.setattr(stores.hdf5, "digest_of", lambda values: reads.append("") or digest_of(values))
+    digest_of = hdf5.digest_of
+    monkeypatch.setattr(hdf5, "digest_of", lambda values: reads.append("") or digest_of(values))
 
     def reading() -> bool:
         reads.clear()

@@ -16,7 +16,8 @@ import pytest
 from ctvr_bench.features.ctvr import ImportSummary, import_ctvr
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST, TRAIN
-from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.store import FeatureStore, open_store
+from ctvr_bench.features.verification import verify_store
 from tests import release
 from tests.golden import shared
 

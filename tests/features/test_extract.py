@@ -23,7 +23,8 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.extract import extract, extract_sources
 from ctvr_bench.features.read_ahead import read_ahead
 from ctvr_bench.features.sources import read_sources
-from ctvr_bench.features.store import open_store, verify_store
+from ctvr_bench.features.store import open_store
+from ctvr_bench.features.verification import verify_store
 from ctvr_bench.features.video import Sampling
 from tests import made_clips, tiny_clips, toy_extraction
 from tests.frames import read_frames

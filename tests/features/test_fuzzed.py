@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from ctvr_bench.bench.gate.baseline import read_baseline
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.report.tables import csv_table
-from ctvr_bench.bench.suite.suite import read_suites
+from ctvr_bench.bench.suite.config import read_suites
 from ctvr_bench.features.array_files import ArrayTable
 from ctvr_bench.features.ctvr import read_captions, read_split
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.sources import read_sources
-from ctvr_bench.features.store import check_content, describe_store, open_store, verify_store
+from ctvr_bench.features.store import describe_store, open_store
+from ctvr_bench.features.verification import check_content, verify_store
 from ctvr_bench.features.video import Sampling, UnreadableVideo, Video, write_video
 from tests.bench.fake_suite import write_suite
 from tests.soak.scenes import arrays, published

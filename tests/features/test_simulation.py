@@ -20,8 +20,9 @@ from ctvr_bench.features.schema import TEST, TRAIN, UNUSED, VALIDATION
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.world import World, agreement
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
-from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.structure import Structure
+from ctvr_bench.features.verification import verify_store
 
 Array = npt.NDArray[Any]
 

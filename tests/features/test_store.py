@@ -15,7 +15,8 @@ import pytest
 from ctvr_bench.features import schema
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.leakage import shared_frames
-from ctvr_bench.features.store import FeatureStore, create_store, describe_store, open_store, verify_store
+from ctvr_bench.features.store import FeatureStore, create_store, describe_store, open_store
+from ctvr_bench.features.verification import verify_store
 
 NUMBERS = np.random.default_rng(0)
 CONTENT: dict[str, Any] = {

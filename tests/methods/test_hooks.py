@@ -16,12 +16,14 @@ from ctvr_bench.bench.records.record import RunConfig
 from ctvr_bench.bench.run.jobs import Job, feature_spec, make_method, store_id
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
 from ctvr_bench.bench.run.training import generator_for, lessons_of_task, train_task
-from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
-from ctvr_bench.features.store import open_store, verify_store
+from ctvr_bench.features.store import open_store
 from ctvr_bench.features.streams import PairBatch, PairTable, make_stream
+from ctvr_bench.features.verification import verify_store
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import ParameterGroup, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method, known_methods

@@ -30,7 +30,7 @@ from ctvr_bench.bench.analysis import claims
 from ctvr_bench.bench.authoring import tune_evidence, validation
 from ctvr_bench.bench.gate import baseline
 from ctvr_bench.bench.records import record
-from ctvr_bench.bench.suite import suite
+from ctvr_bench.bench.suite import config
 from ctvr_bench.features import (
     array_files,
     arrays,
@@ -51,7 +51,7 @@ from tests.soak import scenes
 _LONGEST = 10.0  # seconds of a core that an input may take
 _HANGS = 200  # seconds, by the clock, after which it will not end
 INSTRUMENTED = (
-    *(claims, tune_evidence, validation, baseline, record, suite, array_files, arrays, ctvr, hdf5, pickles, registry),
+    *(claims, tune_evidence, validation, baseline, record, config, array_files, arrays, ctvr, hdf5, pickles, registry),
     *(schema, sources, store, tables, video),
 )
 """Modules whose branches guide the search."""
@@ -145,7 +145,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], bytes]]
     ),
     "suite": (
         "x.toml",
-        lambda path: suite.read_suites(path, {"store": path.parent / "none.h5"}),
+        lambda path: config.read_suites(path, {"store": path.parent / "none.h5"}),
         _said(b'seeds = 2\nshots = 4\nmethods = ["zero_shot", {name = "finetune", set = {lr = 1e-3}}]\n'),
     ),
     "claims": ("x.toml", claims.read_claims, _of("results/claims/structalign_dose.toml")),

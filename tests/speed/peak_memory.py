@@ -20,7 +20,8 @@ import torch
 from ctvr_bench.bench.cli.values import parse_methods
 from ctvr_bench.bench.records.environment import give_back_memory
 from ctvr_bench.bench.run.runner import run_together
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.store import FeatureStore, open_store
 from ctvr_bench.features.streams import Stream, make_stream
 from tests.speed.test_speed import msrvtt_sized

@@ -19,7 +19,8 @@ from ctvr_bench.bench.analysis.claims import (
 )
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
 from ctvr_bench.bench.records.summary import HEADLINE
-from ctvr_bench.bench.suite.suite import plan, read_suites
+from ctvr_bench.bench.suite.config import read_suites
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from tests.bench.fake_suite import write_suite

@@ -19,7 +19,8 @@ from ctvr_bench.bench.analysis.over_stores import over_stores, store_markdown
 from ctvr_bench.bench.analysis.pairing import differences, suite_answers
 from ctvr_bench.bench.records.aggregate import Row, Run, SuiteResults, read_results
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
-from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, read_suites
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite, read_suites
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise

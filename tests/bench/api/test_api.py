@@ -19,8 +19,8 @@ import ctvr_bench
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.run.jobs import Progress
+from ctvr_bench.bench.suite.config import SuiteConfig
 from ctvr_bench.bench.suite.plugins import find_method, known_as, sources_of
-from ctvr_bench.bench.suite.suite import SuiteConfig
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from tests.commands import ROOT

@@ -23,9 +23,9 @@ from ctvr_bench.bench.authoring.validation import SET_ASIDE, asked_rows
 from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.report.canvas import save_drawing
 from ctvr_bench.bench.report.constants import best_of_neighbours, draw_constants
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite
 from ctvr_bench.bench.suite.plugins import find_method
 from ctvr_bench.bench.suite.stores import TUNING_WORLDS, is_world
-from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST
 from ctvr_bench.features.store import open_store

@@ -9,8 +9,9 @@ import pytest
 from ctvr_bench.bench.gate.accept import Prepared, accept
 from ctvr_bench.bench.records.files import check_below
 from ctvr_bench.bench.records.suites import Suite, write_suite
+from ctvr_bench.bench.suite.config import make_suite, read_suites
 from ctvr_bench.bench.suite.stores import store_path
-from ctvr_bench.bench.suite.suite import make_suite, plan, read_suites, run_suite
+from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from ctvr_bench.features.worlds.build import build_world
@@ -74,7 +75,7 @@ def test_torch_without_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 128 bytes.")
 
-    monkeypatch.setattr("ctvr_bench.features.store.verify_store", fail)
+    monkeypatch.setattr("ctvr_bench.features.verification.verify_store", fail)
     assert "out of memory" in fails(tmp_path, "features", "verify", "a.h5")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.cli.start import main
-from ctvr_bench.bench.suite.suite import SuiteConfig, run_suite
+from ctvr_bench.bench.suite.config import SuiteConfig
+from ctvr_bench.bench.suite.suite import run_suite
 from tests.bench.run.test_runner import suite
 from tests.commands import ROOT, called
 from tests.stores import small_store

@@ -12,6 +12,7 @@ import pytest
 
 from ctvr_bench.bench.cli import unchanged
 from ctvr_bench.bench.suite import suite
+from ctvr_bench.bench.suite.config import SuiteConfig
 from ctvr_bench.features.errors import InputError
 from tests.commands import called
 from tests.stores import small_store
@@ -168,6 +169,6 @@ def test_nothing_is_kept_of_methods_whose_files_are_not_known(
 ) -> None:
     said = unchanged.Said({}, folder / "elsewhere")
     monkeypatch.setattr("ctvr_bench.methods.shared.registry.known_methods", dict)
-    said.made_from_suite(suite.SuiteConfig(store=folder / "store.h5", methods=["zero_shot"]), None)  # type: ignore[arg-type]
+    said.made_from_suite(SuiteConfig(store=folder / "store.h5", methods=["zero_shot"]), None)  # type: ignore[arg-type]
     said.keep([])
     assert not (folder / "elsewhere").exists()

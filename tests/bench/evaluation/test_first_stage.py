@@ -19,7 +19,8 @@ from ctvr_bench.bench.records.record import FirstStage, RankTable, RunConfig
 from ctvr_bench.bench.report.report import write_report
 from ctvr_bench.bench.report.tables import csv_table, markdown_table
 from ctvr_bench.bench.run.jobs import store_id
-from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.base import MethodConfig, TextEmbedding, VideoEmbedding
 from ctvr_bench.methods.shared.similarity import normalise

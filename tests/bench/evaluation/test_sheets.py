@@ -22,7 +22,8 @@ from ctvr_bench.bench.records.finished import read_metrics, read_ranks
 from ctvr_bench.bench.records.record import Engine, FirstStage, RankTable
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.training import generator_for, learn_task
-from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.streams import PairTable, make_stream
 from ctvr_bench.methods.shared.base import Method, TaskInfo
 from ctvr_bench.methods.shared.registry import find_method

@@ -14,8 +14,9 @@ import pytest
 from ctvr_bench.bench.executors import cluster
 from ctvr_bench.bench.executors.galleries import counted_ranks, sharded_ranks
 from ctvr_bench.bench.records.record import read_record
+from ctvr_bench.bench.suite.config import make_suite, placed
 from ctvr_bench.bench.suite.folders import same_ranks
-from ctvr_bench.bench.suite.suite import make_suite, placed, run_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
 from tests.bench.executors.test_galleries import ITEMS, QUERY, TARGET
 from tests.bench.run.test_runner import suite

@@ -9,7 +9,8 @@ import pytest
 
 from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.run.jobs import Job
-from ctvr_bench.bench.suite.suite import MethodChoice, plan
+from ctvr_bench.bench.suite.config import MethodChoice
+from ctvr_bench.bench.suite.suite import plan
 from tests.bench.run.test_runner import suite
 from tests.stores import small_store
 

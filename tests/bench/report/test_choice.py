@@ -21,7 +21,8 @@ from ctvr_bench.bench.report.choice import column_of, make_choice
 from ctvr_bench.bench.report.formats import report_text
 from ctvr_bench.bench.report.report import report_numbers
 from ctvr_bench.bench.report.tables import console_table, interval_text
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
 from tests.bench.fake_suite import write_suite
 from tests.commands import called

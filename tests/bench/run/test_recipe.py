@@ -16,7 +16,8 @@ import torch
 from ctvr_bench.bench.records.record import Recipe, read_record
 from ctvr_bench.bench.run import recipe
 from ctvr_bench.bench.run.jobs import feature_spec
-from ctvr_bench.bench.suite.suite import make_suite, plan, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable

@@ -16,7 +16,8 @@ from ctvr_bench.bench.records.finished import read_metrics
 from ctvr_bench.bench.records.record import RankTable, read_record
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops
-from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan, run_suite
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite
+from ctvr_bench.bench.suite.suite import plan, run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise

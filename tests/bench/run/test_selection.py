@@ -10,7 +10,8 @@ import pytest
 
 from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from tests.methods.test_hooks import banked_store
 
 

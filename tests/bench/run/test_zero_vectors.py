@@ -9,8 +9,10 @@ import numpy as np
 
 from ctvr_bench.bench.geometry import stage_measures
 from ctvr_bench.bench.records.record import RankTable
-from ctvr_bench.bench.suite.suite import make_suite, run_suite
-from ctvr_bench.features.store import create_store, verify_store
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import run_suite
+from ctvr_bench.features.store import create_store
+from ctvr_bench.features.verification import verify_store
 from tests.stores import small_store, small_stream
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ctvr_bench.bench.suite.config import SuiteConfig, make_suite
 from ctvr_bench.bench.suite.controls import with_controls
-from ctvr_bench.bench.suite.suite import SuiteConfig, make_suite, plan
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.registry import find_method, known_methods
 from tests.commands import called

@@ -17,7 +17,8 @@ from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.record import read_checked, write_checked
 from ctvr_bench.bench.report.drawing import caption
 from ctvr_bench.bench.report.tables import console_table, csv_table, markdown_table
-from ctvr_bench.bench.suite.suite import make_suite, plan
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.streams import StreamOptions, make_stream
 from tests.commands import called

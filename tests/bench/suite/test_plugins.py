@@ -10,8 +10,9 @@ import torch
 
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.records.record import RunRecord, read_record
+from ctvr_bench.bench.suite.config import MethodChoice, make_suite, read_suites
 from ctvr_bench.bench.suite.plugins import all_methods, find_method
-from ctvr_bench.bench.suite.suite import MethodChoice, make_suite, read_suites, run_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.methods.shared.registry import known_methods
 from tests.stores import small_store

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctvr_bench.bench.suite.suite import make_suite, plan, read_suites
+from ctvr_bench.bench.suite.config import make_suite, read_suites
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.errors import InputError
 from tests.stores import small_store
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.records.finished import read_metrics
-from ctvr_bench.bench.suite.suite import make_suite, run_suite
+from ctvr_bench.bench.suite.config import make_suite
+from ctvr_bench.bench.suite.suite import run_suite
 from ctvr_bench.features.simulation.config import SyntheticConfig
 from ctvr_bench.features.simulation.write import generated_structure, synthesise
 

@@ -7,7 +7,8 @@ import torch
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import TEST
-from ctvr_bench.features.store import FeatureStore, open_store, verify_store
+from ctvr_bench.features.store import FeatureStore, open_store
+from ctvr_bench.features.verification import verify_store
 from ctvr_bench.features.worlds import build, model, render
 from ctvr_bench.features.worlds.encoder import MovingShapesEncoder, load_encoder
 from ctvr_bench.features.worlds.scene import CATEGORIES
