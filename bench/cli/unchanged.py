@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ctvr_bench.bench.records.files import write_bytes
+from ctvr_bench.bench.records.files import SAID, write_bytes
 from ctvr_bench.features.errors import InputError, in_lines
 from ctvr_bench.features.whole import digest_of_file, read_whole
 
@@ -38,7 +38,7 @@ class Said:
     """
 
     def __init__(self, asked: Mapping[str, Any], place: Path | None) -> None:
-        self._file = None if place is None else place / "said.json"
+        self._file = None if place is None else place / SAID
         self._asked, self._marks = dict(asked), dict[str, str]()
         self._runs = 0
         self._heard: list[tuple[str, str]] = []

@@ -9,6 +9,9 @@ from pathlib import Path
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.partial import partial_of
 
+SAID = "said.json"
+"""In a suite's folder: what its command said, and what that was made from (bench.cli.unchanged)."""
+
 
 def write_bytes(path: Path, content: bytes) -> str:
     """Write a file beside its name, bring it to the disk, and rename it; returns its SHA-256.

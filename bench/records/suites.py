@@ -16,7 +16,7 @@ from typing import Any
 
 import pydantic
 
-from ctvr_bench.bench.records.files import check_below
+from ctvr_bench.bench.records.files import SAID, check_below
 from ctvr_bench.bench.records.record import RunRecord, read_record, write_json
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.whole import read_whole
@@ -25,7 +25,7 @@ LAST = "suite.json"
 SOURCES = "suites/sources"
 CONTRASTS = ("differences.md", "differences.csv")
 OVER_STORES = ("stores.md", "stores.csv")
-BESIDE_STORES = frozenset({*CONTRASTS, *OVER_STORES, "said.json"})
+BESIDE_STORES = frozenset({*CONTRASTS, *OVER_STORES, SAID})
 """What reports leave beside the folders of a suite on several stores."""
 _COPY = re.compile(rf"{SOURCES}/[0-9a-f]{{16}}\.py:\w+")
 
