@@ -97,9 +97,13 @@ def test_read_its_frames(benchmark: BenchmarkFixture) -> None:
 METHODS = ("finetune", "lwf", "er", "attention_head", "l2p", "frame_fusion_moe", "structalign", "structalign_released")
 
 
-def second_task(name: str) -> tuple[Method, PairTable]:
+SIZED = {512: msrvtt_sized, 128: world_sized}
+STEP = "one training step, 32 pairs, {dim}-d, 12 frames, second task"
+
+
+def second_task(name: str, dim: int = DIM) -> tuple[Method, PairTable]:
     """A method about to learn its second task, and the task's pairs."""
-    store = msrvtt_sized()
+    store = SIZED[dim]()
     stream = make_stream(store)
     entry = find_method(name)
     method = entry.method(entry.config(), feature_spec(store, stream), generator_for(0, "init"))
@@ -110,10 +114,11 @@ def second_task(name: str) -> tuple[Method, PairTable]:
     return method, view_of(method, second)
 
 
-@pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
 @pytest.mark.parametrize("name", METHODS)
-def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
-    method, data = second_task(name)
+@pytest.mark.parametrize("dim", SIZED)
+def test_training_step(benchmark: BenchmarkFixture, dim: int, name: str) -> None:
+    benchmark.group = STEP.format(dim=dim)
+    method, data = second_task(name, dim)
     draws, groups = generator_for(0, "draws"), method.parameter_groups()
     stepped = [parameter for group in groups for parameter in group.parameters]
     optimiser = AdamW(stepped, lr=1e-4, fused=True)
@@ -130,10 +135,11 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     benchmark.pedantic(step, rounds=20, warmup_rounds=3)
 
 
-@pytest.mark.benchmark(group="one training step, 32 pairs, 512-d, 12 frames, second task")
-def test_as_many_operations_as_a_step_of_structalign(benchmark: BenchmarkFixture) -> None:
-    method, data = second_task("structalign")
-    left, right = torch.randn(384, 512), torch.randn(512, 2048)
+@pytest.mark.parametrize("dim", SIZED)
+def test_as_many_operations_as_a_step_of_structalign(benchmark: BenchmarkFixture, dim: int) -> None:
+    benchmark.group = STEP.format(dim=dim)
+    method, data = second_task("structalign", dim)
+    left, right = torch.randn(384, dim), torch.randn(dim, 4 * dim)
     times = step_flops(method, data) / (2 * left.numel() * right.shape[1])
     benchmark.pedantic(lambda: [left @ right for _ in range(round(times))], rounds=20, warmup_rounds=3)
 
