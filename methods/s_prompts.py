@@ -23,7 +23,7 @@ from ctvr_bench.methods.shared.base import FeatureSpec, Method, ParameterGroup, 
 from ctvr_bench.methods.shared.heads import AdaptedVideo, Prompts, masked_mean, uniform
 from ctvr_bench.methods.shared.losses import symmetric_contrastive
 from ctvr_bench.methods.shared.memory import k_means
-from ctvr_bench.methods.shared.ranges import Count, Search
+from ctvr_bench.methods.shared.ranges import Count, NotNegative, Search
 from ctvr_bench.methods.shared.registry import register
 from ctvr_bench.methods.shared.scoring import embed_text, embed_video, pair_similarity, same_video
 from ctvr_bench.methods.shared.similarity import normalise
@@ -38,6 +38,7 @@ class SPromptsConfig(PromptConfig):
     distance: from a feature to centroids; the authors sum absolute differences.
     """
 
+    lr: NotNegative = 2e-4
     length: Count = 10
     centroids: Annotated[Count, Search(1, 20)] = 5
     distance: Literal["euclidean", "manhattan"] = "euclidean"

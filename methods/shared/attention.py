@@ -33,7 +33,7 @@ class AttentionConfig(TrainedConfig):
         the block is here. prompt_decay: their weight decay (None: the block's).
     """
 
-    lr: NotNegative = 2e-4
+    lr: NotNegative = 1e-4
     width: Count = 128
     heads: Count = 4
     block: Literal["trained", "first_task"] = "trained"

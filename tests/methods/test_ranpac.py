@@ -82,7 +82,7 @@ def test_a_lambda_that_float64_cannot_tell_from_zero_is_raised() -> None:
 
 
 def test_adapters_learn_in_the_first_session_alone_and_the_sums_are_of_what_they_give() -> None:
-    method = make("ranpac", features=60, first_session=3)
+    method = make("ranpac", features=60, first_session=3, adapter_lr=2e-3)
     assert isinstance(method, RanPAC)
     learn(method, 0)
     first = {name: value.clone() for name, value in method.head.state_dict().items()}
@@ -99,7 +99,7 @@ def test_adapters_learn_in_the_first_session_alone_and_the_sums_are_of_what_they
 def test_the_first_session_lowers_the_contrastive_loss_of_its_task() -> None:
     losses = {}
     for passes in (0, 3):
-        method = make("ranpac", features=20, first_session=passes)
+        method = make("ranpac", features=20, first_session=passes, adapter_lr=2e-3)
         assert isinstance(method, RanPAC)
         begin(method, 0)
         data = train_pairs(0)
