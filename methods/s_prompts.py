@@ -33,8 +33,9 @@ _Batch = TypeVar("_Batch", TextBatch, VideoBatch)
 
 @dataclass(frozen=True)
 class SPromptsConfig(PromptConfig):
-    """length: tokens of a prompt. centroids: K per task and modality.
+    """lr: bolder than the block's elsewhere, as no task moves what another learned.
 
+    length: tokens of a prompt. centroids: K per task and modality.
     distance: from a feature to centroids; the authors sum absolute differences.
     """
 
