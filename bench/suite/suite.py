@@ -14,11 +14,7 @@ from ctvr_bench.bench.executors.planning import in_stacks, units
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.code import digest_of_code
 from ctvr_bench.bench.records.files import check_below
-from ctvr_bench.bench.records.record import (
-    RunConfig,
-    RunRecord,
-    finished_record,
-)
+from ctvr_bench.bench.records.record import RunConfig, RunRecord, finished_record
 from ctvr_bench.bench.records.versions import is_earlier
 from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore, make_method, store_id
 from ctvr_bench.bench.run.runner import run_together
