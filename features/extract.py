@@ -131,10 +131,10 @@ def extract_sources(
 ) -> ExtractSummary:
     """`extract`, for sources and an encoder that are at hand; videos are looked for in `folder`.
 
-    apart: threads that each decode and encode videos of their own, with one thread of torch; for a small encoder, which
-    leaves most of several threads waiting. With 1, `workers` decode ahead of one that encodes. blocks: where what was
-    encoded is kept until the store is written; None for a folder beside `out`, from which a later extraction goes on.
-    also: may add datasets of its own to the store.
+    apart: threads that each encode captions, or decode and encode videos, of their own, with one thread of torch; for a
+    small encoder, which leaves most of several threads waiting. With 1, `workers` decode ahead of one that encodes.
+    blocks: where what was encoded is kept until the store is written; None for a folder beside `out`, from which a
+    later extraction goes on. also: may add datasets of its own to the store.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r}: stored features are {' or '.join(FLOATS)}")
@@ -150,7 +150,7 @@ def extract_sources(
 
     texts = [structure.captions[i : i + _CAPTION_BLOCK] for i in range(0, len(structure.captions), _CAPTION_BLOCK)]
     inputs = {video: _inputs(video, clip) for video, clip in clips.items()}
-    _encode_captions(work, texts, encoder, dtype, on_stage)
+    _encode_captions(work, texts, encoder, dtype, apart, on_stage)
     listed = {video: clips[video] for video, given in inputs.items() if work.find("videos", given, "count") is None}
     on_stage("videos", len(inputs) - len(listed), len(inputs))
     with _readings(list(listed.values()), encoder, sampling, workers, apart) as (each, readings):
@@ -218,15 +218,20 @@ def _inputs(video: str, clip: Clip) -> list[Any]:
 
 
 def _encode_captions(
-    work: Blocks, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, on_stage: OnStage
+    work: Blocks, texts: Sequence[Sequence[str]], encoder: Encoder, dtype: str, apart: int, on_stage: OnStage
 ) -> None:
     todo = [block for block in texts if work.find("captions", list(block), "lengths") is None]
     total = sum(map(len, texts))
     done = total - sum(map(len, todo))
     on_stage("captions", done, total)
-    for block in todo:
+
+    def encode(block: Sequence[str]) -> int:
         work.save("captions", list(block), encode_caption_block(block, encoder, dtype))
-        on_stage("captions", done := done + len(block), total)
+        return len(block)
+
+    with side_by_side(apart, "captions") as each:
+        for number in each(encode, todo):
+            on_stage("captions", done := done + number, total)
 
 
 @contextmanager

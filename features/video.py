@@ -183,10 +183,11 @@ class Video:
                     if frame.is_corrupt:
                         self._note("some frames are damaged")
                     start = time if start is None else start
-                    if self.segment and time - start >= self.segment[1]:
+                    since = time - start
+                    if self.segment and since >= self.segment[1]:
                         return
-                    if self._covers(time - start):
-                        yield time - start, frame
+                    if self._covers(since):
+                        yield since, frame
             if start is not None and not self.segment and clock.latest - start + 1 < clock.announced * _WHOLE:
                 self._note(f"ends after {float(clock.latest - start):.1f} s of {float(clock.announced):.1f} s")
 
@@ -228,7 +229,7 @@ class _Clock:
     """Seconds of a timestamp; where a file has none (raw streams), frames are counted at the nominal rate."""
 
     def __init__(self, stream: Any) -> None:
-        self._unit = stream.time_base
+        self._unit = Fraction(stream.time_base) if stream.time_base is not None else None
         self._rate = Fraction(stream.average_rate or stream.guessed_rate or _ANY_RATE)
         self._seen = 0
         self.latest = Fraction(0)
@@ -237,8 +238,10 @@ class _Clock:
 
     def __call__(self, timestamp: int | None) -> Fraction:
         self._seen += 1
-        nominal = (self._seen - 1) / self._rate
-        time = nominal if timestamp is None or self._unit is None else timestamp * Fraction(self._unit)
+        if timestamp is not None and self._unit is not None:
+            time = timestamp * self._unit
+        else:
+            time = (self._seen - 1) / self._rate
         self.latest = max(self.latest, time)
         return time
 

@@ -71,18 +71,15 @@ def sample_film(rng: np.random.Generator, n: int, shift: Shift) -> Film:
 
 
 def view(film: Film, time_NF: Floats) -> tuple[Tensor, Tensor]:
-    """World coordinates in pixels [P, H, W] of every pixel centre."""
+    """World coordinates in pixels of the centres of every column [P, W] and of every row [P, H]."""
     amplitude_N12, phase_N12 = film.wobble_N4[:, None, :2], film.wobble_N4[:, None, 2:]
     wobble_NF2 = amplitude_N12 * np.sin(2 * np.pi * time_NF[..., None] * np.array([2.3, 3.1]) + phase_N12)
     offset_NF2 = film.pan_N2[:, None] * (time_NF[..., None] - 0.5) + wobble_NF2
     scale_NF = 1 / (1 + film.zoom_N[:, None] * (time_NF * 1.2 - 0.2))
     centred_H = torch.arange(SIZE) + 0.5 - SIZE / 2
-    scale_P = torch.from_numpy(scale_NF).float().flatten()[:, None, None]
-    offset_P2 = torch.from_numpy(offset_NF2).float().flatten(0, 1)[:, :, None, None] + SIZE / 2
-    shape = (scale_P.shape[0], SIZE, SIZE)
-    x_PHW = (centred_H[None, None, :] * scale_P + offset_P2[:, 0]).expand(shape)
-    y_PHW = (centred_H[None, :, None] * scale_P + offset_P2[:, 1]).expand(shape)
-    return x_PHW, y_PHW
+    scaled_PH = centred_H * torch.from_numpy(scale_NF).float().flatten()[:, None]
+    offset_P2 = torch.from_numpy(offset_NF2).float().flatten(0, 1) + SIZE / 2
+    return scaled_PH + offset_P2[:, :1], scaled_PH + offset_P2[:, 1:]
 
 
 def develop(picture_NF3HW: Tensor, film: Film, noise_NF1HW: Tensor) -> Tensor:
@@ -90,16 +87,17 @@ def develop(picture_NF3HW: Tensor, film: Film, noise_NF1HW: Tensor) -> Tensor:
     n, f = picture_NF3HW.shape[:2]
     if film.blur_N.any():
         taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-        kernel = torch.outer(taps, taps).expand(3, 1, 5, 5)
-        padded = functional.pad(picture_NF3HW.flatten(0, 1), (2, 2, 2, 2), mode="replicate")
-        blurred = functional.conv2d(padded, kernel, groups=3).unflatten(0, (n, f))
+        kernel = torch.outer(taps, taps)
+        planes = n * f * 3  # as channels of one picture: three at a time leave most of a vector register empty
+        padded = functional.pad(picture_NF3HW.reshape(1, planes, SIZE, SIZE), (2, 2, 2, 2), mode="replicate")
+        blurred = functional.conv2d(padded, kernel.expand(planes, 1, 5, 5), groups=planes).view_as(picture_NF3HW)
         picture_NF3HW = torch.lerp(picture_NF3HW, blurred, _per_video(film.blur_N))
     if film.ghost_N.any():
         previous = torch.cat([picture_NF3HW[:, :1], picture_NF3HW[:, :-1]], dim=1)
         picture_NF3HW = torch.lerp(picture_NF3HW, previous, _per_video(film.ghost_N))
     lit = torch.einsum("nij,nfjhw->nfihw", torch.from_numpy(film.tone_N33).float(), picture_NF3HW)
     lit += _per_video(film.noise_N) * noise_NF1HW
-    return (lit.clamp(0, 1) * 255).round().to(torch.uint8)
+    return lit.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def _look(shift: Shift) -> Floats:

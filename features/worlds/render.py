@@ -1,6 +1,7 @@
 """Scenes as pictures: uint8 frames, as a camera sees them.
 
-Axes: N videos, F frames, P = N * F pictures, H = W = SIZE pixels, 2 objects.
+Axes: N videos, F frames, P = N * F pictures, H = W = SIZE pixels, 2 objects;
+R pictures with the same shape, K rows and columns of each that its object may touch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ctvr_bench.features.worlds.scene import BACKGROUND_RGB, CATEGORIES, RGB, Fl
 RADIUS = (5.0, 8.0, 12.0)  # pixels, by size
 _PICTURES = 768  # whose noise is drawn together
 _DRAWN = 192  # pictures drawn together: their planes stay in a core's cache
+_REACH = 1.25  # nothing is painted farther from an object's centre than this times (radius + 1 pixel)
 _PASS_BEHIND = CATEGORIES.index("pass behind")
 _Shape = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,8 +46,8 @@ def _draw(scenes: Scenes, time_NF: Floats, film: Film) -> Tensor:
     """Clean pictures [N, F, 3, H, W] in 0..1, seen from where the camera is."""
     n, f = time_NF.shape
     state_P26 = torch.from_numpy(motion.states(scenes, time_NF)).float().flatten(0, 1)
-    x_PHW, y_PHW = view(film, time_NF)
-    picture_P3HW = _backgrounds(_repeat(scenes.background_N, f), _repeat(scenes.chance_N8[:, 7], f), x_PHW, y_PHW)
+    x_PW, y_PH = view(film, time_NF)
+    picture_P3HW = _backgrounds(_repeat(scenes.background_N, f), _repeat(scenes.chance_N8[:, 7], f), x_PW, y_PH)
     behind_P = _repeat(scenes.category_N == _PASS_BEHIND, f)
     rgb = torch.from_numpy(RGB).float()
     first_P3, last_P3 = rgb[_repeat(scenes.colour_N2[:, 0], f)], rgb[_repeat(scenes.final_colour_N, f)]
@@ -62,18 +64,33 @@ def _draw(scenes: Scenes, time_NF: Floats, film: Film) -> Tensor:
             if not len(rows):
                 continue
             at = rows, item_P[rows]
-            place = state_P26[at]
-            radius = radius_P2[at][:, None, None]
-            dx = (x_PHW[rows] - place[:, motion.X, None, None] * SIZE) / radius
-            dy = (y_PHW[rows] - place[:, motion.Y, None, None] * SIZE) / radius
+            place, radius_R = state_P26[at], radius_P2[at]
+            dx_RK, x_RK = _near(x_PW[rows] - place[:, motion.X, None] * SIZE, radius_R)
+            dy_RK, y_RK = _near(y_PH[rows] - place[:, motion.Y, None] * SIZE, radius_R)
+            radius = radius_R[:, None, None]
+            dx, dy = dx_RK[:, None, :] / radius, dy_RK[:, :, None] / radius
             cos, sin = torch.cos(turn_P2[at])[:, None, None], torch.sin(turn_P2[at])[:, None, None]
             u, v = cos * dx + sin * dy, cos * dy - sin * dx
             depth = inside(u, v) * radius  # pixels inside the edge
             cover = ((depth + 0.5).clamp(0, 1) * place[:, motion.OPACITY, None, None])[:, None]
             painted = _paint(texture_P2[at], colour_P23[at], u, v, depth)
-            picture_P3HW[rows] = torch.lerp(picture_P3HW[rows], painted, cover)
+            plane_R3 = rows[:, None] * 3 + torch.arange(3)
+            pixel_R3KK = (plane_R3[:, :, None] * SIZE + y_RK[:, None])[..., None] * SIZE + x_RK[:, None, None]
+            picture_P3HW.put_(pixel_R3KK, torch.lerp(picture_P3HW.take(pixel_R3KK), painted, cover))
     picture_NF3HW: Tensor = picture_P3HW.unflatten(0, (n, f))
     return picture_NF3HW
+
+
+def _near(offset_RW: Tensor, radius_R: Tensor) -> tuple[Tensor, Tensor]:
+    """K neighbouring columns (or rows) of every picture that hold all an object may touch: offsets and places [R, K].
+
+    offset_RW: pixels from the object's centre, rising.
+    """
+    reach_R1 = (_REACH * (radius_R + 1))[:, None]
+    before_R, touched_R = (offset_RW < -reach_R1).sum(1), (offset_RW.abs() <= reach_R1).sum(1)
+    most = max(1, int(touched_R.max()))
+    place_RK = before_R.clamp(max=SIZE - most)[:, None] + torch.arange(most)
+    return offset_RW.gather(1, place_RK), place_RK
 
 
 def _repeat(values: Ints | Floats | npt.NDArray[np.bool_], f: int) -> Tensor:
@@ -83,21 +100,21 @@ def _repeat(values: Ints | Floats | npt.NDArray[np.bool_], f: int) -> Tensor:
     return tensor.float() if repeated.dtype == np.float64 else tensor
 
 
-def _backgrounds(background_P: Tensor, phase_P: Tensor, x_PHW: Tensor, y_PHW: Tensor) -> Tensor:
+def _backgrounds(background_P: Tensor, phase_P: Tensor, x_PW: Tensor, y_PH: Tensor) -> Tensor:
     """[P, 3, H, W]; patterns are fixed to the world, so that a moving camera moves them."""
     grain = torch.rand(64, 64, generator=torch.Generator().manual_seed(5)) * 0.6 + 0.1
     picture = torch.empty(len(background_P), 3, SIZE, SIZE)
     plain = torch.from_numpy(BACKGROUND_RGB).float()
     for value in range(len(BACKGROUND_RGB)):
         rows = torch.nonzero(background_P == value).flatten()
-        x = x_PHW[rows] + 12 * phase_P[rows, None, None]
-        y = y_PHW[rows] + 12 * phase_P[rows, None, None]
+        x = (x_PW[rows] + 12 * phase_P[rows, None])[:, None, :]
+        y = (y_PH[rows] + 12 * phase_P[rows, None])[:, :, None]
         if value == 4:
             picture[rows] = (0.24 + 0.28 * ((x.div(6).floor() + y.div(6).floor()) % 2))[:, None]
         elif value == 5:
             top, bottom = torch.tensor([0.08, 0.3, 0.3]), torch.tensor([0.52, 0.5, 0.68])
-            height = (y_PHW[rows] / SIZE).clamp(0, 1)[:, None]
-            picture[rows] = torch.lerp(top[:, None, None], bottom[:, None, None], height)
+            height_RH = (y_PH[rows] / SIZE).clamp(0, 1)
+            picture[rows] = torch.lerp(top[:, None], bottom[:, None], height_RH[:, None])[..., None]
         elif value == 6:
             line = ((x % 8 < 1.2) | (y % 8 < 1.2)).float()[:, None]
             picture[rows] = 0.15 + 0.5 * line * torch.tensor([0.4, 1.0, 0.6])[:, None, None]

@@ -1,6 +1,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
+import torch
+from scipy import ndimage
 
 from ctvr_bench.features.worlds import film as camera
 from ctvr_bench.features.worlds import render, scene
@@ -126,3 +129,29 @@ def test_same_seed_same_frames() -> None:
     first, again, other = (render.render(scenes, moments, film, seed) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_objects_are_drawn_near_their_centres_only_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    scenes = scene.sample_scenes(rng, np.repeat(np.arange(len(CATEGORIES)), 12), scene.even_prior(0.0))
+    film = camera.sample_film(rng, len(scenes), dataclasses.replace(SHAKY, pan=60))  # some objects leave the picture
+    times_NF = np.tile(np.linspace(0, 1, 6), (len(scenes), 1))
+    near = render.render(scenes, times_NF, film, seed=1)
+    assert {*scenes.shape_N2[:, 0]} == set(range(10))
+    assert {*scenes.size_N2[:, 0]} == {0, 1, 2}
+    monkeypatch.setattr(render, "_REACH", 1000.0)  # every pixel of every picture
+    np.testing.assert_array_equal(near, render.render(scenes, times_NF, film, seed=1))
+    monkeypatch.setattr(render, "_REACH", 0.9)  # too near: corners are cut off
+    assert (near != render.render(scenes, times_NF, film, seed=1)).any()
+
+
+def test_blur_is_that_of_each_colour_of_each_picture() -> None:
+    picture_NF3HW = torch.rand(2, 3, 3, camera.SIZE, camera.SIZE, generator=torch.Generator().manual_seed(0))
+    film = dataclasses.replace(clean_film(2), blur_N=np.ones(2))
+    developed = camera.develop(picture_NF3HW, film, torch.zeros(2, 3, 1, camera.SIZE, camera.SIZE))
+    taps = np.array([1, 4, 6, 4, 1]) / 16
+    for at in np.ndindex(2, 3, 3):
+        blurred = picture_NF3HW[at].numpy().astype(float)
+        for axis in (0, 1):
+            blurred = ndimage.correlate1d(blurred, taps, axis, mode="nearest")
+        assert np.abs(developed[at].numpy() - 255 * blurred).max() < 0.51
