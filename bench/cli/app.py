@@ -106,7 +106,9 @@ def run(
     versions: Versions = False,
     name: Annotated[str | None, typer.Option(help="Name of the suite, a folder under --out.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at the same time (default: one for each core).")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at the same time (default: one for each core, or each GPU).")
+    ] = None,
     ensemble: Annotated[
         str | None,
         typer.Option(help="auto (default): runs that differ in seed or numbers train as one stack; off: each alone."),

@@ -92,7 +92,7 @@ def tune(
         int, typer.Option(help="Training videos per category held out, where a store marks none of its own.")
     ] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core, or each GPU).")] = 0,
     ensemble: Annotated[
         str, typer.Option(help="auto: runs that differ in seed or numbers train as one stack; off: each alone.")
     ] = "auto",

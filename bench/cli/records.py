@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Place = Annotated[Path, typer.Argument(help="Folder of a suite, or one of the files under its suites/.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Store = Annotated[Path | None, typer.Option(help="Where the runs' store lies now.")]
-Jobs = Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")]
+Jobs = Annotated[int, typer.Option(help="Runs at the same time (0: one for each core, or each GPU).")]
 
 
 def verify(

@@ -193,7 +193,7 @@ def check(
         int | None, typer.Option(help="With --accept: seeds that tolerances are measured from (default 10).")
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Where the baseline's store lies on this machine.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core).")] = 0,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time (0: one for each core, or each GPU).")] = 0,
     executor: Executor = None,
     scheduler: Scheduler = None,
     stage: Stage = None,

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ctvr_bench.bench.executors.cards import places, take_card
 from ctvr_bench.bench.executors.claims import claim_file, claimed, is_left_behind
 from ctvr_bench.bench.executors.dispatch import PATIENCE, Calls, Session
 from ctvr_bench.bench.executors.node import LeavingError, Node, Site, is_at_work, look_around, make_there
 from ctvr_bench.bench.executors.order import LongestFirst, measured_costs
 from ctvr_bench.bench.executors.workers import Made, Make, Taken, Workshop
-from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
@@ -182,6 +182,8 @@ def _make(mark: str, make: Make[Made], job: Job, topic: str) -> tuple[float | No
     def leaving() -> bool:
         return worker.status in (Status.closing_gracefully, Status.closing, Status.closed)
 
+    if isinstance(worker.name, int):  # of this machine's own cluster; others are given their card as they start
+        take_card(_sites[mark].device, worker.name)
     try:
         made = make_there(_sites[mark], make, job, report, leaving)
     except LeavingError:
@@ -190,14 +192,14 @@ def _make(mark: str, make: Make[Made], job: Job, topic: str) -> tuple[float | No
 
 
 def _own_cluster(shop: Workshop[Made]) -> Any:
-    """Workers on this machine, one for each core (one on CUDA), as many as the suite's `jobs` say otherwise."""
+    """Workers on this machine, one for each core or card, as many as the suite's `jobs` say otherwise."""
     import dask
     import distributed
 
     memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause", "terminate")}
     dask.config.set({**memory, "distributed.worker.profile.enabled": False})
     return distributed.LocalCluster(
-        n_workers=shop.workers or (cores() if shop.device == "cpu" else 1),
+        n_workers=shop.workers or places(shop.device),
         threads_per_worker=1,
         dashboard_address=":0",
         memory_limit=None,

@@ -16,15 +16,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from ctvr_bench.bench.evaluation.search import set_search_threads
+from ctvr_bench.bench.executors.cards import places, take_card
 from ctvr_bench.bench.executors.claims import Owner, claimed, owner_of
 from ctvr_bench.bench.executors.order import LongestFirst, measured_costs
-from ctvr_bench.bench.records.environment import cores
 from ctvr_bench.bench.run.jobs import Job, Progress, Watch
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore, open_store
@@ -53,8 +54,9 @@ class Taken:
 
 @dataclass(frozen=True)
 class Workshop(Generic[Made]):
-    """How jobs are made, and where. workers: processes; 0 is one for each core, or one on CUDA; 1 is this process.
+    """How jobs are made, and where.
 
+    workers: processes; 0 is one for each core, or for each card on CUDA; 1 is this process.
     lost: what to record of a job whose process was killed as often as it was tried.
     """
 
@@ -124,7 +126,7 @@ def _is_owned(job: Job, directory: Path) -> bool:
 
 
 def _attempts(jobs: Sequence[Job], shop: Workshop[Made]) -> Iterator[Made | Taken]:
-    workers = min(shop.workers or (1 if shop.device != "cpu" else cores()), len(jobs))
+    workers = min(shop.workers or places(shop.device), len(jobs))
     if workers <= 1:
         yield from _here(jobs, shop)
         return
@@ -172,7 +174,8 @@ def _in_pool(
     """Numbers of jobs with what was made of them; `began` gets those that were taken up. Raises BrokenProcessPool."""
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[Progress | int] = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, shop.threads))
+    turn = context.Value("i", 0)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, shop.threads, shop.device, turn))
     numbers = {job.config.run_id: number for number, job in enumerate(jobs)}
     waiting = LongestFirst(jobs, measured_costs(shop.directory, jobs))
     pending: dict[Future[tuple[float, Made | Taken]], Job] = {}
@@ -249,10 +252,16 @@ def _named(job: Job) -> str:
     return f"{job.label} (order {job.config.options['order']}, seed {seeds})"
 
 
-def _start_worker(reports: multiprocessing.Queue[Progress | int], threads: int) -> None:
+def _start_worker(
+    reports: multiprocessing.Queue[Progress | int], threads: int, device: str, turn: Synchronized[int]
+) -> None:
+    """What a process of a pool does first. turn: how many of them have begun."""
     global _reports
     _reports = reports
     set_threads(threads)
+    with turn.get_lock():
+        worker, turn.value = turn.value, turn.value + 1
+    take_card(device, worker)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

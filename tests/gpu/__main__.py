@@ -29,7 +29,7 @@ Part = tuple[str, str, Callable[[], dict[str, Any]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 1: a method failed or ranked otherwise, or the gate says worse."""
+    """The command line; exit status 1: a method failed or ranked otherwise, the gate says worse, a card stayed idle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretend", action="store_true", help="a dry run without a GPU")
     parser.add_argument("--methods", help="a,b: only these (default: all)")
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found["waits"] = sum(gpu.waits.values())
         if not given.methods:  # on the CPU: transformers does not load a model onto tensors that only pretend
             _put(found, "extraction", "tiny", parts.extraction(2, "cpu"), out)
+            _put(found, "cards", "none", parts.cards("cpu"), out)
     else:
         found["environment"] = environment("cuda")
         begun = time.perf_counter()
@@ -64,9 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults = {name: said for name, said in found["methods"].items() if said.get("same_ranks", 0) < 0.99}
     for name, said in faults.items():
         print(f"{name}: {said.get('fault', 'its ranks are not those of the CPU')}")
+    if idle := found.get("cards", {}).get("all", {}).get("idle"):
+        print(f"no run was made on card {', '.join(map(str, idle))}")
     worse = [label for label, verdict in found.get("gate", {}).get("all", {}).items() if verdict == "worse"]
     print(f"{len(found['methods']) - len(faults)} of {len(found['methods'])} methods rank as on the CPU")
-    return 1 if faults or worse else 0
+    return 1 if faults or worse or idle else 0
 
 
 def _parts(names: Sequence[str]) -> Iterator[Part]:
@@ -74,6 +77,7 @@ def _parts(names: Sequence[str]) -> Iterator[Part]:
     for name in names:
         yield "methods", name, lambda name=name: parts.agreement(name, "cuda")  # type: ignore[misc]
     yield "gate", "all", lambda: parts.gate("cuda")
+    yield "cards", "all", lambda: parts.cards("cuda")
     for name in ("zero_shot", "structalign"):
         yield "evaluation", name, lambda name=name: parts.evaluation(name, "cuda")  # type: ignore[misc]
     yield "search", "1000000 x 10000", lambda: parts.search(1_000_000, 10_000, "cuda")

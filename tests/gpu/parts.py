@@ -16,26 +16,31 @@ from torch import Tensor
 
 from ctvr_bench.bench.evaluation.protocol import Evaluator
 from ctvr_bench.bench.executors.galleries import ITEMS, counted_ranks
+from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.gate.baseline import read_baseline
 from ctvr_bench.bench.gate.gate import check
 from ctvr_bench.bench.gate.measure import measure, suite_of
 from ctvr_bench.bench.records.environment import wait_for
-from ctvr_bench.bench.run.jobs import feature_spec
+from ctvr_bench.bench.run.jobs import Job, Watch, feature_spec, ignore
 from ctvr_bench.bench.run.stacks.ensemble import Lesson, teach
 from ctvr_bench.bench.run.training import generator_for, view_of
+from ctvr_bench.bench.suite.suite import plan
 from ctvr_bench.features.clip_towers import load_clip
 from ctvr_bench.features.clips import Clip
 from ctvr_bench.features.encode import FRAME_BATCH, encode_video
 from ctvr_bench.features.read_ahead import read_ahead
-from ctvr_bench.features.streams import PairTable, make_stream
+from ctvr_bench.features.store import FeatureStore
+from ctvr_bench.features.streams import PairTable, Stream, make_stream
 from ctvr_bench.features.video import write_video
 from ctvr_bench.methods.shared.adamw import AdamW
 from ctvr_bench.methods.shared.base import Method, TaskInfo, is_trained
 from ctvr_bench.methods.shared.registry import find_method
 from ctvr_bench.methods.shared.similarity import normalise
+from tests.bench.run.test_runner import suite
 from tests.device import taken_through
 from tests.speed.test_extraction import SAMPLING
 from tests.speed.test_speed import msrvtt_sized, world_sized
+from tests.stores import small_store
 from tests.tiny_clips import save_transformers_clip
 
 VIT_B_32 = {
@@ -70,6 +75,21 @@ def gate(device: str) -> dict[str, str]:
     recorded = read_baseline(BASELINE)
     config = suite_of(BASELINE, recorded, jobs=1).model_copy(update={"device": device})
     return {row.label: row.verdict for row in check(recorded, measure(config)).rows}
+
+
+def cards(device: str) -> dict[str, Any]:
+    """How many cards torch sees, and those on which no run was made of a suite that was told nothing of them."""
+    number = max(1, torch.cuda.device_count())
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = plan(suite(Path(folder), "finetune", seeds=4 * number), small_store())
+        shop = Workshop(current_card, small_store().path, Path(folder), device, 0, 1, ignore, lambda job, reason: -1)
+        return {"cards": number, "idle": sorted({*range(number)} - {*run_jobs(jobs, shop)})}
+
+
+def current_card(job: Job, store: FeatureStore, stream: Stream, directory: Path, device: str, watch: Watch) -> int:
+    """Where a tensor lies that is put on the device of a run; it takes a while, so that every worker gets a run."""
+    time.sleep(0.5)
+    return torch.zeros(1, device=device).device.index or 0
 
 
 def step(name: str, device: str) -> dict[str, float]:
