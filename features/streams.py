@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.schema import LIMITS, TEST, TRAIN, VALIDATION
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.store import FeatureStore, StoredStream
 
 Ints = npt.NDArray[np.int64]
@@ -146,12 +147,12 @@ class PairTable:
 
     def text(self, index_N: Tensor) -> TextBatch:
         """Captions of the pairs `index_N` (int64, on the host)."""
-        return self._text(index_N, index_N.to(self.device))
+        return self._text(index_N, sent(index_N, self.device))
 
     def _text(self, index_N: Tensor, index: Tensor) -> TextBatch:
         length_N = self.lengths_P[index_N]
         width = max(int(length_N.max()), 1) if len(index_N) else 1
-        mask_NL = torch.arange(width, device=self.device) < length_N.to(self.device)[:, None]
+        mask_NL = torch.arange(width, device=self.device) < sent(length_N, self.device)[:, None]
         if len(self.words_TD):
             rows_NL = self.first_word_P[index][:, None] + torch.arange(width, device=self.device)
             words_NLD = _wide(_taken(self.words_TD, rows_NL.clamp(max=len(self.words_TD) - 1)))
@@ -178,7 +179,7 @@ class PairTable:
 
     def positions(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs `index_N` and where their videos are among `all_videos`, on the table's device."""
-        index = index_N.to(self.device)
+        index = sent(index_N, self.device)
         return index, self.video_position_P[index]
 
     def pairs(self, index_N: Tensor) -> PairBatch:

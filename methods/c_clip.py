@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
@@ -70,7 +71,7 @@ class CCLIP(Method):
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device = self.config, batch.category_N.device
-        masks = (keep_mask(len(batch), config.rank, config.dropout, generator).to(device) for _ in range(2))
+        masks = (sent(keep_mask(len(batch), config.rank, config.dropout, generator), device) for _ in range(2))
         return batch.with_draws(keep_text_NR=next(masks), keep_video_NR=next(masks))
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

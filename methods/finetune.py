@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
 from ctvr_bench.methods.shared.heads import ResidualHead, keep_mask
@@ -51,7 +52,7 @@ class Finetune(Method):
         config, device = self.config, batch.category_N.device
         if not config.dropout:
             return batch
-        masks = (keep_mask(len(batch), config.rank, config.dropout, generator).to(device) for _ in range(2))
+        masks = (sent(keep_mask(len(batch), config.rank, config.dropout, generator), device) for _ in range(2))
         return batch.with_draws(keep_text_NR=next(masks), keep_video_NR=next(masks))
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

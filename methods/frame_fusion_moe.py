@@ -17,6 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TaskInfo, TextEmbedding, TrainedConfig, VideoEmbedding
 from ctvr_bench.methods.shared.heads import keep_mask
@@ -87,13 +88,13 @@ class FrameFusionMoE(Method):
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         config, device, size = self.config, batch.category_N.device, len(batch)
-        draws = {"keep_ND": keep_mask(size, self.spec.dim, config.dropout, generator).to(device)}
+        draws = {"keep_ND": sent(keep_mask(size, self.spec.dim, config.dropout, generator), device)}
         draws |= distinct_videos(batch.video_N)
         if self.task.position > 0:
-            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
+            draws["noise_NE"] = sent(torch.randn(size, config.experts, generator=generator), device)
         if len(self.negatives_MD):
             index_M = torch.randint(len(self.negatives_MD), (config.batch_size,), generator=generator)
-            draws["negatives_MD"] = self.negatives_MD[index_M.to(device)]
+            draws["negatives_MD"] = self.negatives_MD[sent(index_M, device)]
         return batch.with_draws(**draws)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
@@ -103,7 +104,7 @@ class MoEAdapters(Method):
         for side in ("text", "video"):
             noise_NE = config.noise * torch.randn(len(batch), config.experts, generator=generator)
             keep_NR = keep_mask(len(batch), config.rank, config.dropout, generator)
-            draws |= {f"{side}_noise_NE": noise_NE.to(device), f"{side}_keep_NR": keep_NR.to(device)}
+            draws |= {f"{side}_noise_NE": sent(noise_NE, device), f"{side}_keep_NR": sent(keep_NR, device)}
         return batch.with_draws(**draws)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
@@ -120,9 +121,9 @@ class StructAlign(Method):
         config, device, size = self.config, batch.category_N.device, len(batch)
         draws = distinct_videos(batch.video_N)
         if config.dropout:
-            draws["keep_ND"] = keep_mask(size, self.spec.dim, config.dropout, generator).to(device)
+            draws["keep_ND"] = sent(keep_mask(size, self.spec.dim, config.dropout, generator), device)
         if config.routing and (self.remembers or config.route_first_task):
-            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator).to(device)
+            draws["noise_NE"] = sent(torch.randn(size, config.experts, generator=generator), device)
         if self.remembers:
             for use, count in (("proto", size), ("etf", 2 * size)):
                 text_PD, video_PD, category_P = self.bank.draw(count, generator)

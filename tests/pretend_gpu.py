@@ -1,5 +1,6 @@
 """A pretend GPU: tensors that say they are on 'gpu:0', hold real values on the CPU, refuse to mix with CPU tensors as
-CUDA does, and count every wait of the host. It runs unmodified code.
+CUDA does, and count every wait of the host, also for what is sent from memory that is not pinned. It runs unmodified
+code.
 
     with Pretend() as gpu:
         x = torch.randn(3, 4).to("gpu:0")
@@ -142,6 +143,17 @@ def _changed(change: Callable[[Any], Any], value: Any) -> Any:
     return change(value)
 
 
+def _pinned(values: torch.Tensor) -> torch.Tensor:
+    """A copy that says it lies in memory from which a GPU takes it while the host goes on."""
+    copied = values.clone()
+    copied.pretends_to_be_pinned = True  # type: ignore[attr-defined]
+    return copied
+
+
+def _is_pinned(values: Any) -> bool:
+    return bool(getattr(values, "pretends_to_be_pinned", False))
+
+
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     flat = list(_leaves((args, kwargs)))
     on_gpu = [x for x in flat if isinstance(x, OnGpu)]
@@ -158,9 +170,15 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         and any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1] if i is not None)
     ):
         _wait("bool-mask index")
+    if func is _A.is_pinned.default:
+        return any(map(_is_pinned, flat))
+    if func is _A._pin_memory.default:
+        return _pinned(args[0])
     if func is _A._to_copy.default:
         if on_gpu and to_cpu:
             _wait("to cpu")
+        if to_gpu and not on_gpu and not (kwargs.get("non_blocking") and _is_pinned(args[0])):
+            _wait("to gpu")
     elif func in _COPY and isinstance(args[1], OnGpu) and not isinstance(args[0], OnGpu):
         _wait("copy_ to the host")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ from ctvr_bench.bench.executors import planning
 from ctvr_bench.bench.executors.planning import units
 from ctvr_bench.bench.records.finished import read_ranks
 from ctvr_bench.bench.records.record import RunRecord
-from ctvr_bench.bench.run.jobs import Watch, ignore
+from ctvr_bench.bench.run.jobs import Watch, feature_spec, ignore, spec_for
 from ctvr_bench.bench.run.runner import run_together
-from ctvr_bench.bench.run.training import generator_for
+from ctvr_bench.bench.run.training import generator_for, learn_task, view_of
 from ctvr_bench.bench.suite.config import make_suite
 from ctvr_bench.bench.suite.suite import plan
-from ctvr_bench.features.streams import StreamOptions, make_stream
+from ctvr_bench.features.sent import sent
+from ctvr_bench.features.streams import PairTable, StreamOptions, make_stream
 from ctvr_bench.methods.finetune import Finetune
-from ctvr_bench.methods.shared.base import Scoring
+from ctvr_bench.methods.shared.base import Scoring, TaskInfo, is_trained
 from ctvr_bench.methods.shared.memory import PrototypeBank, Reservoir
+from ctvr_bench.methods.shared.registry import find_method, known_methods
 from tests.device import taken_through
 from tests.gpu.__main__ import main as gpu_script
 from tests.pretend_gpu import MixingError, Pretend
-from tests.stores import small_store
+from tests.stores import small_store, small_stream
 
 METHODS = ("adapter_per_task", "agem", "der_pp", "er", "ewc", "finetune", "frame_fusion_moe", "l2p", "lwf")
 """One of each way to keep something: experts, pairs, weights, teachers, prompts."""
@@ -130,7 +133,45 @@ def test_it_refuses_to_mix_devices_and_counts_waits() -> None:
         with pytest.raises(MixingError, match="GPU with CPU tensors"):
             x @ torch.ones(3, 1)
         assert float(x.sum()) == 6
-        assert sum(gpu.waits.values()) == 1
+        assert Counter(kind for kind, _, _ in gpu.waits.elements()) == {"to gpu": 1, "item": 1}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in known_methods().items() if is_trained(entry.method)])
+def test_a_step_waits_for_nothing(name: str) -> None:
+    """The third step of a second task: what is drawn is sent from pinned memory, and nothing is asked of the GPU.
+
+    But for three methods, once each: PackNet and ZSCL ask whether it is the step to prune or to average at, PROOF
+    picks the categories met.
+    """
+    store, tasks, entry = small_store(), small_stream().tasks[:2], find_method(name)
+    draws, index_N = generator_for(0, "draws"), torch.arange(8)
+    with Pretend() as gpu:
+        spec = spec_for(entry, feature_spec(store, small_stream()))
+        method = entry.method(entry.config({"steps": 1}), spec, generator_for(0, "init")).to("gpu:0").eval()
+        first, second = (PairTable(store, task.train[:12], "gpu:0") for task in tasks)
+        learn_task(method, first, TaskInfo(0, len(first), tasks[0].categories), 0)
+        method.begin_task(TaskInfo(1, len(second), tasks[1].categories))
+        with torch.no_grad():
+            method.survey(second)
+        data = view_of(method, second)
+        method.train()
+        for _ in range(3):
+            before = Counter(gpu.waits)
+            batch = method.prepare(data.pairs(index_N), draws)
+            torch.stack(list(method.loss(batch).values())).sum().backward()
+            method.after_backward(batch)
+            method.after_step(batch)
+        waits = Counter({kind: count for (kind, _, _), count in (gpu.waits - before).items()})
+    assert dict(waits) == {"packnet": {"item": 1}, "zscl": {"item": 1}, "proof": {"bool-mask index": 1}}.get(name, {})
+
+
+def test_what_is_sent_from_memory_that_is_not_pinned_is_waited_for() -> None:
+    with Pretend() as gpu:
+        sent(torch.ones(3), torch.device("gpu:0"))
+        assert sum(gpu.waits.values()) == 0
+        torch.ones(3).to("gpu:0", non_blocking=True)
+        torch.ones(3).pin_memory().to("gpu:0")
+        assert Counter(kind for kind, _, _ in gpu.waits.elements()) == {"to gpu": 2}
 
 
 def test_a_reservoir_is_drawn_from_without_waiting() -> None:

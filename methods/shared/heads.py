@@ -213,7 +213,12 @@ class Prompts(NamedTuple):
     def mapped(self, weight_WD: Tensor) -> Tensor:
         """W x of every sample's prompt tokens, [N, C P, W]; a prompt is mapped once, whoever sees it."""
         mapped_KPW = functional.linear(self.tokens_KPD, weight_WD)
-        return mapped_KPW if self.of_NC is None else mapped_KPW[self.of_NC].flatten(1, 2)
+        if self.of_NC is None:
+            return mapped_KPW
+        # An index in brackets would add up gradients in any order where several threads do, and on a GPU
+        # `index_select` would: runs could not be made again to the bit.
+        seen_NCX = functional.embedding(self.of_NC, mapped_KPW.flatten(1))
+        return seen_NCX.view(len(seen_NCX), -1, len(weight_WD))
 
 
 class AttentionBlock(nn.Module):

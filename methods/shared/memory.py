@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import ReferenceBank
 
@@ -76,10 +77,12 @@ class PrototypeBank(nn.Module):
                 "a prototype bank must hold a category before it is drawn from, got none; call update first."
             )
         index_P = torch.randint(len(filled), (count,), generator=generator, device=generator.device)
-        category_P = filled[index_P.to(filled.device)]
+        category_P = filled[sent(index_P, filled.device)]
         shape_PD = (count, self.text_mean_CD.shape[1])
-        text_noise_PD = torch.randn(shape_PD, generator=generator, device=generator.device).to(self.text_mean_CD)
-        video_noise_PD = torch.randn(shape_PD, generator=generator, device=generator.device).to(self.video_mean_CD)
+        text_noise_PD = torch.randn(shape_PD, generator=generator, device=generator.device)
+        video_noise_PD = torch.randn(shape_PD, generator=generator, device=generator.device)
+        text_noise_PD = sent(text_noise_PD, filled.device).to(self.text_mean_CD)
+        video_noise_PD = sent(video_noise_PD, filled.device).to(self.video_mean_CD)
         text_PD, video_PD = self.from_noise(category_P, text_noise_PD, video_noise_PD)
         return text_PD, video_PD, category_P
 
@@ -116,6 +119,7 @@ class Reservoir(nn.Module):
             raise ValueError(f"a reservoir must hold at least 1 item, got capacity {capacity}; drop it instead.")
         self.capacity = capacity
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._counted: tuple[Tensor, int, int] | None = None  # `seen`, its version and what it said then
 
     def __len__(self) -> int:
         return next((len(value) for value in self._items().values()), 0)  # known without waiting for a GPU
@@ -138,11 +142,12 @@ class Reservoir(nn.Module):
             raise ValueError(
                 f"this reservoir holds {sorted(stored)}, got {sorted(items)}; add the same tensors each time."
             )
-        kept, seen, added = len(self), int(self.seen), next(iter(lengths.values()))
+        kept, seen, added = len(self), self._seen(), next(iter(lengths.values()))
         position = torch.arange(seen, seen + added)
         uniform = torch.rand(added, generator=generator, device=generator.device, dtype=torch.float64).cpu()
         slot = torch.where(position < self.capacity, position, (uniform * (position + 1)).long())
         self.seen = self.seen + added  # not in place: a state_dict taken earlier keeps its count
+        self._counted = self.seen, self.seen._version, seen + added
         source = list(range(kept)) + [-1] * (
             min(seen + added, self.capacity) - kept
         )  # row of [stored; added] that each slot will hold
@@ -151,7 +156,7 @@ class Reservoir(nn.Module):
                 source[target] = kept + row
         for name, value in items.items():
             rows = _joined(stored[name], value) if stored else value
-            self.register_buffer(f"item_{name}", rows[torch.tensor(source, dtype=torch.int64, device=rows.device)])
+            self.register_buffer(f"item_{name}", rows[sent(torch.tensor(source, dtype=torch.int64), rows.device)])
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`count` random items, [count, ...] per name: distinct ones if there are enough, else with replacement.
@@ -164,7 +169,13 @@ class Reservoir(nn.Module):
             index = torch.randint(len(self), (count,), generator=generator, device=generator.device)
         else:
             index = torch.randperm(len(self), generator=generator, device=generator.device)[:count]
-        return {name: value[index.to(value.device)] for name, value in self._items().items()}
+        return {name: value[sent(index, value.device)] for name, value in self._items().items()}
+
+    def _seen(self) -> int:
+        """How many items were offered; a GPU is waited for only where the count did not come from here."""
+        if self._counted is None or self._counted[0] is not self.seen or self._counted[1] != self.seen._version:
+            self._counted = self.seen, self.seen._version, int(self.seen)
+        return self._counted[2]
 
     def stored_bytes(self) -> int:
         """Bytes of the kept items, padding included."""
@@ -253,7 +264,7 @@ def _random_rows(rows_RD: Tensor, count: int, generator: torch.Generator) -> Ten
         index_N = torch.randint(len(rows_RD), (count,), generator=generator)
     else:
         index_N = torch.randperm(len(rows_RD), generator=generator)[:count]
-    return rows_RD[index_N.to(rows_RD.device)]
+    return rows_RD[sent(index_N, rows_RD.device)]
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ import copy
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ctvr_bench.bench.authoring import tryout
 from ctvr_bench.bench.authoring.checks import CHECKS, fault_of
 from ctvr_bench.bench.authoring.contract import check_method
+from ctvr_bench.methods.shared.base import is_trained
 from ctvr_bench.methods.shared.registry import find_method, known_methods
 
 SMALLER = {"ridge": {"features": 200}, "ranpac": {"features": 200, "first_session": 1}}
@@ -39,3 +41,22 @@ def test_deep_copies_share_nothing() -> None:
     twin = copy.deepcopy(method)
     tryout.learn(twin, 0)
     assert tryout.state_digest(method) != tryout.state_digest(twin)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in known_methods().items() if is_trained(entry.method)])
+def test_the_same_seed_gives_the_same_bits_on_two_threads(name: str) -> None:
+    """What several threads add up in any order (gradients of an index, for one) differs from run to run."""
+    entry = find_method(name)
+    entry = replace(entry, preset={**entry.preset, **SMALLER.get(name, {})})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        digests = set()
+        for _ in range(2):
+            method = tryout.make(entry)
+            tryout.learn(method, 0)
+            tryout.learn(method, 1)
+            digests.add(tryout.state_digest(method))
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
