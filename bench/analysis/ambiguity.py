@@ -15,6 +15,9 @@ from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.features.store import FeatureStore
 
+NAMED = 12
+"""Rows that a sentence names one by one where the table names them too."""
+
 
 @dataclass(frozen=True)
 class Ambiguity:
@@ -33,8 +36,13 @@ class Ambiguity:
             f"Captions fit more than one item: who knows all that they say reaches {self.ceiling:.1f} % R@1 over the "
             "gallery of all tasks."
         ]
-        if self.misses_by_label:
-            each = ", ".join(f"{label} {share:.0f} %" for label, share in self.misses_by_label.items())
+        shares = self.misses_by_label
+        if len(shares) > NAMED:
+            low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+            each = f"{shares[low]:.0f} % ({low}) to {shares[high]:.0f} % ({high})"
+        else:
+            each = ", ".join(f"{label} {share:.0f} %" for label, share in shares.items())
+        if each:
             said.append(f"Misses whose first item fits the caption as well as its own: {each}.")
         return said
 

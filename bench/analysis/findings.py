@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctvr_bench.bench.all_pairs import PairDifference, critical_values, meet
-from ctvr_bench.bench.analysis.ambiguity import Ambiguity, ambiguity
+from ctvr_bench.bench.analysis.ambiguity import NAMED, Ambiguity, ambiguity
 from ctvr_bench.bench.analysis.columns import CONTINUAL, RETRIEVAL, ranked, references
 from ctvr_bench.bench.analysis.contributions import row_intervals
 from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
@@ -236,7 +236,8 @@ def _open_questions(best: str, undecided: Sequence[Comparison]) -> list[str]:
     said = []
     unknown = [c.second for c in undecided if c.p is None]
     if unknown:
-        said.append(f"One run of {best} and of {listed(unknown)} says nothing about seeds; run at least three.")
+        others = listed(unknown) if len(unknown) <= NAMED else f"{len(unknown)} others"
+        said.append(f"One run of {best} and of {others} says nothing about seeds; run at least three.")
     feasible = [c for c in undecided if c.p is not None and c.needed is not None]
     if feasible:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points, about {c.needed} runs)" for c in feasible]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctvr_bench.bench.analysis.ambiguity import ambiguity
+from ctvr_bench.bench.analysis.ambiguity import Ambiguity, ambiguity
 from ctvr_bench.bench.analysis.findings import evidence, sentences
 from ctvr_bench.bench.analysis.queries import SEEN, rank_table
 from ctvr_bench.bench.records.aggregate import SuiteResults, read_results
@@ -70,3 +70,18 @@ def test_a_miss_counts_as_ambiguous_where_the_top_video_fits_too(results: SuiteR
 def test_the_report_says_it_only_where_the_store_knows(results: SuiteResults, store: FeatureStore) -> None:
     assert "Captions fit more than one item" in " ".join(sentences(results, evidence(results, store)))
     assert "fit more than one" not in " ".join(sentences(results, evidence(results)))
+
+
+def test_many_rows_are_said_as_a_range_and_few_by_name() -> None:
+    shares = {f"method {number}": 5.0 + number for number in range(12)}
+    assert (
+        Ambiguity(90, shares)
+        .sentences()[1]
+        .endswith("as well as its own: " + ", ".join(f"{label} {share:.0f} %" for label, share in shares.items()) + ".")
+    )
+    assert (
+        Ambiguity(90, {"worst": 30.0, **shares})
+        .sentences()[1]
+        .endswith("as well as its own: 5 % (method 0) to 30 % (worst).")
+    )
+    assert len(Ambiguity(90, {}).sentences()) == 1

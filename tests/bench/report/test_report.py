@@ -211,6 +211,10 @@ def test_one_seed_is_said_to_be_too_few(tmp_path):
     assert all(comparison.p is None for comparison in found.against_best)
     assert all(0 < comparison.p_here <= 1 for comparison in found.against_best)
     assert "run at least three" in " ".join(sentences(results, found))
+    names = [f"er{number}" for number in range(20)]
+    many = read_results(write_suite(tmp_path / "many", names, seeds=1))
+    (said,) = [text for text in sentences(many, evidence(many)) if "run at least three" in text]
+    assert re.fullmatch(r"One run of er\d+ and of 1\d others says nothing about seeds; run at least three\.", said)
 
 
 def test_a_difference_has_one_p_value_in_every_table(tmp_path, no_figures):
