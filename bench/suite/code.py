@@ -35,6 +35,7 @@ MAKES_NUMBERS = (
     "bench/run/stacks/ensemble.py",
     "bench/run/stacks/optimiser.py",
     "bench/run/training.py",
+    "features/sent.py",
     "features/streams.py",
 )
 SCORES_A_TRIAL = "bench/authoring/validation.py"
