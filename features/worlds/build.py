@@ -47,7 +47,7 @@ _REFERENCES = 1024  # pictures and captions of the reference bank
 
 
 def default_store_path(seed: int = 0, on_stage: OnStage = say_nothing) -> Path:
-    """The store of a world in the user's cache folder, built if it is not there (about a minute on two cores).
+    """The store of a world in the user's cache folder, built if it is not there (35 s on two cores).
 
     Its name holds a digest of generator version, knobs and encoder weights, so that an older one is never used.
     """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import distributed
 import pytest
 import torch
 
+from ctvr_bench.bench.executors import cluster
 from ctvr_bench.bench.executors.cards import places, take_card
 from ctvr_bench.bench.executors.workers import Workshop, run_jobs
 from ctvr_bench.bench.records.environment import cores
@@ -61,3 +64,17 @@ def test_runs_of_a_pool_are_shared_out_to_the_cards(tmp_path: Path, monkeypatch:
     place = (small_store().path, tmp_path, TwoCards("cuda"))
     shop = Workshop(says_its_card, *place, workers=0, threads=1, watch=ignore, lost=never)
     assert set(run_jobs(jobs, shop)) == {0, 1}
+
+
+def test_a_worker_of_this_machines_own_cluster_takes_a_card_and_others_were_given_theirs(
+    taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = SimpleNamespace(name=4, status=None)
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    monkeypatch.setattr(cluster, "make_there", lambda *_: "made")
+    monkeypatch.setitem(cluster._sites, "mark", SimpleNamespace(device="cuda"))
+    (job,) = plan(suite(Path("nowhere"), "zero_shot"), small_store())
+    for name in (4, "tcp://node:1234"):
+        worker.name = name
+        assert cluster._make("mark", says_its_card, job, "topic")[1] == "made"
+    assert taken == [1]
