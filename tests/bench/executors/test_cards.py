@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import distributed
 import pytest
 import torch
 
@@ -69,6 +68,7 @@ def test_runs_of_a_pool_are_shared_out_to_the_cards(tmp_path: Path, monkeypatch:
 def test_a_worker_of_this_machines_own_cluster_takes_a_card_and_others_were_given_theirs(
     taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
     worker = SimpleNamespace(name=4, status=None)
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
     monkeypatch.setattr(cluster, "make_there", lambda *_: "made")
