@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import threading
+from collections import Counter
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -213,20 +214,23 @@ def test_a_video_that_is_half_read_when_the_work_is_stopped_is_not_kept(
     inputs: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: int
 ) -> None:
     monkeypatch.setattr("ctvr_bench.features.read_ahead.CHUNK", 1)
-    half_read, stopped = threading.Event(), threading.Event()
+    half_read, stopped, both_read = threading.Event(), threading.Event(), threading.Barrier(2)
+    frames = Counter[str]()
 
     class Waiting(ToyEncoder):
         def prepare(self, frames_FHWC: np.ndarray) -> Any:
-            if threading.current_thread().name.endswith("_1") and not half_read.is_set():
-                self.seen = getattr(self, "seen", 0) + 1
-                if self.seen == 2:
-                    half_read.set()
-                    assert stopped.wait(10)
+            thread = threading.current_thread().name[-2:]
+            frames[thread] += 1
+            if thread in ("_0", "_1") and frames[thread] == 1:
+                both_read.wait(60)  # neither has read all videos before the other begins
+            if thread == "_1" and frames[thread] == 2:
+                half_read.set()
+                assert stopped.wait(60)
             return super().prepare(frames_FHWC)
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "videos" and done:
-            assert half_read.wait(10)
+            assert half_read.wait(60)
             threading.Timer(0.2, stopped.set).start()  # while the threads are waited for
             raise KeyboardInterrupt
 
