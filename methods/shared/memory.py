@@ -154,9 +154,10 @@ class Reservoir(nn.Module):
         for row, target in enumerate(slot.tolist()):
             if target < self.capacity:
                 source[target] = kept + row
+        source_K = sent(torch.tensor(source, dtype=torch.int64), next(iter(items.values())).device)
         for name, value in items.items():
             rows = _joined(stored[name], value) if stored else value
-            self.register_buffer(f"item_{name}", rows[sent(torch.tensor(source, dtype=torch.int64), rows.device)])
+            self.register_buffer(f"item_{name}", rows[source_K])
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`count` random items, [count, ...] per name: distinct ones if there are enough, else with replacement.
@@ -169,7 +170,9 @@ class Reservoir(nn.Module):
             index = torch.randint(len(self), (count,), generator=generator, device=generator.device)
         else:
             index = torch.randperm(len(self), generator=generator, device=generator.device)[:count]
-        return {name: value[sent(index, value.device)] for name, value in self._items().items()}
+        stored = self._items()
+        index = sent(index, next(iter(stored.values())).device)
+        return {name: value[index] for name, value in stored.items()}
 
     def _seen(self) -> int:
         """How many items were offered; a GPU is waited for only where the count did not come from here."""
