@@ -68,8 +68,9 @@ class PairBatch:
         return replace(self, rows={**self.rows, **rows})
 
     def with_draws(self, **draws: Tensor) -> PairBatch:
-        """With these draws added."""
-        return replace(self, draws={**self.draws, **draws})
+        """With these draws added, on the batch's device; one number alone stays on the host, which reads it."""
+        there = {name: sent(x, self.category_N.device) if x.ndim else x for name, x in draws.items()}
+        return replace(self, draws={**self.draws, **there})
 
     def with_replayed(self, **batches: PairBatch) -> PairBatch:
         """With these batches beside it."""

@@ -16,7 +16,6 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
 from ctvr_bench.methods.shared.heads import AdaptedVideo, fan_in_uniform, keep_mask, masked_mean, mean_alone
@@ -70,8 +69,8 @@ class CCLIP(Method):
         return data.with_rows(caption={"old_text_ND": text_ND}, video={"old_video_ND": video_ND})
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
-        config, device = self.config, batch.category_N.device
-        masks = (sent(keep_mask(len(batch), config.rank, config.dropout, generator), device) for _ in range(2))
+        config = self.config
+        masks = (keep_mask(len(batch), config.rank, config.dropout, generator) for _ in range(2))
         return batch.with_draws(keep_text_NR=next(masks), keep_video_NR=next(masks))
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import FeatureSpec, Method, TextEmbedding, TrainedConfig, VideoEmbedding
 from ctvr_bench.methods.shared.heads import ResidualHead, keep_mask
@@ -49,10 +48,10 @@ class Finetune(Method):
         self.head = ResidualHead(spec.dim, config.rank, generator, pooled_only=config.scoring == "cosine")
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
-        config, device = self.config, batch.category_N.device
+        config = self.config
         if not config.dropout:
             return batch
-        masks = (sent(keep_mask(len(batch), config.rank, config.dropout, generator), device) for _ in range(2))
+        masks = (keep_mask(len(batch), config.rank, config.dropout, generator) for _ in range(2))
         return batch.with_draws(keep_text_NR=next(masks), keep_video_NR=next(masks))
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

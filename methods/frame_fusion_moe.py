@@ -87,14 +87,14 @@ class FrameFusionMoE(Method):
             self.head.experts.copy_first_to_all()
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
-        config, device, size = self.config, batch.category_N.device, len(batch)
-        draws = {"keep_ND": sent(keep_mask(size, self.spec.dim, config.dropout, generator), device)}
+        config, size = self.config, len(batch)
+        draws = {"keep_ND": keep_mask(size, self.spec.dim, config.dropout, generator)}
         draws |= distinct_videos(batch.video_N)
         if self.task.position > 0:
-            draws["noise_NE"] = sent(torch.randn(size, config.experts, generator=generator), device)
+            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator)
         if len(self.negatives_MD):
             index_M = torch.randint(len(self.negatives_MD), (config.batch_size,), generator=generator)
-            draws["negatives_MD"] = self.negatives_MD[sent(index_M, device)]
+            draws["negatives_MD"] = self.negatives_MD[sent(index_M, self.negatives_MD.device)]
         return batch.with_draws(**draws)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

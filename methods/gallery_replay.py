@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable
 from ctvr_bench.methods.finetune import Finetune, FinetuneConfig
 from ctvr_bench.methods.shared.base import FeatureSpec
@@ -71,8 +70,7 @@ class GalleryReplay(MeanWords, Finetune):
         old = self.memory.draw(config.replay, generator)
         if config.dropout:
             old["keep_NR"] = keep_mask(config.replay, config.rank, config.dropout, generator)
-        device = batch.category_N.device
-        return prepared.with_draws(**{f"old_{name}": sent(value, device) for name, value in old.items()})
+        return prepared.with_draws(**{f"old_{name}": value for name, value in old.items()})
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         text, video = self.embed_batch(batch)

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
@@ -99,12 +98,12 @@ class MoEAdapters(Method):
         return [ParameterGroup([*self.text_experts.trained_in(current), *self.video_experts.trained_in(current)])]
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
-        config, device = self.config, batch.category_N.device
+        config = self.config
         draws: dict[str, Tensor] = {}
         for side in ("text", "video"):
             noise_NE = config.noise * torch.randn(len(batch), config.experts, generator=generator)
             keep_NR = keep_mask(len(batch), config.rank, config.dropout, generator)
-            draws |= {f"{side}_noise_NE": sent(noise_NE, device), f"{side}_keep_NR": sent(keep_NR, device)}
+            draws |= {f"{side}_noise_NE": noise_NE, f"{side}_keep_NR": keep_NR}
         return batch.with_draws(**draws)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ import math
 import torch
 from torch import Tensor
 
-from ctvr_bench.features.sent import sent
 from ctvr_bench.features.streams import PairBatch, PairTable, TextBatch, VideoBatch
 from ctvr_bench.methods.shared.base import (
     FeatureSpec,
@@ -118,12 +117,12 @@ class StructAlign(Method):
         return self.teacher.with_rows(data, in_steps, self.task.position - 1)
 
     def prepare(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
-        config, device, size = self.config, batch.category_N.device, len(batch)
+        config, size = self.config, len(batch)
         draws = distinct_videos(batch.video_N)
         if config.dropout:
-            draws["keep_ND"] = sent(keep_mask(size, self.spec.dim, config.dropout, generator), device)
+            draws["keep_ND"] = keep_mask(size, self.spec.dim, config.dropout, generator)
         if config.routing and (self.remembers or config.route_first_task):
-            draws["noise_NE"] = sent(torch.randn(size, config.experts, generator=generator), device)
+            draws["noise_NE"] = torch.randn(size, config.experts, generator=generator)
         if self.remembers:
             for use, count in (("proto", size), ("etf", 2 * size)):
                 text_PD, video_PD, category_P = self.bank.draw(count, generator)
