@@ -146,13 +146,32 @@ class ScoreGrid:
         """Take the frozen queries of a task up again: chunks of their captions and their `frozen_row`."""
         for first in self._frozen_text:
             self._extend_frozen(first, task, stored[task], config)
-        begin = self._queries.of(task).start
-        for index, text in zip(self._queries.chunks(task), texts, strict=True):
-            rows = span(index)
-            self._frozen_text[rows.start] = _Captions(text)
-            for shard in range(task + 1):
-                within = slice(rows.start - begin, rows.stop - begin)
-                self._frozen[rows.start, shard] = row.block(within, self._queries.videos(shard))
+        for first, text in self._firsts(task, texts):
+            self._frozen_text[first] = _Captions(text)
+        self._frozen |= self._blocks(task, row)
+
+    def rest(self, task: int, texts: Sequence[TextEmbedding], row: Scores) -> None:
+        """Hold a task's frozen queries as these chunks and this `frozen_row`, which have their values."""
+        for first, text in self._firsts(task, texts):
+            self._frozen_text[first].rest(text)
+        for key, block in self._blocks(task, row).items():
+            kept = self._kept.get(key)
+            if kept is not None and kept.scores is self._frozen[key]:
+                self._kept[key] = kept._replace(scores=block)
+            self._frozen[key] = block
+
+    def _firsts(self, task: int, texts: Sequence[TextEmbedding]) -> Iterator[tuple[int, TextEmbedding]]:
+        """Chunks of a task's captions, each with its first row."""
+        return ((int(index[0]), text) for index, text in zip(self._queries.chunks(task), texts, strict=True))
+
+    def _blocks(self, task: int, row: Scores) -> dict[_Block, Scores]:
+        """A task's `frozen_row` in blocks."""
+        begin, rows = self._queries.of(task).start, map(span, self._queries.chunks(task))
+        return {
+            (at.start, shard): row.block(slice(at.start - begin, at.stop - begin), self._queries.videos(shard))
+            for at in rows
+            for shard in range(task + 1)
+        }
 
     def forget(self) -> None:
         """Give up all scores: the galleries have become too large to hold any."""
@@ -242,3 +261,8 @@ class _Captions:
     @cached_property
     def mark(self) -> Tensor:
         return fingerprint(self.embedding)
+
+    def rest(self, embedding: TextEmbedding) -> None:
+        """Hold these tensors of the same values, though captions may be padded further there."""
+        _ = self.mark  # of the captions as they were padded
+        self.embedding = embedding

@@ -30,7 +30,7 @@ from torch import Tensor
 from ctvr_bench.bench.evaluation.dense import rank_dense
 from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
 from ctvr_bench.bench.evaluation.grid import Asked, ScoreGrid, Stopwatch
-from ctvr_bench.bench.evaluation.queries import CHUNK, Queries, span
+from ctvr_bench.bench.evaluation.queries import Queries, span
 from ctvr_bench.bench.evaluation.ranking import Floats, Ints, Key, numpy_of, rank_exact
 from ctvr_bench.bench.evaluation.scores import Scores, cat, join_texts, same, scores_of, split_texts, stack
 from ctvr_bench.bench.evaluation.search import ItemIndex, Ranked, Ranker
@@ -40,6 +40,7 @@ from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding, learns
 
 _MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
+_VIDEOS = 64  # that are encoded together: what lies between an encoder's layers is much larger than what it gives
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,19 @@ class Evaluator:
         else:
             self._grid.forget()
 
+    def rest(self, state: Mapping[str, Tensor]) -> None:
+        """Hold what is kept of the newest task as these tensors, which have the values of its `state`.
+
+        Where they are a file's map, memory has to hold nothing that a finished task left.
+        """
+        task = len(self.stored) - 1
+        self.stored[task] = VideoEmbedding(**_named(state, "video"))
+        if task in self._settled:
+            self._settled[task] = self.stored[task]
+        self._frozen_text[task] = split_texts(TextEmbedding(**_named(state, "text")))
+        if scores := _named(state, "scores"):
+            self._grid.rest(task, self._frozen_text[task], Scores(**scores))
+
     def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding]) -> tuple[Tensor, dict[Key, Ranked]]:
         """Pooled captions of all queries seen, and their ranks from one row of scores for each."""
         newest, everywhere = self._frozen_text[-1], self._everywhere
@@ -273,7 +287,7 @@ class Evaluator:
         shard = task if shard is None else shard
         first_M = torch.from_numpy(self._queries.item_V[self.rows(task)])
         with self._encoding.running():
-            parts = [method.encode_gallery(self.test.video(index), shard) for index in first_M.split(CHUNK)]
+            parts = [method.encode_gallery(self.test.video(index), shard) for index in first_M.split(_VIDEOS)]
         return VideoEmbedding(*(cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 

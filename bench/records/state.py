@@ -100,6 +100,10 @@ class StateFolder:
             [tensors("validation", number) for number in asked if f"validation-{number}.safetensors" in facts["files"]],
         )
 
+    def gallery(self, task: int) -> dict[str, Tensor]:
+        """What was kept of a task's gallery, as a map of its file on the host: pages that memory may give up."""
+        return load_file(self._folder / f"gallery-{task}.safetensors")
+
     def remove(self) -> None:
         """Of a run that has ended: nothing is left. A disk that refuses once is asked again."""
         for _ in range(2):

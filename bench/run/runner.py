@@ -386,6 +386,8 @@ class _Run:
             self.evaluator.state(),
             validation,
         )
+        if self.device == "cpu":
+            self.evaluator.rest(self.state.gallery(task))
 
     def _take_up(self, saved: Saved) -> None:
         """Be as this run was after the task of `saved`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ctvr_bench.bench.evaluation import grid, protocol, ranking
 from ctvr_bench.bench.evaluation.protocol import Evaluator, StageResult
@@ -26,6 +28,7 @@ from ctvr_bench.methods.shared.base import (
     TaskInfo,
     TextEmbedding,
     VideoEmbedding,
+    learns,
 )
 from ctvr_bench.methods.shared.heads import AdaptedVideo
 from ctvr_bench.methods.shared.registry import find_method
@@ -329,6 +332,33 @@ def test_an_evaluator_restored_from_its_states_goes_on_with_the_same_ranks(name:
     assert first.ranked.keys() == second.ranked.keys() == results[-1].ranked.keys()
     for key, ranked in first.ranked.items():
         assert np.array_equal(ranked.rank_N, second.ranked[key].rank_N), key
+
+
+@pytest.mark.parametrize(
+    ("name", "scoring"),
+    [("finetune", "cosine"), ("structalign", "fused"), ("adapter_per_task", "fused"), ("zero_shot", "fused")],
+)
+def test_what_a_finished_task_left_lies_in_its_file_and_ranks_stay(tmp_path: Path, name: str, scoring: str) -> None:
+    entry, stream = find_method(name), small_stream()
+    values = {"scoring": scoring} | ({} if name == "zero_shot" else {"epochs": 2, "lr": 3e-3})
+    method = entry.method(entry.config(values), feature_spec(small_store(), stream), generator_for(0, "init")).eval()
+    free, resting = Evaluator(*pairs_of_test()), Evaluator(*pairs_of_test())
+    for task in stream.tasks:
+        if learns(type(method)):
+            data = PairTable(small_store(), task.train)
+            learn_task(method, data, TaskInfo(task.index, len(data), task.categories), 0)
+        held, mapped = free.finish_task(method), resting.finish_task(method)
+        assert held.ranked.keys() == mapped.ranked.keys()
+        for key, ranked in held.ranked.items():
+            assert np.array_equal(ranked.rank_N, mapped.ranked[key].rank_N), key
+        if task is stream.tasks[-1]:
+            break
+        save_file(resting.state(), file := tmp_path / f"{task.index}.safetensors")
+        resting.rest(state := load_file(file))
+        assert resting.stored[-1].pooled_MD.data_ptr() == state["video.pooled_MD"].data_ptr()
+        assert {name: value.tolist() for name, value in resting.state().items()} == {
+            name: value.tolist() for name, value in state.items()
+        }
 
 
 def pairs_of_test() -> tuple[PairTable, list[int]]:
