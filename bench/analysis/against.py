@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctvr_bench.bench.analysis.contributions import row_intervals
-from ctvr_bench.bench.analysis.findings import TEST, Comparison, Evidence, against, listed, sentences, within
+from ctvr_bench.bench.analysis.findings import TEST, Comparison, Evidence, against, sentences, within
+from ctvr_bench.bench.analysis.names import listed
 from ctvr_bench.bench.records.aggregate import SuiteResults
 from ctvr_bench.bench.records.summary import HEADLINE
 from ctvr_bench.bench.records.versions import is_earlier

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ctvr_bench.bench.analysis.names import NAMED
 from ctvr_bench.bench.analysis.queries import SEEN, rank_table
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.record import RankTable
 from ctvr_bench.features.store import FeatureStore
-
-NAMED = 12
-"""Rows that a sentence names one by one where the table names them too."""
 
 
 @dataclass(frozen=True)

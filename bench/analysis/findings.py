@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctvr_bench.bench.all_pairs import PairDifference, critical_values, meet
-from ctvr_bench.bench.analysis.ambiguity import NAMED, Ambiguity, ambiguity
+from ctvr_bench.bench.analysis.ambiguity import Ambiguity, ambiguity
 from ctvr_bench.bench.analysis.columns import CONTINUAL, RETRIEVAL, ranked, references
 from ctvr_bench.bench.analysis.contributions import row_intervals
+from ctvr_bench.bench.analysis.names import NAMED, grouped, listed
 from ctvr_bench.bench.analysis.pairing import differences, is_drawn, place_of, suite_answers
 from ctvr_bench.bench.analysis.queries import final_ranks, hits
 from ctvr_bench.bench.quantiles import normal_sf
@@ -164,13 +165,15 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
         said.append(
             f"{best} has the highest R@1 of the continual methods: {interval.estimate:.2f} %, {within(interval)}."
         )
+        others = [c.second for c in found.against_best]
         behind = [c.second for c in found.against_best if c.differs]
         if behind:
-            said.append(f"It is ahead of {listed(behind)} beyond noise ({TEST}).")
+            said.append(f"It is ahead of {grouped(behind, others, 'others')} beyond noise ({TEST}).")
         here = [c for c in found.against_best if c.differs_here]
         if here:
             too = " also" if behind else ""
-            said.append(f"{_where(results, here[0])} it is{too} ahead of {listed([c.second for c in here])}.")
+            too_behind = grouped([c.second for c in here], others, "others")
+            said.append(f"{_where(results, here[0])} it is{too} ahead of {too_behind}.")
         said += _open_questions(best, [c for c in found.against_best if not (c.differs or c.differs_here)])
         said += smallest_told([c.difference for c in found.against_best], "These runs and queries")
     gains = [c for c in found.against_zero_shot if c.interval.estimate > 0]
@@ -184,7 +187,8 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
     ):
         if chosen:
             where = f"{_where(results, chosen[0])} " if verdict[0].islower() else ""
-            said.append(f"{where}{verdict} {listed([c.first for c in chosen])}.")
+            trained = [c.first for c in found.against_zero_shot]
+            said.append(f"{where}{verdict} {grouped([c.first for c in chosen], trained, 'trained rows')}.")
     if rows and min(len(row.runs) for row in rows) < 3:
         said.append("With fewer than three runs of a method an interval says little about seeds; use three or more.")
     return said + (found.ambiguity.sentences() if found.ambiguity else [])
@@ -241,14 +245,22 @@ def _open_questions(best: str, undecided: Sequence[Comparison]) -> list[str]:
     feasible = [c for c in undecided if c.p is not None and c.needed is not None]
     if feasible:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points, about {c.needed} runs)" for c in feasible]
-        said.append(
-            f"More runs of each are needed to tell {best} from {listed(each)}, if the difference is what it seems."
-        )
+        runs = [c.needed for c in feasible if c.needed is not None]
+        many = f"{len(each)} others ({_sizes(feasible)} points, about {min(runs)} to {max(runs)} runs)"
+        others = listed(each) if len(each) <= NAMED else many
+        said.append(f"More runs of each are needed to tell {best} from {others}, if the difference is what it seems.")
     hopeless = [c for c in undecided if c.p is not None and c.needed is None]
     if hopeless:
         each = [f"{c.second} ({abs(c.interval.estimate):.2f} points)" for c in hopeless]
-        said.append(f"No number of runs would tell {best} from {listed(each)} on these test queries alone.")
+        others = listed(each) if len(each) <= NAMED else f"{len(each)} others ({_sizes(hopeless)} points)"
+        said.append(f"No number of runs would tell {best} from {others} on these test queries alone.")
     return said
+
+
+def _sizes(comparisons: Sequence[Comparison]) -> str:
+    """The smallest and the largest difference."""
+    sizes = [abs(c.interval.estimate) for c in comparisons]
+    return f"{min(sizes):.2f} to {max(sizes):.2f}"
 
 
 class _Pairs:
@@ -319,8 +331,3 @@ def over(interval: Interval) -> str:
     """What an interval speaks of beyond the runs that were made."""
     levels = ["orders"] * interval.orders + ["seeds"] * interval.seeds + ["queries"]
     return listed(levels)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

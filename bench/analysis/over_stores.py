@@ -20,7 +20,8 @@ from ctvr_bench.bench.all_pairs import PairDifference
 from ctvr_bench.bench.analysis.budgets import budget_markdown
 from ctvr_bench.bench.analysis.columns import CONTINUAL, COSTS, RETRIEVAL, Column, columns_of, ranked, references
 from ctvr_bench.bench.analysis.contrasts import pairs_over_stores
-from ctvr_bench.bench.analysis.findings import ALPHA, TEST, listed, smallest_told, untrained_beside
+from ctvr_bench.bench.analysis.findings import ALPHA, TEST, smallest_told, untrained_beside
+from ctvr_bench.bench.analysis.names import NAMED, grouped, listed
 from ctvr_bench.bench.analysis.pairing import place_of
 from ctvr_bench.bench.escaping import csv_text, markdown_lines, markdown_text
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
@@ -101,10 +102,12 @@ def store_sentences(found: OverStores) -> list[str]:
         against = {label: found.pairs[best, label] for label in rows[1:]}
         behind = [label for label, pair in against.items() if _told(pair)]
         if behind:
-            said.append(f"It is ahead of {listed(behind)} beyond noise ({TEST}).")
-        left = [f"{label} ({against[label].estimate:.2f})" for label in against if label not in behind]
+            said.append(f"It is ahead of {grouped(behind, rows[1:], 'others')} beyond noise ({TEST}).")
+        left = {label: pair.estimate for label, pair in against.items() if label not in behind}
         if left:
-            said.append(f"It is not told from {listed(left)}.")
+            each = [f"{label} ({estimate:.2f})" for label, estimate in left.items()]
+            many = f"{len(left)} others ({min(left.values()):.2f} to {max(left.values()):.2f} points ahead of them)"
+            said.append(f"It is not told from {listed(each) if len(left) <= NAMED else many}.")
         said += smallest_told(list(against.values()), "These stores")
     if found.left_out:
         said.append(f"Left out, since not every store has the same runs of it: {listed(found.left_out)}.")
