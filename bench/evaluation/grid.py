@@ -7,7 +7,7 @@ itself, so that a model that did not change gives the same bits after every task
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ctvr_bench.bench.evaluation.queries import Queries, span
+from ctvr_bench.bench.evaluation.queries import Queries, pieces, span
 from ctvr_bench.bench.evaluation.scores import Scores, fingerprint, join_texts, same, scores_of, side_by_side, stack
 from ctvr_bench.bench.records.environment import give_back_memory
 from ctvr_bench.features.streams import PairTable
@@ -127,51 +127,44 @@ class ScoreGrid:
         pairs = zip(self._texts(method, index, len(videos)), videos, strict=True)
         return side_by_side([scores_of(text.embedding, video, method.config) for text, video in pairs])
 
-    def frozen_row(self, task: int) -> Scores | None:
-        """Scores of a task's queries as they were embedded when it ended, with its and earlier galleries.
+    def newest(self, task: int) -> dict[str, Scores]:
+        """Scores of frozen queries that came with the newest task; nothing where no scores are held.
 
-        None where no scores are held.
+        row: of its queries with its and earlier galleries; column: of earlier queries with its gallery.
         """
+        if not self._frozen:
+            return {}
         firsts = [int(index[0]) for index in self._queries.chunks(task)]
-        return stack([self._frozen_chunk(first, task + 1) for first in firsts]) if self._frozen else None
+        found = {"row": stack([self._frozen_chunk(first, task + 1) for first in firsts])}
+        if earlier := [self._frozen[place.key] for place in self._places(task) if place.part == "column"]:
+            found["column"] = stack(earlier)
+        return found
 
-    def restore(
-        self,
-        task: int,
-        texts: Sequence[TextEmbedding],
-        row: Scores,
-        stored: Sequence[VideoEmbedding],
-        config: MethodConfig,
-    ) -> None:
-        """Take the frozen queries of a task up again: chunks of their captions and their `frozen_row`."""
-        for first in self._frozen_text:
-            self._extend_frozen(first, task, stored[task], config)
-        for first, text in self._firsts(task, texts):
-            self._frozen_text[first] = _Captions(text)
-        self._frozen |= self._blocks(task, row)
+    def restore(self, task: int, texts: Sequence[TextEmbedding], newest: Mapping[str, Scores]) -> None:
+        """Take up again what came with a task: chunks of its captions, and `newest`."""
+        for index, text in zip(self._queries.chunks(task), texts, strict=True):
+            self._frozen_text[int(index[0])] = _Captions(text)
+        self._frozen |= {place.key: newest[place.part].block(*place.at) for place in self._places(task)}
 
-    def rest(self, task: int, texts: Sequence[TextEmbedding], row: Scores) -> None:
-        """Hold a task's frozen queries as these chunks and this `frozen_row`, which have their values."""
-        for first, text in self._firsts(task, texts):
-            self._frozen_text[first].rest(text)
-        for key, block in self._blocks(task, row).items():
-            kept = self._kept.get(key)
-            if kept is not None and kept.scores is self._frozen[key]:
-                self._kept[key] = kept._replace(scores=block)
-            self._frozen[key] = block
+    def rest(self, task: int, texts: Sequence[TextEmbedding], newest: Mapping[str, Scores]) -> None:
+        """Hold what came with the newest task as these chunks and this `newest`, which have its values."""
+        for index, text in zip(self._queries.chunks(task), texts, strict=True):
+            self._frozen_text[int(index[0])].rest(text)
+        for place in self._places(task):
+            block, kept = newest[place.part].block(*place.at), self._kept.get(place.key)
+            if kept is not None and kept.scores is self._frozen[place.key]:
+                self._kept[place.key] = kept._replace(scores=block)
+            self._frozen[place.key] = block
 
-    def _firsts(self, task: int, texts: Sequence[TextEmbedding]) -> Iterator[tuple[int, TextEmbedding]]:
-        """Chunks of a task's captions, each with its first row."""
-        return ((int(index[0]), text) for index, text in zip(self._queries.chunks(task), texts, strict=True))
-
-    def _blocks(self, task: int, row: Scores) -> dict[_Block, Scores]:
-        """A task's `frozen_row` in blocks."""
-        begin, rows = self._queries.of(task).start, map(span, self._queries.chunks(task))
-        return {
-            (at.start, shard): row.block(slice(at.start - begin, at.stop - begin), self._queries.videos(shard))
-            for at in rows
-            for shard in range(task + 1)
-        }
+    def _places(self, task: int) -> Iterator[_Place]:
+        """Where the blocks that come with a task stand in its `newest`."""
+        begin = self._queries.of(task).start
+        for rows in map(span, self._queries.chunks(task)):
+            for shard in range(task + 1):
+                at = slice(rows.start - begin, rows.stop - begin), self._queries.videos(shard)
+                yield _Place((rows.start, shard), "row", at)
+        for rows in (span(index) for earlier in range(task) for index in self._queries.chunks(earlier)):
+            yield _Place((rows.start, task), "column", (rows, slice(None)))
 
     def forget(self) -> None:
         """Give up all scores: the galleries have become too large to hold any."""
@@ -230,6 +223,14 @@ _Block = tuple[int, int]
 """First row of a chunk, and the gallery that it meets."""
 
 
+class _Place(NamedTuple):
+    """A block's place, rows and columns, in a part of `ScoreGrid.newest`."""
+
+    key: _Block
+    part: str
+    at: tuple[slice, slice]
+
+
 class _Kept(NamedTuple):
     """A block's scores, and the fingerprint of its captions."""
 
@@ -245,7 +246,7 @@ class Asked:
 
     def encoded(self, method: Method, shard: int) -> TextEmbedding:
         """As the method encodes them for the galleries of a shard."""
-        return join_texts([method.encode_text(part, shard) for part in self._parts])
+        return join_texts([method.encode_text(piece, shard) for part in self._parts for piece in pieces(part)])
 
 
 class _Captions:

@@ -18,7 +18,7 @@ captions of one sheet at a time.  Axes: N queries, n videos of tasks 1..t, T tas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from ctvr_bench.bench.evaluation.dense import rank_dense
 from ctvr_bench.bench.evaluation.first_stage import can_ask, rank_through
 from ctvr_bench.bench.evaluation.grid import Asked, ScoreGrid, Stopwatch
-from ctvr_bench.bench.evaluation.queries import Queries, span
+from ctvr_bench.bench.evaluation.queries import CHUNK, Queries, pieces, span
 from ctvr_bench.bench.evaluation.ranking import Floats, Ints, Key, numpy_of, rank_exact
 from ctvr_bench.bench.evaluation.scores import Scores, cat, join_texts, same, scores_of, split_texts, stack
 from ctvr_bench.bench.evaluation.search import ItemIndex, Ranked, Ranker
@@ -40,7 +40,6 @@ from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding, learns
 
 _MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
-_VIDEOS = 64  # that are encoded together: what lies between an encoder's layers is much larger than what it gives
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class Evaluator:
         blocks of scores, as auto does, since that is as fast or faster in every size measured. Ranks are the same.
     reencoded: after which tasks the re-encoded galleries of all tasks together are ranked where a video moved, `last`
         or `every`; each task's own is after every task.
+    aside: lays the frames of galleries that moved where memory need not hold them while they are ranked.
     """
 
     def __init__(
@@ -80,8 +80,9 @@ class Evaluator:
         engine: Engine = "auto",
         reencoded: Reencoded = "last",
         sheets: int = 1,
+        aside: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     ) -> None:
-        self.test, self._engine, self._reencoded = test, engine, reencoded
+        self.test, self._engine, self._reencoded, self._aside = test, engine, reencoded, aside
         self._first_stage = first_stage
         self._queries = Queries(sizes, sheets)
         self.ends = self._queries.ends
@@ -163,9 +164,9 @@ class Evaluator:
     def finish_task(self, method: Method) -> StageResult:
         """Store the gallery of the next task in line and rank every query of tasks up to it."""
         task = len(self.stored)
-        current = [self._current_video(method, j) for j in range(task + 1)]
-        self.stored.append(current[task])
-        current = [old if same(old, new) else new for old, new in zip(self.stored, current, strict=True)]  # held once
+        current = [self._current(method, j) for j in range(task)]
+        self.stored.append(self._current_video(method, task))
+        current.append(self.stored[task])
         self._frozen_text.append(self._encode_text(method, task, task))
         dense = self._ranks_without_matrix(method, task)
         self.engine = dense or self.engine
@@ -188,18 +189,16 @@ class Evaluator:
     def state(self) -> dict[str, Tensor]:
         """What is kept of the newest task, as named tensors; what is kept of earlier ones does not change any more."""
         kept: dict[str, NamedTuple] = {"video": self.stored[-1], "text": join_texts(self._frozen_text[-1])}
-        if (scores := self._grid.frozen_row(len(self.stored) - 1)) is not None:
-            kept["scores"] = scores
-        named = {f"{part}.{name}": value for part, values in kept.items() for name, value in values._asdict().items()}
-        return {name: value.contiguous() for name, value in named.items() if value is not None}
+        kept |= self._grid.newest(len(self.stored) - 1)
+        parts = {part: _tensors(values) for part, values in kept.items()}
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    def restore(self, state: Mapping[str, Tensor], method: Method) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take the next task up again from its `state`."""
         self.stored.append(VideoEmbedding(**_named(state, "video")))
         self._frozen_text.append(split_texts(TextEmbedding(**_named(state, "text"))))
-        if scores := _named(state, "scores"):
-            task, texts = len(self.stored) - 1, self._frozen_text[-1]
-            self._grid.restore(task, texts, Scores(**scores), self.stored, method.config)
+        if scores := _scores(state):
+            self._grid.restore(len(self.stored) - 1, self._frozen_text[-1], scores)
         else:
             self._grid.forget()
 
@@ -213,8 +212,8 @@ class Evaluator:
         if task in self._settled:
             self._settled[task] = self.stored[task]
         self._frozen_text[task] = split_texts(TextEmbedding(**_named(state, "text")))
-        if scores := _named(state, "scores"):
-            self._grid.rest(task, self._frozen_text[task], Scores(**scores))
+        if scores := _scores(state):
+            self._grid.rest(task, self._frozen_text[task], scores)
 
     def _rank_exact(self, method: Method, current: Sequence[VideoEmbedding]) -> tuple[Tensor, dict[Key, Ranked]]:
         """Pooled captions of all queries seen, and their ranks from one row of scores for each."""
@@ -267,6 +266,13 @@ class Evaluator:
         attends = method.encode_text(self.test.text(torch.arange(1)), task).attend_ND is not None
         return None if attends else "faiss" if self._engine == "faiss" else "count"
 
+    def _current(self, method: Method, task: int) -> VideoEmbedding:
+        """Videos of an earlier task under the current model: the stored ones where they are the same, so held once."""
+        video = self._current_video(method, task)
+        if same(self.stored[task], video):
+            return self.stored[task]
+        return video if video.frames_MFD is None else VideoEmbedding(**self._aside(_tensors(video)))
+
     def _current_video(self, method: Method, task: int) -> VideoEmbedding:
         """Videos of a task under the current model; those of a method that learns nothing are encoded once."""
         if not is_settled(method):
@@ -287,13 +293,23 @@ class Evaluator:
         shard = task if shard is None else shard
         first_M = torch.from_numpy(self._queries.item_V[self.rows(task)])
         with self._encoding.running():
-            parts = [method.encode_gallery(self.test.video(index), shard) for index in first_M.split(_VIDEOS)]
+            batches = (pieces(self.test.video(index)) for index in first_M.split(CHUNK))
+            parts = [method.encode_gallery(piece, shard) for batch in batches for piece in batch]
         return VideoEmbedding(*(cat(fields) for fields in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
 def is_settled(method: Method) -> bool:
     """Whether the method encodes every video and query the same after all tasks, since it learns nothing."""
     return not learns(type(method)) and not method.uses_shards
+
+
+def _tensors(values: NamedTuple) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in values._asdict().items() if value is not None}
+
+
+def _scores(state: Mapping[str, Tensor]) -> dict[str, Scores]:
+    named = {part: _named(state, part) for part in ("row", "column")}
+    return {part: Scores(**values) for part, values in named.items() if values}
 
 
 def _named(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

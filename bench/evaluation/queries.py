@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctvr_bench.features.streams import TextBatch, VideoBatch
+
+_Batch = TypeVar("_Batch", TextBatch, VideoBatch)
+
 CHUNK = 256
+_PIECE, _LARGE = 64, 1 << 22  # rows, and bytes of a chunk that is encoded in pieces
 
 
 class Queries:
@@ -54,6 +60,16 @@ class Queries:
 def chunks(rows: slice) -> tuple[Tensor, ...]:
     """Index tensors over these rows, at most `CHUNK` long."""
     return torch.split(torch.arange(rows.start, rows.stop), CHUNK)
+
+
+def pieces(batch: _Batch) -> list[_Batch]:
+    """A chunk of captions or videos as it is encoded: a large one in pieces, padded alike.
+
+    What lies between an encoder's layers is several times what it gives.
+    """
+    if sum(part.nbytes for part in batch) <= _LARGE:
+        return [batch]
+    return [type(batch)(*(part[at : at + _PIECE] for part in batch)) for at in range(0, len(batch[0]), _PIECE)]
 
 
 def span(index: Tensor) -> slice:

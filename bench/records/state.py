@@ -3,7 +3,8 @@
 state/progress-3.json          what happened up to task 3 (from 0), with the digests of all files that it needs; last
      /method-3.safetensors     parameters and buffers after task 3
      /ranks-3.h5               ranks of all tasks so far
-     /gallery-3.safetensors    what the evaluator keeps of task 3, which does not change any more
+     /gallery-3.safetensors    what the evaluator keeps of task 3, which does not change any more; a run on a CPU
+                               goes on with this file's map, so that memory need not hold it
      /validation-3.safetensors the same of the evaluator that picks epochs, where there is one
      /aside/                   what could not be used
 
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from ctvr_bench.bench.records.files import write_bytes
 from ctvr_bench.bench.records.record import RankTable, read_checked, write_checked
+from ctvr_bench.features.errors import InputError
+from ctvr_bench.features.partial import partial_of
 from ctvr_bench.features.whole import digest_of_file
 
 Tensors = Mapping[str, Tensor]
@@ -139,6 +142,20 @@ class StateFolder:
 
     def _lines(self) -> list[str]:
         return self._log.read_text(encoding="utf-8").splitlines() if self._log.is_file() else []
+
+
+def lay_aside(folder: Path, tensors: Tensors) -> dict[str, Tensor]:
+    """These tensors as the map of a file that has no name any more: gone when they are, however the process ends."""
+    partial = partial_of(folder / "aside.safetensors")
+    try:
+        partial.write_bytes(save(dict(tensors)))
+        return load_file(partial)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose a writable folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _digest(lines: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ from ctvr_bench.bench.records.record import (
     write_json,
     write_text,
 )
-from ctvr_bench.bench.records.state import Saved, StateFolder
+from ctvr_bench.bench.records.state import Saved, StateFolder, lay_aside
 from ctvr_bench.bench.records.summary import metrics_of
 from ctvr_bench.bench.run.budget import pair_flops, step_flops, stored_bytes, trainable_parameters
 from ctvr_bench.bench.run.jobs import (
@@ -187,7 +187,15 @@ class _Run:
             tasks, config = self.stream.tasks, self.job.config
             self.test = self._tables.of([rows for task in tasks for rows in task.asked], asked=True)
             sizes, sheets = [len(task.test) for task in tasks], len(tasks[0].asked)
-            self.evaluator = Evaluator(self.test, sizes, config.first_stage, config.engine, config.reencoded, sheets)
+            self.evaluator = Evaluator(
+                self.test,
+                sizes,
+                config.first_stage,
+                config.engine,
+                config.reencoded,
+                sheets,
+                aside=partial(lay_aside, self.directory) if self.device == "cpu" else dict,
+            )
             self.table = empty_table(self.store, self.stream)
             if self._tasks:
                 self._take_up(self.state.load(self._tasks - 1, self.device))
@@ -270,6 +278,7 @@ class _Run:
                 rows = self.evaluator.queries(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
         self.seconds["encode"] += self.evaluator.encode_s - encoded
+        give_back_memory()
         with self._timed("write"):
             keep_task(self.directory, self.keep, task, method, self.evaluator, result)
             if task + 1 < len(stream):
@@ -401,10 +410,10 @@ class _Run:
         self.table.ahead_N[:], self.table.before_N[:] = table.ahead_N, table.before_N
         load_tensors(self.method, saved.method)
         for state in saved.galleries:
-            self.evaluator.restore(state, self.method)
+            self.evaluator.restore(state)
         if saved.validation and (selector := self._selector()) is not None:
             for state in saved.validation:
-                selector.restore(state, self.method)
+                selector.restore(state)
         self.method.task = TaskInfo(saved.task, 0, self.stream.tasks[saved.task].categories)
 
     @contextmanager

@@ -70,7 +70,7 @@ def test_its_gallery_is_ranked_by_pairs_and_resumes_to_the_same_ranks() -> None:
     for task in range(2):
         learn(method, task)
         evaluator.finish_task(method)
-        resumed.restore({name: value.clone() for name, value in evaluator.state().items()}, method)
+        resumed.restore({name: value.clone() for name, value in evaluator.state().items()})
     learn(method, 2)
     with torch.no_grad():
         text = method.encode_text(test.text(torch.arange(len(test))), 2)

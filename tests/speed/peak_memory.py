@@ -8,6 +8,7 @@ one is named, whose first stream is taken. Linux alone.
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ctvr_bench.bench.cli.start import LARGE_PAGES
 from ctvr_bench.bench.cli.values import parse_methods
 from ctvr_bench.bench.records.environment import give_back_memory
 from ctvr_bench.bench.run.runner import run_together
@@ -62,6 +64,7 @@ def run(store: FeatureStore, method: str, tasks: int | None, out: Path) -> Strea
 def main(method: str, *more: str) -> None:
     """Print what one run held."""
     torch.set_num_threads(1)
+    os.environ.setdefault(*LARGE_PAGES)  # as the command line does
     tasks = next((int(word) for word in more if word.isdigit()), None)
     named = next((Path(word) for word in more if not word.isdigit()), None)
     store, most, ended = msrvtt_sized() if named is None else open_store(named), 0, threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ctvr_bench.bench.evaluation.scores import Scores
 from ctvr_bench.bench.forgetting import backward_forgetting, backward_forgetting_curve
 from ctvr_bench.bench.metrics import retrieval_metrics
 from ctvr_bench.bench.records.record import Engine, Reencoded
+from ctvr_bench.bench.records.state import lay_aside
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.run.training import generator_for, learn_task
 from ctvr_bench.features.streams import PairTable, TextBatch, VideoBatch
@@ -326,7 +328,7 @@ def test_an_evaluator_restored_from_its_states_goes_on_with_the_same_ranks(name:
         states.append({key: value.clone() for key, value in evaluator.state().items()})
     restored = Evaluator(*pairs_of_test())
     for state in states:
-        restored.restore(state, method)
+        restored.restore(state)
     method.task = TaskInfo(2, 0, ())
     first, second = evaluator.finish_task(method), restored.finish_task(method)
     assert first.ranked.keys() == second.ranked.keys() == results[-1].ranked.keys()
@@ -342,7 +344,8 @@ def test_what_a_finished_task_left_lies_in_its_file_and_ranks_stay(tmp_path: Pat
     entry, stream = find_method(name), small_stream()
     values = {"scoring": scoring} | ({} if name == "zero_shot" else {"epochs": 2, "lr": 3e-3})
     method = entry.method(entry.config(values), feature_spec(small_store(), stream), generator_for(0, "init")).eval()
-    free, resting = Evaluator(*pairs_of_test()), Evaluator(*pairs_of_test())
+    free = Evaluator(*pairs_of_test())
+    resting = Evaluator(*pairs_of_test(), aside=partial(lay_aside, tmp_path))
     for task in stream.tasks:
         if learns(type(method)):
             data = PairTable(small_store(), task.train)
