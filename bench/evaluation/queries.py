@@ -63,11 +63,11 @@ def chunks(rows: slice) -> tuple[Tensor, ...]:
 
 
 def pieces(batch: _Batch) -> list[_Batch]:
-    """A chunk of captions or videos as it is encoded: a large one in pieces, padded alike.
+    """A chunk of captions or videos as it is encoded: a large one in pieces, padded alike, on a CPU.
 
     What lies between an encoder's layers is several times what it gives.
     """
-    if sum(part.nbytes for part in batch) <= _LARGE:
+    if batch[0].device.type != "cpu" or sum(part.nbytes for part in batch) <= _LARGE:
         return [batch]
     return [type(batch)(*(part[at : at + _PIECE] for part in batch)) for at in range(0, len(batch[0]), _PIECE)]
 
