@@ -25,11 +25,9 @@ from ctvr_bench.bench.records.environment import (
     environment,
     forget_peak_memory,
     give_back_memory,
-    peak_memory,
     wait_for,
 )
 from ctvr_bench.bench.records.record import (
-    Cost,
     RunRecord,
     Status,
     finished_record,
@@ -39,7 +37,7 @@ from ctvr_bench.bench.records.record import (
 )
 from ctvr_bench.bench.records.state import Saved, StateFolder, lay_aside
 from ctvr_bench.bench.records.summary import metrics_of
-from ctvr_bench.bench.run.budget import pair_flops, step_flops, stored_bytes, trainable_parameters
+from ctvr_bench.bench.run.budget import pair_flops, step_flops
 from ctvr_bench.bench.run.jobs import (
     Job,
     PairTables,
@@ -55,11 +53,12 @@ from ctvr_bench.bench.run.jobs import (
 from ctvr_bench.bench.run.kept import keep_task, what_to_keep
 from ctvr_bench.bench.run.recipe import recipe_of
 from ctvr_bench.bench.run.stacks.ensemble import learn_in_step
+from ctvr_bench.bench.run.tally import Tally
 from ctvr_bench.bench.run.training import Epoch, Learning, Taught, lessons_of_task
 from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import FeatureStore
 from ctvr_bench.features.streams import PairTable, Stream
-from ctvr_bench.methods.shared.base import TaskInfo, TrainedConfig
+from ctvr_bench.methods.shared.base import TaskInfo
 
 
 class LeakError(RuntimeError):
@@ -135,18 +134,13 @@ class _Run:
     ) -> None:
         self.job, self.store, self.stream = job, store, stream
         self.directory, self.device, self.watch = directory, device, watch
-        self.seconds = dict.fromkeys(("load", "train", "evaluate", "encode", "write"), 0.0)
-        self.steps = 0
+        self.tally = Tally()
         self._validation: Evaluator | None = None
         spec = feature_spec(store, stream)
         self.recipe = recipe_of(job, spec, store, stream.tasks[0], directory.parent / "recipes", device)
         self.method = make_method(job, spec, device, self.recipe)
-        self.geometry: list[dict[str, float | None]] = []
-        self.trained_on: list[str] = []
-        self.together = 1
         self.engine: Ranker = "count"
-        self.remarks: list[str] = []
-        self.flops = self.pair_flops = 0
+        self.pair_flops = 0
         self.log: list[str] = []
         self.state = StateFolder(directory, lambda note: watch(Progress(job.label, 0, len(stream), note=note)))
         self.keep = what_to_keep(directory, job.keep, self.state)
@@ -210,19 +204,7 @@ class _Run:
             write_json(self.directory / "metrics.json", metrics_of(self.table))
 
     def write_record(self, status: Status, reason: str = "") -> RunRecord:
-        method, job = self.method, self.job
-        cost = Cost(
-            trainable=trainable_parameters(method),
-            stored_bytes=stored_bytes(method),
-            steps=self.steps,
-            peak_memory_bytes=peak_memory(self.device),
-            step_flops=self.flops,
-            train_flops=self.flops * self.steps,
-            pair_flops=self.pair_flops,
-            lr=method.config.lr if isinstance(method.config, TrainedConfig) else 0.0,
-            task_steps=self.steps / max(1, len(self.trained_on)),
-            **{f"{name}_s": round(value, 3) for name, value in self.seconds.items()},
-        )
+        method, job, tally = self.method, self.job, self.tally
         record = RunRecord(
             label=job.label,
             position=job.position,
@@ -235,13 +217,13 @@ class _Run:
             stores_samples=method.stores_samples,
             fidelity=method.fidelity,
             deviations=method.deviations,
-            cost=cost,
-            geometry=self.geometry,
-            trained_on=self.trained_on,
+            cost=tally.cost(method, self.device, self.pair_flops),
+            geometry=tally.geometry,
+            trained_on=tally.trained_on,
             recipe=self.recipe,
             engine=self.engine,
-            together=self.together,
-            remarks=self.remarks,
+            together=tally.together,
+            remarks=tally.remarks,
             tasks=self._tasks,
             keep=self.keep,
             made_by=dict(job.made_by),
@@ -256,7 +238,7 @@ class _Run:
         if train is not None:
             with self._timed("load"):
                 data = self._pairs(train)
-                self.trained_on.append(self._training_videos(task, data))
+                self.tally.trained_on.append(self._training_videos(task, data))
         best = _BestEpoch()
         yield from lessons_of_task(
             method,
@@ -277,7 +259,7 @@ class _Run:
             if task + 1 < len(stream):
                 rows = self.evaluator.queries(task + 1)
                 self.table.ahead_N[rows] = self.evaluator.own_ranks(method, task + 1, shard=task)
-        self.seconds["encode"] += self.evaluator.encode_s - encoded
+        self.tally.seconds["encode"] += self.evaluator.encode_s - encoded
         give_back_memory()
         with self._timed("write"):
             keep_task(self.directory, self.keep, task, method, self.evaluator, result)
@@ -313,14 +295,15 @@ class _Run:
     def _end_training(self, task: int, data: PairTable | None, best: _BestEpoch, taught: Taught) -> None:
         """Keep the last epoch, or the best by validation or (labelled so) by test queries; write the log."""
         assert data is not None
-        self.steps += taught.steps
+        tally = self.tally
+        tally.steps += taught.steps
         if task + 1 == len(self.stream) or self.method.sees == "all":
-            self.flops = step_flops(self.method, data)
-        self.seconds["train"] += taught.seconds
-        self.together = max(self.together, taught.together)
+            tally.flops = step_flops(self.method, data)
+        tally.seconds["train"] += taught.seconds
+        tally.together = max(tally.together, taught.together)
         if taught.alone_because:
             remark = f"task {task + 1} was learned alone, since its stack failed ({taught.alone_because})"
-            self.remarks.append(remark)
+            tally.remarks.append(remark)
             note = f"{self.job.label} (seed {self.job.config.seed}): {remark}"
             self.watch(Progress(self.job.label, task + 1, len(self.stream), note=note))
         if best.state is not None:
@@ -372,23 +355,14 @@ class _Run:
             self.table.category_N[first_n],
             self.table.task_N[first_n] < task,
         )
-        self.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
+        self.tally.geometry.append(measured | ({} if routed is None else {"routing_accuracy": routed}))
 
     def _save(self, task: int) -> None:
-        facts = {
-            "seconds": self.seconds,
-            "steps": self.steps,
-            "flops": self.flops,
-            "geometry": self.geometry,
-            "trained_on": self.trained_on,
-            "together": self.together,
-            "remarks": self.remarks,
-        }
         picks = self._validation
         validation = picks.state() if picks is not None and len(picks.stored) == task + 1 else None
         self.state.save(
             task,
-            facts,
+            asdict(self.tally),
             self.log,
             self.table,
             self.method.state_dict(),
@@ -400,11 +374,7 @@ class _Run:
 
     def _take_up(self, saved: Saved) -> None:
         """Be as this run was after the task of `saved`."""
-        facts, table = saved.facts, saved.table
-        self.seconds |= facts["seconds"]
-        self.steps, self.flops, self.geometry = facts["steps"], facts["flops"], facts["geometry"]
-        self.trained_on, self.together, self.log = facts["trained_on"], facts["together"], saved.log
-        self.remarks = facts["remarks"]
+        self.tally, self.log, table = Tally.of(saved.facts), saved.log, saved.table
         for target, source in ((self.table.ranks, table.ranks), (self.table.best, table.best)):
             target.update({name: np.array(values) for name, values in source.items()})
         self.table.ahead_N[:], self.table.before_N[:] = table.ahead_N, table.before_N
@@ -421,4 +391,4 @@ class _Run:
         start = time.perf_counter()
         yield
         wait_for(self.device)
-        self.seconds[part] += time.perf_counter() - start
+        self.tally.seconds[part] += time.perf_counter() - start

@@ -34,6 +34,7 @@ MAKES_NUMBERS = (
     "bench/evaluation/search.py",
     "bench/run/stacks/ensemble.py",
     "bench/run/stacks/optimiser.py",
+    "bench/run/tally.py",
     "bench/run/training.py",
     "features/sent.py",
     "features/streams.py",
