@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference, ranked, references
 from ctvr_bench.bench.analysis.findings import rank_test
 from ctvr_bench.bench.analysis.queries import confusion
+from ctvr_bench.bench.executors.forked import side_by_side
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.bench.report.canvas import Axes, Figure, Numbers, axes_of_pyplot, round_numbers, save, style, widest
@@ -246,13 +247,18 @@ def critical_difference(results: SuiteResults) -> Figure | None:
 def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = ("png",)) -> dict[str, Path]:
     """Write every figure; returns the files of the first kind by name. The same records give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    files, results = {}, with_short_names(results)
-    for draw in _FIGURES:
-        figure, name = draw(results), draw.__name__
-        if figure is not None:
-            files[name] = directory / f"{name}.{kinds[0]}"
-            save(figure, directory / name, kinds)
-    return files
+    results = with_short_names(results)
+
+    def made(number: int) -> str | None:
+        draw = _FIGURES[number]
+        figure = draw(results)
+        if figure is None:
+            return None
+        save(figure, directory / draw.__name__, kinds)
+        return draw.__name__
+
+    names = side_by_side(made, len(_FIGURES))
+    return {name: directory / f"{name}.{kinds[0]}" for name in names if name is not None}
 
 
 _FIGURES: tuple[Callable[[SuiteResults], Figure | None], ...] = (
