@@ -18,9 +18,9 @@ captions of one sheet at a time.  Axes: N queries, n videos of tasks 1..t, T tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ from ctvr_bench.bench.records.record import Engine, FirstStage, Reencoded
 from ctvr_bench.features.streams import PairTable
 from ctvr_bench.methods.shared.base import Method, TextEmbedding, VideoEmbedding, learns
 
+_Encoded = TypeVar("_Encoded", TextEmbedding, VideoEmbedding)
 _MOST_SCORES = 1 << 26  # of one matrix held whole: 256 MB
 
 
@@ -69,7 +70,8 @@ class Evaluator:
         blocks of scores, as auto does, since that is as fast or faster in every size measured. Ranks are the same.
     reencoded: after which tasks the re-encoded galleries of all tasks together are ranked where a video moved, `last`
         or `every`; each task's own is after every task.
-    aside: lays the frames of galleries that moved where memory need not hold them while they are ranked.
+    aside: lays words of the newest captions and frames of galleries that moved where memory need not hold them while
+        they are ranked.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Evaluator:
         current = [self._current(method, j) for j in range(task)]
         self.stored.append(self._current_video(method, task))
         current.append(self.stored[task])
-        self._frozen_text.append(self._encode_text(method, task, task))
+        self._frozen_text.append([self._laid(text) for text in self._encode_text(method, task, task)])
         dense = self._ranks_without_matrix(method, task)
         self.engine = dense or self.engine
         text_ND, ranked = (
@@ -243,7 +245,7 @@ class Evaluator:
         videos = VideoEmbedding(*(cat(fields) for fields in zip(*self.stored, strict=True)))  # type: ignore[arg-type]
         index, found = ItemIndex(videos.pooled_MD, stage.index), []
         for task in range(len(self.stored)):
-            text = join_texts(self._encode_text(method, task, len(self.stored) - 1))
+            text = join_texts([*self._encode_text(method, task, len(self.stored) - 1)])
             target_N = self._queries.target_N[self.queries(task)]
             found.append(rank_through(index, text, videos, target_N, method.config, stage))
         rank_N, best_N = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -271,7 +273,12 @@ class Evaluator:
         video = self._current_video(method, task)
         if same(self.stored[task], video):
             return self.stored[task]
-        return video if video.frames_MFD is None else VideoEmbedding(**self._aside(_tensors(video)))
+        return self._laid(video)
+
+    def _laid(self, encoded: _Encoded) -> _Encoded:
+        """The same, laid aside where it has words or frames."""
+        large = encoded.words_NLD if isinstance(encoded, TextEmbedding) else encoded.frames_MFD
+        return encoded if large is None else type(encoded)(**self._aside(_tensors(encoded)))
 
     def _current_video(self, method: Method, task: int) -> VideoEmbedding:
         """Videos of a task under the current model; those of a method that learns nothing are encoded once."""
@@ -282,11 +289,12 @@ class Evaluator:
             self._settled[task] = self.stored[task] if known else self._encode_video(method, task)
         return self._settled[task]
 
-    def _encode_text(self, method: Method, task: int, shard: int) -> list[TextEmbedding]:
+    def _encode_text(self, method: Method, task: int, shard: int) -> Iterator[TextEmbedding]:
         """Chunks of a task's captions for a gallery of `shard`."""
-        with self._encoding.running():
-            chunks = (Asked(self.test, self._queries, index) for index in self._queries.chunks(task))
-            return [asked.encoded(method, shard) for asked in chunks]
+        for index in self._queries.chunks(task):
+            with self._encoding.running():
+                text = Asked(self.test, self._queries, index).encoded(method, shard)
+            yield text
 
     def _encode_video(self, method: Method, task: int, shard: int | None = None) -> VideoEmbedding:
         """Videos of a task as a gallery of `shard` keeps them: their own task's, unless that is still to come."""
