@@ -15,7 +15,7 @@ from ctvr_bench.features.errors import InputError, one_line
 
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE", "1"
 """Of PyTorch, read with its first tensor: those of 2 MB and more lie in large pages, and are the system's again when
-they are freed. A fused evaluation takes a twentieth less time so, and its memory a quarter less."""
+they are freed. What a fused evaluation gains by it: results/PERFORMANCE.md, memory of a run."""
 
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO})
 _NO_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})

@@ -17,7 +17,7 @@ T = TypeVar("T")
 _MOST = 4  # processes
 
 
-def side_by_side(make: Callable[[int], T], count: int) -> list[T]:
+def in_processes(make: Callable[[int], T], count: int) -> list[T]:
     """make(0), make(1), ... in order: in forked processes where there are cores and no other thread, else one by one.
 
     What `make` raises is raised. Where a process is killed all is made again in this one. Python warns of numpy's own

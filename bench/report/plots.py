@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ctvr_bench.bench.analysis.columns import COLUMNS, is_reference, ranked, references
 from ctvr_bench.bench.analysis.findings import rank_test
 from ctvr_bench.bench.analysis.queries import confusion
-from ctvr_bench.bench.executors.forked import side_by_side
+from ctvr_bench.bench.executors.forked import in_processes
 from ctvr_bench.bench.records.aggregate import Row, SuiteResults
 from ctvr_bench.bench.records.summary import BWF, HEADLINE
 from ctvr_bench.bench.report.canvas import Axes, Figure, Numbers, axes_of_pyplot, round_numbers, save, style, widest
@@ -257,7 +257,7 @@ def save_figures(results: SuiteResults, directory: Path, kinds: Sequence[str] = 
         save(figure, directory / draw.__name__, kinds)
         return draw.__name__
 
-    names = side_by_side(made, len(_FIGURES))
+    names = in_processes(made, len(_FIGURES))
     return {name: directory / f"{name}.{kinds[0]}" for name in names if name is not None}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctvr_bench.bench.executors import forked
-from ctvr_bench.bench.executors.forked import side_by_side
+from ctvr_bench.bench.executors.forked import in_processes
 from ctvr_bench.bench.records.aggregate import read_results
 from ctvr_bench.bench.report import plots
 from tests.bench.fake_suite import write_suite
@@ -28,7 +28,7 @@ def make(number):
         os.kill(os.getpid(), signal.SIGKILL)
     return number, os.getpid() != known[0]
 
-print(forked.side_by_side(make, 5))
+print(forked.in_processes(make, 5))
 """
 
 
@@ -54,7 +54,7 @@ def test_an_error_comes_through() -> None:
 def test_one_core_makes_all_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forked, "_cores", lambda: 1)
     seen: list[int] = []
-    assert side_by_side(lambda number: seen.append(number) or number, 3) == seen == [0, 1, 2]
+    assert in_processes(lambda number: seen.append(number) or number, 3) == seen == [0, 1, 2]
 
 
 def test_figures_are_the_same_bytes_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
