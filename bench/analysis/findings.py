@@ -189,9 +189,26 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
             where = f"{_where(results, chosen[0])} " if verdict[0].islower() else ""
             trained = [c.first for c in found.against_zero_shot]
             said.append(f"{where}{verdict} {grouped([c.first for c in chosen], trained, 'trained rows')}.")
+    said += _guessed_recipes(results)
     if rows and min(len(row.runs) for row in rows) < 3:
         said.append("With fewer than three runs of a method an interval says little about seeds; use three or more.")
     return said + (found.ambiguity.sentences() if found.ambiguity else [])
+
+
+def _guessed_recipes(results: SuiteResults) -> list[str]:
+    """Rows whose rate and steps the auto recipe chose among trials that chance alone may have told apart."""
+    found = {row.label: [run.record.recipe for run in row.runs if run.record.recipe] for row in results.rows}
+    asked = [label for label, recipes in found.items() if recipes]
+    guessed = [label for label in asked if not all(recipe.told for recipe in found[label])]
+    if not guessed:
+        return []
+    videos = {recipe.videos for label in guessed for recipe in found[label]}
+    held_out = " to ".join(str(count) for count in sorted({min(videos), max(videos)}))
+    return [
+        f"Rate and steps of {grouped(guessed, asked, 'rows with an auto recipe')} are little more than chance: on the "
+        f"{held_out} held-out videos of the first task even the best trial lowered the loss by less than its standard "
+        "error."
+    ]
 
 
 def _how_sure(c: Comparison) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -155,6 +156,13 @@ class Recipe(pydantic.BaseModel):
     parts: int = 0
     trials: list[RecipeTrial]
     seconds: float
+
+    @property
+    def told(self) -> bool:
+        """Whether what was chosen lowered the loss by more than its standard error."""
+        judged = [trial for trial in self.trials if trial.videos in (0, self.videos)]
+        best = min(judged, key=lambda trial: math.inf if trial.change is None else trial.change)
+        return best.change is not None and best.error is not None and -best.change > best.error
 
 
 class RunRecord(pydantic.BaseModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.commands import ROOT
 
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "results/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "results/README.md", "results/FORMER.md", "results/FINDINGS.md")
 
 
 @dataclass(frozen=True)

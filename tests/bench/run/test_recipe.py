@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctvr_bench.bench.records.record import Recipe, read_record
+from ctvr_bench.bench.analysis.findings import evidence, sentences
+from ctvr_bench.bench.records.aggregate import Run, read_results
+from ctvr_bench.bench.records.record import Recipe, RecipeTrial, read_record
 from ctvr_bench.bench.run import recipe
 from ctvr_bench.bench.run.jobs import feature_spec
 from ctvr_bench.bench.suite.config import make_suite
@@ -163,6 +165,58 @@ def test_a_run_trains_by_what_was_found_and_says_it(tmp_path: Path) -> None:
         assert read_record(config.directory / record.run_id).recipe == record.recipe
     assert records[0].label == "finetune"
     assert len(list((config.directory / "recipes").iterdir())) == 1
+
+
+def test_a_report_says_whose_recipe_is_little_more_than_chance(tmp_path: Path) -> None:
+    """One trial on half of the videos and one that diverged do not count; 0 videos: records of before they counted."""
+    trials = [
+        RecipeTrial(lr=1e-4, steps=2, videos=6, change=-0.02, error=0.03),
+        RecipeTrial(lr=1e-4, steps=4, videos=3, change=-0.9, error=0.1),
+        RecipeTrial(lr=1e-3, steps=2, videos=0, change=-0.05, error=0.04),
+        RecipeTrial(lr=1e-3, steps=4, videos=6, change=None, error=None),
+    ]
+    clear = Recipe(lr=1e-3, steps=2, scale=1.0, videos=6, trials=trials, seconds=0.0)
+    vague = clear.model_copy(update={"trials": [trials[0], *trials[1::2]]})
+    assert clear.told
+    assert not vague.told
+    assert not clear.model_copy(update={"trials": trials[3:]}).told
+
+    config = make_suite(
+        {
+            "store": small_store().path,
+            "methods": ["zero_shot", "finetune", "er"],
+            "recipe": "fixed",
+            "seeds": 1,
+            "jobs": 1,
+            "out": tmp_path,
+        },
+        "t",
+    )
+    run_suite(config)
+    results = read_results(config.directory)
+
+    def with_recipe(run: Run, recipe: Recipe | None) -> Run:
+        return replace(run, record=run.record.model_copy(update={"recipe": recipe}))
+
+    def said(**recipes: Recipe) -> list[str]:
+        rows = (
+            replace(row, runs=tuple(with_recipe(run, recipes.get(row.label)) for run in row.runs))
+            for row in results.rows
+        )
+        changed = replace(results, rows=tuple(rows))
+        return [words for words in sentences(changed, evidence(changed)) if "chance" in words]
+
+    assert said(finetune=clear, er=clear) == said() == []
+    (words,) = said(finetune=clear, er=vague)
+    assert words == (
+        "Rate and steps of er are little more than chance: on the 6 held-out videos of the first task even the best "
+        "trial lowered the loss by less than its standard error."
+    )
+    (words,) = said(finetune=vague.model_copy(update={"videos": 16, "trials": trials[2:3]}), er=vague)
+    assert words.startswith("Rate and steps of er are")
+    wide = vague.model_copy(update={"videos": 16, "trials": [trials[0].model_copy(update={"videos": 16})]})
+    (words,) = said(finetune=wide, er=vague)
+    assert words.startswith("Rate and steps of finetune and er are little more than chance: on the 6 to 16 held-out")
 
 
 def test_a_kept_recipe_is_used_again_and_one_that_cannot_be_read_is_found_again(tmp_path: Path) -> None:
