@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,9 +159,9 @@ class Recipe(pydantic.BaseModel):
     @property
     def told(self) -> bool:
         """Whether what was chosen lowered the loss by more than its standard error."""
-        judged = [trial for trial in self.trials if trial.videos in (0, self.videos)]
-        best = min(judged, key=lambda trial: math.inf if trial.change is None else trial.change)
-        return best.change is not None and best.error is not None and -best.change > best.error
+        judged = [(t.change, t.error) for t in self.trials if t.videos in (0, self.videos)]
+        change, error = min(((c, e) for c, e in judged if c is not None and e is not None), default=(0.0, 0.0))
+        return -change > error
 
 
 class RunRecord(pydantic.BaseModel):

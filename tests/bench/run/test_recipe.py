@@ -180,6 +180,7 @@ def test_a_report_says_whose_recipe_is_little_more_than_chance(tmp_path: Path) -
     assert clear.told
     assert not vague.told
     assert not clear.model_copy(update={"trials": trials[3:]}).told
+    assert not clear.model_copy(update={"trials": []}).told
 
     config = make_suite(
         {
