@@ -28,7 +28,8 @@ from ctvr_bench.features.errors import InputError
 from ctvr_bench.features.store import open_store
 from ctvr_bench.methods.shared.registry import Entry
 
-_AGAIN = 1.0  # seconds between two tries to reach a scheduler
+_CONNECT = 10.0  # seconds of one try to reach a scheduler
+_AGAIN = 1.0  # between two of them
 _sites: dict[str, Site] = {}
 """On a worker: what it has looked at, by mark."""
 _START = 60.0  # seconds for a scheduler to answer
@@ -135,7 +136,7 @@ class DaskExecutor:
         deadline = time.monotonic() + (PATIENCE if self._was_connected else _START)
         while self._client is None:
             try:
-                self._client = distributed.Client(_address(name), timeout=10, set_as_default=False)
+                self._client = distributed.Client(_address(name), timeout=_CONNECT, set_as_default=False)
             except (OSError, ValueError, TypeError) as error:
                 if time.monotonic() > deadline or isinstance(error, TypeError):
                     raise InputError(

@@ -93,6 +93,7 @@ def test_where_no_scheduler_answers_is_one_line(tmp_path: Path, monkeypatch: pyt
     run = ("run", "--store", small_store().path, "--methods", "zero_shot", "--out", tmp_path / "runs")
     monkeypatch.setattr(cluster, "_START", 0.0)
     monkeypatch.setattr(cluster, "_AGAIN", 0.0)
+    monkeypatch.setattr(cluster, "_CONNECT", 1.0)
     for scheduler in (tmp_path / "none.json", "tcp://127.0.0.1:1", "nonsense://"):
         assert "no Dask scheduler answers there" in fails(
             tmp_path, *run, "--executor", "dask", "--scheduler", scheduler
