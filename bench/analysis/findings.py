@@ -196,13 +196,12 @@ def sentences(results: SuiteResults, found: Evidence) -> list[str]:
 
 
 def _guessed_recipes(results: SuiteResults) -> list[str]:
-    """Rows whose rate and steps the auto recipe chose among trials that chance alone may have told apart."""
+    """Rows of whose recipes one or more rest on a change of the loss within its standard error."""
     found = {row.label: [run.record.recipe for run in row.runs if run.record.recipe] for row in results.rows}
-    asked = [label for label, recipes in found.items() if recipes]
-    guessed = [label for label in asked if not all(recipe.told for recipe in found[label])]
+    asked = {label: {each.videos for each in recipes if not each.told} for label, recipes in found.items() if recipes}
+    guessed, videos = [label for label in asked if asked[label]], set().union(*asked.values())
     if not guessed:
         return []
-    videos = {recipe.videos for label in guessed for recipe in found[label]}
     held_out = " to ".join(str(count) for count in sorted({min(videos), max(videos)}))
     return [
         f"Rate and steps of {grouped(guessed, asked, 'rows with an auto recipe')} are little more than chance: on the "
